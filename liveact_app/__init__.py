@@ -1,0 +1,1 @@
+"""What people run: command line, media in and out, checks of an installation."""

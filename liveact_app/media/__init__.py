@@ -1,0 +1,1 @@
+"""Media in and out: portrait images, speech of any format, and the encoded video."""

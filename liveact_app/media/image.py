@@ -1,0 +1,104 @@
+"""Read a portrait of any common format into the tensor the model is conditioned on."""
+
+import os
+import warnings
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from liveact_app.media.files import require_file
+from liveact_model.errors import InputError
+
+MIN_SIDE_PX = 16
+MAX_SIDE_PX = 16384
+MAX_PIXELS = 100_000_000
+# Named formats only: some of Pillow's other plugins start external programs (EPS) or are not pictures at all.
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO")
+
+
+def load_image(path: str | os.PathLike, size: tuple[int, int], argument: str = "--image") -> Tensor:
+    """Load, orient, scale and centre-crop an image.
+
+    The picture is scaled by max(W/w, H/h) with antialiased bicubic and cut at the centre (floor offsets); transparent
+    parts become white; the first frame of an animation is used; the EXIF orientation is applied.
+
+    Args:
+        path: image file.
+        size: (W, H) of the result in pixels, width first.
+        argument: name used in error messages.
+
+    Returns:
+        float32 [3, H, W] in [-1, 1].
+
+    Raises:
+        InputError: no such file, not a readable picture, or a size outside the limits.
+    """
+    path = require_file(path, argument)
+    with warnings.catch_warnings():
+        # The size is checked below before any pixel is decoded, so Pillow's own warning has nothing to add.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        picture = _decode(path, argument)
+    pixels = np.array(_fit(picture, size), dtype=np.float32)
+    return torch.from_numpy(pixels / 255.0 * 2.0 - 1.0).permute(2, 0, 1).contiguous()
+
+
+def _decode(path: str, argument: str) -> Image.Image:
+    Image.init()
+    try:
+        with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+            _check_size(image.size, path, argument)
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except (InputError, MemoryError):
+        raise
+    except Image.DecompressionBombError:
+        raise InputError(
+            f"{argument}: expected at most {MAX_PIXELS // 1_000_000} megapixels, {path!r} has far more"
+        ) from None
+    except Exception as error:  # a broken file makes the decoders raise anything from SyntaxError to struct.error
+        raise InputError(f"{argument}: expected a readable image, cannot decode {path!r} ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "unknown image format"
+    return f"{type(error).__name__}: {error}".rstrip(": ")
+
+
+def _check_size(size: tuple[int, int], path: str, argument: str) -> None:
+    w, h = size
+    if min(w, h) < MIN_SIDE_PX:
+        raise InputError(f"{argument}: expected both sides of at least {MIN_SIDE_PX} pixels, {path!r} is {w}x{h}")
+    if max(w, h) > MAX_SIDE_PX or w * h > MAX_PIXELS:
+        raise InputError(
+            f"{argument}: expected at most {MAX_SIDE_PX} pixels a side and {MAX_PIXELS // 1_000_000} megapixels, "
+            f"{path!r} is {w}x{h}"
+        )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # 16-bit grey: Pillow's own conversion clips at 255 in some versions, so scale by hand.
+        grey = np.asarray(image).astype(np.float64)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError("grey values outside 16 bits")
+        image = Image.fromarray(np.rint(grey / 257.0).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("floating-point pixels have no agreed white level; save it as 8 or 16 bit")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Scale to cover `size` and cut the centre; equals resize then crop, without building the part that is cut."""
+    (w, h), (W, H) = image.size, size
+    scale = max(W / w, H / h)
+    # Rounding can fall one pixel short of the target, never more.
+    full_w, full_h = max(W, round(w * scale)), max(H, round(h * scale))
+    left, top = (full_w - W) // 2, (full_h - H) // 2
+    box = (left * w / full_w, top * h / full_h, (left + W) * w / full_w, (top + H) * h / full_h)
+    return image.resize(size, Image.Resampling.BICUBIC, box=box)

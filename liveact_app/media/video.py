@@ -1,0 +1,124 @@
+"""Encode blocks of frames and the original sound into one file while they are made."""
+
+import itertools
+from collections.abc import Iterator
+from fractions import Fraction
+
+import av
+import numpy as np
+from av.video.reformatter import Colorspace, Interpolation
+from PIL import Image
+
+from liveact_app.media.audio import AudioReader, resample
+
+CONTAINERS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
+MAX_WRITTEN_SIDE_PX = 8192  # H.264 level 6.2
+X264 = {"crf": "18", "preset": "fast"}
+AAC_BITS_PER_SECOND = 96_000  # per channel
+AAC_FALLBACK_RATE_HZ = 48_000
+BT709, MPEG_RANGE = 1, 1
+
+
+def frame_rate(fps: float) -> Fraction:
+    """Frames per second as the small fraction a container can store exactly (29.97 -> 2997/100)."""
+    return Fraction(fps).limit_denominator(1001)
+
+
+class VideoWriter:
+    """H.264 video and AAC sound, interleaved, cut to equal length on close; memory does not grow with the length.
+
+    Sound of more than two channels becomes mono; sampling rates AAC does not know become 48 kHz.
+
+    Args:
+        path: file to write; it is overwritten.
+        container: a value of CONTAINERS.
+        size: (W, H) of the frames handed in, pixels, both even.
+        fps: video frames per second.
+        audio: reader at the start of the original sound, consumed as the video advances.
+        scale: whole-number enlargement of the written video (Lanczos).
+
+    Attributes:
+        frames: video frames written so far.
+    """
+
+    def __init__(
+        self, path: str, container: str, size: tuple[int, int], fps: float, audio: AudioReader, scale: int = 1
+    ):
+        self._file = av.open(path, "w", format=container)
+        self.frames, self._rate = 0, frame_rate(fps)
+        self._size = (size[0] * scale, size[1] * scale)
+        self._video = self._file.add_stream("libx264", rate=self._rate, options=X264)
+        self._video.width, self._video.height = self._size
+        self._video.pix_fmt = "yuv420p"
+        context = self._video.codec_context
+        # Without tags players guess the matrix from the picture size and the colours shift.
+        context.colorspace = context.color_primaries = context.color_trc = BT709
+        context.color_range = MPEG_RANGE
+        self._sound = _Sound(self._file, audio)
+
+    def write(self, frames: np.ndarray) -> None:
+        """Append video frames uint8 [F, H, W, 3] and the sound that belongs to them."""
+        for pixels in frames:
+            if (pixels.shape[1], pixels.shape[0]) != self._size:
+                pixels = np.asarray(Image.fromarray(pixels).resize(self._size, Image.Resampling.LANCZOS))
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24").reformat(
+                format="yuv420p", dst_colorspace=Colorspace.ITU709, interpolation=Interpolation.BICUBIC
+            )
+            frame.pts, frame.time_base = self.frames, 1 / self._rate
+            self._file.mux(self._video.encode(frame))
+            self.frames += 1
+        self._sound.write_until(self.frames / self._rate)
+
+    def close(self) -> None:
+        """Flush both encoders and finish the container; the sound ends with the last video frame at the latest."""
+        try:
+            self._file.mux(self._video.encode(None))
+            self._sound.close()
+        finally:
+            self._file.close()
+
+    def abandon(self) -> None:
+        """Close the file without caring whether it can be played."""
+        # Encoders that were never flushed may make the trailer fail; the file is thrown away in any case.
+        try:
+            self._file.close()
+        except (OSError, ValueError):
+            pass
+
+
+class _Sound:
+    """The AAC stream of a VideoWriter: pulls from the reader just what the video has reached."""
+
+    def __init__(self, file: "av.container.OutputContainer", audio: AudioReader):
+        self._channels = audio.channels if audio.channels <= 2 else 1
+        self.rate = audio.rate if audio.rate in av.codec.Codec("aac", "w").audio_rates else AAC_FALLBACK_RATE_HZ
+        self._layout = "stereo" if self._channels == 2 else "mono"
+        self._file, self._stream = file, file.add_stream("aac", rate=self.rate, layout=self._layout)
+        # The format allows 6 bits a sample and channel; two thirds of it is plenty at low rates.
+        self._stream.bit_rate = self._channels * min(AAC_BITS_PER_SECOND, 4 * self.rate)
+        kept = (c if audio.channels <= 2 else c.mean(axis=1, keepdims=True, dtype=np.float32) for c in audio)
+        self._chunks = resample(kept, audio.rate, self.rate, self._channels)
+        self._held = np.zeros((0, self._channels), np.float32)
+        self._samples = 0
+
+    def write_until(self, seconds: Fraction) -> None:
+        want = int(seconds * self.rate) - self._samples
+        for part in self._take(want):
+            # AAC refuses samples far beyond full scale, players clip them anyway.
+            planes = np.ascontiguousarray(part.T.clip(-1.0, 1.0))
+            frame = av.AudioFrame.from_ndarray(planes, format="fltp", layout=self._layout)
+            frame.sample_rate, frame.pts, frame.time_base = self.rate, self._samples, Fraction(1, self.rate)
+            self._samples += len(part)
+            self._file.mux(self._stream.encode(frame))
+
+    def _take(self, want: int) -> Iterator[np.ndarray]:
+        for chunk in itertools.chain([self._held], self._chunks):
+            part, self._held = chunk[:want], chunk[want:]
+            want -= len(part)
+            if len(part):
+                yield part
+            if want <= 0:
+                return
+
+    def close(self) -> None:
+        self._file.mux(self._stream.encode(None))

@@ -1,0 +1,1 @@
+"""Ops of a streaming video-diffusion avatar: contracts, references, backends, budget."""

@@ -1,0 +1,1 @@
+"""Helpers that two ops or more share."""

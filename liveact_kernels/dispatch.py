@@ -1,0 +1,167 @@
+"""Which backend an op runs on, who listens to its calls, and under which scope."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import nvtx
+
+if TYPE_CHECKING:
+    from .contract import Op
+    from .spec import Dims
+
+REGISTRY: dict[str, Op] = {}
+"""Every op by name; an Op adds itself when its folder is imported."""
+
+PREFERRED = {"cuda": ("cuda", "triton", "torch"), "cpu": ("torch", "reference")}
+"""Backends by device type, best first: an op runs on the first one it has. A backend that an op has but that
+fails to import raises; nothing falls back to a slower one in silence."""
+
+FUNCTIONAL = ("reference", "torch")
+"""Backends that return fresh tensors (and so can be differentiated); all others write into `out`."""
+
+
+class Call(NamedTuple):
+    """One recorded call: the scope it ran in, the op, the backend it resolved to, and its dims."""
+
+    scope: tuple[str, ...]
+    op: Op
+    backend: str
+    dims: Dims
+
+
+class Recorder(Protocol):
+    """Listens to op calls. `seconds` is host time around the call, None where it was not clocked."""
+
+    clocked: bool
+
+    def add(self, call: Call, seconds: float | None) -> None:
+        """Take one call."""
+
+
+class CallList(list):
+    """Keeps every call: for budgets and tests, which are short."""
+
+    clocked = False
+
+    def add(self, call: Call, seconds: float | None) -> None:
+        """Append the call."""
+        self.append(call)
+
+
+class _State:
+    """Process-wide switches; `epoch` invalidates the plans that ops cache."""
+
+    chosen: dict[str, str] = {}  # noqa: RUF012 - replaced as a whole, never mutated
+    epoch = 0
+    poison = False
+    recorders: list[Recorder] = []  # noqa: RUF012
+    scopes: list[str] = []  # noqa: RUF012
+    nvtx_domain = nvtx.get_domain("liveact") if os.environ.get("LIVEACT_NVTX", "0") not in ("", "0") else None
+
+
+STATE = _State()
+
+
+def parse_backends(text: str) -> dict[str, str]:
+    """`"triton"` or `"triton,kv_compress=cuda"` -> {"*": "triton", "kv_compress": "cuda"}.
+
+    Raises ValueError for an op or a backend that does not exist, listing those that do.
+    """
+    chosen = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        op, _, backend = item.rpartition("=")
+        chosen[op or "all"] = backend
+    return _checked(chosen)
+
+
+def _checked(chosen: dict[str, str]) -> dict[str, str]:
+    from . import ops  # noqa: F401 - fills the registry
+
+    known = sorted({b for op in REGISTRY.values() for b in op.backends})
+    out = {}
+    for name, backend in chosen.items():
+        if name != "all" and name not in REGISTRY:
+            raise ValueError(f"backend: expected an op of {', '.join(sorted(REGISTRY))}, got {name!r}")
+        has = known if name == "all" else sorted(REGISTRY[name].backends)
+        if backend not in has:
+            raise ValueError(f"backend: expected one of {', '.join(has)}, got {backend!r}")
+        out["*" if name == "all" else name] = backend
+    return out
+
+
+def backend_of(op: Op, device_type: str) -> str:
+    """The backend `op` runs on: chosen by name, else by `all=`, else the device's first that the op has."""
+    if op.name in STATE.chosen:
+        return STATE.chosen[op.name]
+    if STATE.chosen.get("*") in op.backends:
+        return STATE.chosen["*"]
+    for name in PREFERRED.get(device_type, ("torch", "reference")):
+        if name in op.backends:
+            return name
+    return "reference"
+
+
+@contextlib.contextmanager
+def use(**backends: str) -> Iterator[None]:
+    """Choose backends: `use(all="triton")`, `use(kv_compress="reference")`.
+
+    `all=` applies to every op that has the backend; the others keep their default.
+    Raises ValueError, listing the known names, for an op or a backend that does not exist.
+    """
+    old = STATE.chosen
+    STATE.chosen = old | _checked(backends)
+    STATE.epoch += 1
+    try:
+        yield
+    finally:
+        STATE.chosen = old
+        STATE.epoch += 1
+
+
+@contextlib.contextmanager
+def scope(label: str) -> Iterator[None]:
+    """Name the calls inside: session > block > step > layer. An NVTX range when NVTX is on."""
+    STATE.scopes.append(label)
+    push(label)
+    try:
+        yield
+    finally:
+        pop()
+        STATE.scopes.pop()
+
+
+def push(label: str) -> None:
+    """Open an NVTX range in domain `liveact` when LIVEACT_NVTX is set."""
+    if STATE.nvtx_domain is not None:
+        STATE.nvtx_domain.push_range(STATE.nvtx_domain.get_event_attributes(message=label))
+
+
+def pop() -> None:
+    """Close the NVTX range."""
+    if STATE.nvtx_domain is not None:
+        STATE.nvtx_domain.pop_range()
+
+
+@contextlib.contextmanager
+def record(recorder: Recorder | None = None) -> Iterator[Recorder]:
+    """Let `recorder` (a new CallList by default) hear every op call inside."""
+    recorder = CallList() if recorder is None else recorder
+    STATE.recorders.append(recorder)
+    try:
+        yield recorder
+    finally:
+        STATE.recorders[:] = [r for r in STATE.recorders if r is not recorder]
+
+
+@contextlib.contextmanager
+def poisoned() -> Iterator[None]:
+    """Fill every output with NaN bytes before the call, so that an unwritten element shows."""
+    STATE.poison = True
+    try:
+        yield
+    finally:
+        STATE.poison = False

@@ -1,0 +1,61 @@
+"""Text and image cross attention: one query, two key sets, two softmaxes, their sum."""
+
+import math
+
+import torch
+
+from liveact_kernels.common.softmax import attend
+from liveact_kernels.contract import ACT, Case, Op, Rel, T, bf16, f32
+from liveact_kernels.spec import compute_kind
+
+
+def reference(q, k_text, v_text, k_image, v_image, pad: int = 1):
+    """out = softmax(q k_text^T / sqrt(D) + bias) v_text + softmax(q k_image^T / sqrt(D)) v_image.
+
+    q                [L, H, D] activations (normalised, not roped)
+    k_text, v_text   [N, H, D]: the prompt's rows; the last one stands for `pad` identical padding rows, so its
+                     score gets log(pad): the same result as all 512 released rows
+    k_image, v_image [I, H, D]
+    out              [L, H, D]
+    Source           Wan2.1 image-to-video cross attention; padding rows are equal after the text MLP (zero input).
+    """
+    bias = torch.zeros(k_text.shape[0], dtype=torch.float64, device=q.device)
+    bias[-1] = math.log(pad)
+
+    def one(k, v, b):
+        scores = torch.einsum("lhd,rhd->hlr", q.double(), k.double()) * q.shape[-1] ** -0.5
+        return torch.einsum("hlr,rhd->lhd", (scores + b).softmax(-1), v.double())
+
+    return one(k_text, v_text, bias) + one(k_image, v_image, 0.0)
+
+
+def torch_backend(q, k_text, v_text, k_image, v_image, pad=1):
+    """Plain eager torch: any device, differentiable."""
+    bias = None
+    if pad != 1:
+        bias = torch.nn.functional.pad(q.new_full((1,), math.log(pad)), (k_text.shape[-3] - 1, 0))
+    return attend(q, k_text, v_text, bias) + attend(q, k_image, v_image)
+
+
+cross_attention = Op(
+    "cross_attention",
+    reference=reference,
+    args={
+        "q": T("L H D", ACT),
+        "k_text": T("N H D", ACT),
+        "v_text": T("N H D", ACT),
+        "k_image": T("I H D", ACT),
+        "v_image": T("I H D", ACT),
+    },
+    out={"out": T("L H D", ACT)},
+    require=("pad >= 1",),
+    flops=lambda d: {compute_kind(d.A): 4 * d.L * (d.N + d.I) * d.H * d.D},
+    tol=Rel(5.0, "two fp32 softmaxes, probabilities and both halves rounded to the activation dtype"),
+    cases=[
+        Case("tiny", L=6, N=5, I=7, H=2, D=16, A=f32, pad=11),
+        Case("no_padding", L=5, N=4, I=3, H=3, D=20, A=f32),
+        Case("bf16", L=8, N=9, I=17, H=2, D=32, A=bf16, pad=500),
+        Case("live_512x512", rung="device", L=8192, N=512, I=257, H=40, D=128, A=bf16),
+    ],
+    backends={"torch": torch_backend},
+)

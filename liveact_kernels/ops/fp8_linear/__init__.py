@@ -1,0 +1,79 @@
+"""e4m3 x e4m3 linear layers with fused epilogues; activations carry one scale per token or per group of K."""
+
+import torch
+
+from liveact_kernels.contract import ACT, Case, Op, Rel, T, Ulp, bf16, f32, fp8
+
+from . import reference as ref
+
+
+def _positive(g, shape, d):
+    return torch.rand(shape, generator=g) * 0.3 + 0.1
+
+
+_ARGS = {
+    "a8": T("M K", fp8),
+    "a_scale": T("M G", f32, draw=_positive),
+    "w8": T("N K", fp8),
+    "w_scale": T("N", f32, draw=_positive),
+    "b": T("N", f32, optional=True),
+}
+_WHY = "fp32 accumulate and epilogue, one rounding of the output"
+_LIVE = {"M": 8192, "G": 1, "has_b": True}
+
+
+def _cases(live_nk, **extra):
+    return [
+        Case("tiny", M=8, N=256, K=64, G=1, has_b=True, **extra),
+        Case("groups", M=6, N=48, K=256, G=2, has_b=True, **extra),
+        Case("live_512x512", rung="device", **_LIVE, N=live_nk[0], K=live_nk[1], **extra),
+        Case("live_416x720", rung="device", **_LIVE | {"M": 9360}, N=live_nk[0], K=live_nk[1], **extra),
+    ]
+
+
+def _op(name, args, out, tol, cases, **more):
+    return Op(
+        name,
+        reference=getattr(ref, name),
+        args=args,
+        out=out,
+        require=("K % G == 0",),
+        flops=lambda d: {"fp8": 2 * d.M * d.N * d.K},
+        tol=tol,
+        cases=cases,
+        backends={"torch": f"{__name__}.torch_backend:{name}"},
+        **more,
+    )
+
+
+fp8_linear = _op(
+    "fp8_linear", _ARGS, {"out": T("M N", "out_dtype")}, Rel(1.2, _WHY), _cases((15360, 5120), out_dtype=bf16)
+)
+
+fp8_linear_gelu = _op(
+    "fp8_linear_gelu",
+    _ARGS,
+    {"x8": T("M N", fp8), "x_scale": T("M GN", f32)},
+    {
+        "x8": Ulp(1, 0.02, "fp32 GELU and scale move a value across a rounding boundary", floor=2e-3),
+        "x_scale": Ulp(256, 1.0, "the group's maximum carries the fp32 sum over K"),
+    },
+    _cases((13824, 5120)),
+    where={"GN": "N // 128 if N % 128 == 0 else 1"},
+)
+
+fp8_linear_gate = _op(
+    "fp8_linear_gate",
+    _ARGS | {"x": T("M N", ACT), "gate": T("N", f32)},
+    {"out": T("M N", ACT)},
+    Rel(1.2, _WHY),
+    _cases((5120, 13824), A=bf16),
+)
+
+fp8_linear_residual = _op(
+    "fp8_linear_residual",
+    _ARGS | {"x": T("M N", ACT)},
+    {"out": T("M N", ACT)},
+    Rel(1.2, _WHY),
+    _cases((5120, 5120), A=bf16),
+)

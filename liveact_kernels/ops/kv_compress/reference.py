@@ -1,0 +1,73 @@
+"""Compression and moving of window slots, in float64."""
+
+import torch
+
+
+def kv_compress(
+    k_new,
+    v_new,
+    k_mem,
+    v_mem,
+    k_scale,
+    v_scale,
+    taps,
+    taps_v,
+    rope,
+    schedule: tuple,
+    tokens: int,
+    mem_dtype: torch.dtype,
+    grouping: str = "raster",
+):
+    """For each (slot, sources) of the schedule: un-rotate the sources, apply the taps, rotate to the slot.
+
+    k_new, v_new  [R, H, D] the block's keys (roped) and values
+    k_mem, v_mem  [P, H, D] memory slots in mem_dtype, None before the first block is stored
+    k_scale, v_scale  [P, H] f32 with e4m3 memory
+    taps          [S, H, D] f32, one weight per tap and channel; taps_v the same for values, None = taps
+    rope          [W, D/2, 2] f32 of the whole window: slot s owns rows s*tokens .. (s+1)*tokens
+    schedule      ((slot, (source slots)), ...): memory slots come first in the window, new ones after them; one
+                  source is a move, S sources are a compression
+    grouping      "raster": out[j] = sum_i taps[i] * flat[S*j + i] over the flattened sources (five neighbouring
+                  tokens, as released); "temporal": out[j] = sum_i taps[i] * source_i[j] (the paper's)
+    returns       k_out, v_out [len(schedule)*tokens, H, D] in mem_dtype, one row block per schedule entry; with e4m3
+                  also their scales [.., H] f32 = max|row of a head| / 448
+    In place      outputs may alias k_mem and v_mem.
+    Source        the released memory update (depthwise, stride = width, V with K's taps); positions are reset to
+                  the destination slot because keys are stored roped.
+    """
+
+    def one(mem, scale, new, weight, turn):
+        window = new.double()
+        if mem is not None:
+            old = mem.double() if scale is None else mem.double() * scale.double()[..., None]
+            window = torch.cat((old, window))
+        if turn:
+            window = _rotate(window, rope.double(), inverse=True)
+        slots = window.unflatten(0, (-1, tokens))
+        out = torch.cat([_fold(slots[list(src)], weight.double(), grouping) for _, src in schedule])
+        if turn:
+            rows = torch.cat([rope.double().unflatten(0, (-1, tokens))[slot] for slot, _ in schedule])
+            out = _rotate(out, rows)
+        if mem_dtype != torch.float8_e4m3fn:
+            return out, None
+        s = (out.abs().amax(-1) / 448).clamp_min(1e-12)
+        return out / s[..., None], s
+
+    k_out, k_s = one(k_mem, k_scale, k_new, taps, True)
+    v_out, v_s = one(v_mem, v_scale, v_new, taps if taps_v is None else taps_v, False)
+    return k_out, v_out, k_s, v_s
+
+
+def _fold(sources, weight, grouping):
+    """sources [S or 1, tokens, H, D], weight [S, H, D] -> [tokens, H, D]."""
+    if sources.shape[0] == 1:
+        return sources[0]
+    s, n = sources.shape[:2]
+    grouped = sources.flatten(0, 1).unflatten(0, (n, s)) if grouping == "raster" else sources.transpose(0, 1)
+    return (grouped * weight).sum(1)
+
+
+def _rotate(x, rope, inverse=False):
+    turn = torch.view_as_complex(rope.contiguous())[:, None]
+    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
+    return torch.view_as_real(pairs * (turn.conj() if inverse else turn)).flatten(-2)

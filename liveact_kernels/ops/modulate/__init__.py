@@ -1,0 +1,40 @@
+"""Modulated LayerNorm, unquantised and quantised to e4m3."""
+
+from liveact_kernels.contract import ACT, Case, Op, Rel, T, Ulp, f32, fp8
+
+from .reference import modulate as _modulate
+from .reference import modulate_quant as _modulate_quant
+
+_ARGS = {"x": T("L C", ACT), "mul": T("C", f32), "add": T("C", f32)}
+_CASES = [
+    Case("tiny", L=7, C=96, A=f32),
+    Case("tiny_bf16", L=7, C=96, A=ACT.allowed[1]),
+    Case("one_row", L=1, C=192, A=ACT.allowed[1]),
+    Case("live_512x512", rung="device", L=8192, C=5120, A=ACT.allowed[1]),
+    Case("live_416x720", rung="device", L=9360, C=5120, A=ACT.allowed[1]),
+]
+
+modulate = Op(
+    "modulate",
+    reference=_modulate,
+    args=_ARGS,
+    out={"out": T("L C", ACT)},
+    flops=lambda d: {"f32": 8 * d.L * d.C},
+    tol=Rel(2.0, "fp32 statistics, one rounding of the output; a row of fp32 sums adds about one unit more in float32"),
+    cases=_CASES,
+    backends={"torch": f"{__name__}.torch_backend:modulate"},
+)
+
+modulate_quant = Op(
+    "modulate_quant",
+    reference=_modulate_quant,
+    args=_ARGS,
+    out={"x8": T("L C", fp8), "x_scale": T("L 1", f32)},
+    flops=lambda d: {"f32": 11 * d.L * d.C},
+    tol={
+        "x8": Ulp(1, 0.01, "an fp32 scale moves a value across a rounding boundary"),
+        "x_scale": Ulp(32, 1.0, "fp32 LayerNorm of a whole row, then a maximum"),
+    },
+    cases=_CASES,
+    backends={"torch": f"{__name__}.torch_backend:modulate_quant"},
+)

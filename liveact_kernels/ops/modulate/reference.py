@@ -1,0 +1,27 @@
+"""LayerNorm with a multiplier and an offset per channel, in float64."""
+
+import torch
+
+
+def modulate(x, mul, add, eps: float = 1e-6):
+    """out = LayerNorm(x) * mul + add.
+
+    x         [L, C] activations
+    mul, add  [C] f32: 1 + scale and shift of an adaptive norm, or weight and bias of an affine one
+    out       [L, C] in x's dtype; fp32 inside, one rounding
+    Source    Wan2.1 block: norm1/norm2 (modulated), norm3 and norm_x (affine), head norm; biased variance, eps 1e-6.
+    """
+    x = x.double()
+    centred = x - x.mean(-1, keepdim=True)
+    unit = centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)
+    return unit * mul.double() + add.double()
+
+
+def modulate_quant(x, mul, add, eps: float = 1e-6):
+    """modulate, then e4m3 with one scale per token: out ~ x8 * x_scale.
+
+    x8 [L, C] e4m3; x_scale [L, 1] f32 = max|row| / 448, at least 1e-12.
+    """
+    y = modulate(x, mul, add, eps)
+    scale = (y.abs().amax(-1, keepdim=True) / 448).clamp_min(1e-12)
+    return y / scale, scale

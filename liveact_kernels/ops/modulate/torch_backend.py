@@ -1,0 +1,19 @@
+"""Plain eager torch: any device, differentiable."""
+
+import torch.nn.functional as F
+
+from liveact_kernels.common.quantise import per_group
+
+
+def _normalised(x, mul, add, eps):
+    return F.layer_norm(x.float(), (x.shape[-1],), eps=eps) * mul + add
+
+
+def modulate(x, mul, add, eps=1e-6):
+    """See reference.modulate."""
+    return _normalised(x, mul, add, eps).to(x.dtype)
+
+
+def modulate_quant(x, mul, add, eps=1e-6):
+    """See reference.modulate_quant."""
+    return per_group(_normalised(x, mul, add, eps), 1)

@@ -1,0 +1,1 @@
+"""The thin model layer: denoiser, memory window, sampler, Session, VAE and encoders."""

@@ -1,0 +1,1 @@
+"""Training recipe: procedural talking faces, tiny VAE, Neighbor Forcing with memory, few-step distillation."""

@@ -1,0 +1,1 @@
+"""Procedural talking cartoon faces: the data the tiny checkpoint is trained on."""
