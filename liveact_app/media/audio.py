@@ -134,7 +134,9 @@ class AudioReader:
         try:
             return next(self._chunks)
         except (soundfile.SoundFileError, FFmpegError, ValueError) as error:
-            raise InputError(f"{self._argument}: {self.path!r} is damaged and cannot be decoded ({_reason(error)})") from error
+            raise InputError(
+                f"{self._argument}: {self.path!r} is damaged and cannot be decoded ({_reason(error)})"
+            ) from error
 
     def close(self) -> None:
         """Close the file; further iteration is undefined."""
@@ -160,16 +162,16 @@ def scan(path: str | os.PathLike, argument: str = "--audio") -> AudioInfo:
     depend on what a header claims.
 
     Raises:
-        InputError: as `AudioReader`, or no samples, less than 0.1 s, samples that are not finite or far above full scale.
+        InputError: as `AudioReader`, or less than 0.1 s, or samples that are not finite or far above full scale.
     """
     with AudioReader(path, argument) as reader:
         samples = 0
         for chunk in reader:
             peak = float(np.abs(chunk).max(initial=0.0))  # NaN and inf pass through abs and max
             if not math.isfinite(peak):
-                at = samples + int(np.argmax(~np.isfinite(chunk).all(axis=1)))
+                at = (samples + int(np.argmax(~np.isfinite(chunk).all(axis=1)))) / reader.rate
                 raise InputError(
-                    f"{argument}: expected finite samples, {reader.path!r} has NaN or infinity at {at / reader.rate:.3f} s"
+                    f"{argument}: expected finite samples, {reader.path!r} has NaN or infinity at {at:.3f} s"
                 )
             if peak > MAX_LEVEL:
                 raise InputError(

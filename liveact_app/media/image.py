@@ -19,10 +19,7 @@ FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000
 
 
 def load_image(path: str | os.PathLike, size: tuple[int, int], argument: str = "--image") -> Tensor:
-    """Load, orient, scale and centre-crop an image.
-
-    The picture is scaled by max(W/w, H/h) with antialiased bicubic and cut at the centre (floor offsets); transparent
-    parts become white; the first frame of an animation is used; the EXIF orientation is applied.
+    """Read an image and fit it: `fit_image(read_image(path), size)`.
 
     Args:
         path: image file.
@@ -33,14 +30,42 @@ def load_image(path: str | os.PathLike, size: tuple[int, int], argument: str = "
         float32 [3, H, W] in [-1, 1].
 
     Raises:
-        InputError: no such file, not a readable picture, or a size outside the limits.
+        InputError: as `read_image`.
+    """
+    return fit_image(read_image(path, argument), size)
+
+
+def read_image(path: str | os.PathLike, argument: str = "--image") -> Image.Image:
+    """Decode a picture to 8-bit RGB: first frame of an animation, EXIF orientation applied, transparent parts white.
+
+    Raises:
+        InputError: no such file, not a readable picture, a side outside 16..16384 pixels or over 100 megapixels.
     """
     path = require_file(path, argument)
     with warnings.catch_warnings():
         # The size is checked below before any pixel is decoded, so Pillow's own warning has nothing to add.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        picture = _decode(path, argument)
-    pixels = np.array(_fit(picture, size), dtype=np.float32)
+        return _decode(path, argument)
+
+
+def fit_image(image: Image.Image, size: tuple[int, int]) -> Tensor:
+    """Scale an RGB picture by max(W/w, H/h) with antialiased bicubic and cut the centre (floor offsets).
+
+    Args:
+        image: 8-bit RGB picture.
+        size: (W, H) of the result in pixels, width first.
+
+    Returns:
+        float32 [3, H, W] in [-1, 1].
+    """
+    (w, h), (W, H) = image.size, size
+    scale = max(W / w, H / h)
+    # Rounding can fall one pixel short of the target, never more.
+    full_w, full_h = max(W, round(w * scale)), max(H, round(h * scale))
+    left, top = (full_w - W) // 2, (full_h - H) // 2
+    # The box gives the pixels of resize-then-crop without building the part that is cut off.
+    box = (left * w / full_w, top * h / full_h, (left + W) * w / full_w, (top + H) * h / full_h)
+    pixels = np.array(image.resize(size, Image.Resampling.BICUBIC, box=box), dtype=np.float32)
     return torch.from_numpy(pixels / 255.0 * 2.0 - 1.0).permute(2, 0, 1).contiguous()
 
 
@@ -91,14 +116,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
-
-
-def _fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Scale to cover `size` and cut the centre; equals resize then crop, without building the part that is cut."""
-    (w, h), (W, H) = image.size, size
-    scale = max(W / w, H / h)
-    # Rounding can fall one pixel short of the target, never more.
-    full_w, full_h = max(W, round(w * scale)), max(H, round(h * scale))
-    left, top = (full_w - W) // 2, (full_h - H) // 2
-    box = (left * w / full_w, top * h / full_h, (left + W) * w / full_w, (top + H) * h / full_h)
-    return image.resize(size, Image.Resampling.BICUBIC, box=box)

@@ -1,11 +1,13 @@
 """Encode blocks of frames and the original sound into one file while they are made."""
 
+import contextlib
 import itertools
 from collections.abc import Iterator
 from fractions import Fraction
 
 import av
 import numpy as np
+from av.error import FFmpegError
 from av.video.reformatter import Colorspace, Interpolation
 from PIL import Image
 
@@ -44,9 +46,11 @@ class VideoWriter:
     def __init__(
         self, path: str, container: str, size: tuple[int, int], fps: float, audio: AudioReader, scale: int = 1
     ):
-        self._file = av.open(path, "w", format=container)
+        # The index goes to the front so that a browser can start before it has the whole file; matroska needs none.
+        options = {} if container == "matroska" else {"movflags": "+faststart"}
+        self._file = av.open(path, "w", format=container, container_options=options)
         self.frames, self._rate = 0, frame_rate(fps)
-        self._size = (size[0] * scale, size[1] * scale)
+        self._scale, self._size = scale, (size[0] * scale, size[1] * scale)
         self._video = self._file.add_stream("libx264", rate=self._rate, options=X264)
         self._video.width, self._video.height = self._size
         self._video.pix_fmt = "yuv420p"
@@ -59,7 +63,7 @@ class VideoWriter:
     def write(self, frames: np.ndarray) -> None:
         """Append video frames uint8 [F, H, W, 3] and the sound that belongs to them."""
         for pixels in frames:
-            if (pixels.shape[1], pixels.shape[0]) != self._size:
+            if self._scale > 1:
                 pixels = np.asarray(Image.fromarray(pixels).resize(self._size, Image.Resampling.LANCZOS))
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24").reformat(
                 format="yuv420p", dst_colorspace=Colorspace.ITU709, interpolation=Interpolation.BICUBIC
@@ -79,11 +83,9 @@ class VideoWriter:
 
     def abandon(self) -> None:
         """Close the file without caring whether it can be played."""
-        # Encoders that were never flushed may make the trailer fail; the file is thrown away in any case.
-        try:
+        # Writing the trailer may fail for the reason that made the run fail; the file is thrown away in any case.
+        with contextlib.suppress(FFmpegError):
             self._file.close()
-        except (OSError, ValueError):
-            pass
 
 
 class _Sound:

@@ -102,12 +102,20 @@ class Golden:
         """The tensor `name` of this golden's own file."""
         return self.tensors.get(name)
 
-    def setting(self, name: str) -> Any:
-        """`config[name]` of the sidecar; InputError when it is not there."""
+    @property
+    def config(self) -> dict[str, Any]:
+        """The `config` object of the sidecar; InputError when it is missing or no object."""
         config = self.meta.get("config")
-        if not isinstance(config, dict) or name not in config:
-            raise InputError(f"golden sidecar {self.path.name}: expected config.{name}, but it is missing")
-        return config[name]
+        if not isinstance(config, dict):
+            raise InputError(f"golden sidecar {self.path.name}: expected an object 'config', got {str(config)[:60]}")
+        return config
+
+    def number(self, name: str) -> float:
+        """`config[name]`, a number; InputError when it is missing or something else."""
+        value = self.config.get(name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise InputError(f"golden sidecar {self.path.name}: expected a number config.{name}, got {value!r}")
+        return value
 
     def sibling(self, name: str) -> Golden:
         """Another golden of the same folder, by stem or by the name of either of its files."""
@@ -117,7 +125,7 @@ class Golden:
         """The state dict `weights.*` without the prefix, from the sibling the sidecar names when there is one."""
         for key in SHARED_WITH:
             if key in self.meta:
-                return self.sibling(str(self.meta[key])).weights()
+                return self.sibling(str(self.meta[key])).tensors.weights()
         return self.tensors.weights()
 
     def row(self, variant: str, error: float, tolerance: float, note: str = "") -> Row:

@@ -1,0 +1,1 @@
+"""Audio encoders: `stream(fps)` gives one embedding per video frame while the audio arrives."""

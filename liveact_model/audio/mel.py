@@ -62,7 +62,7 @@ class MelStream:
         if not 1 <= fps <= 60:
             raise InputError(f"fps must be between 1 and 60 video frames per second, got {fps}")
         # An exact rational keeps frame positions free of drift however long the stream runs.
-        self._hop = Fraction(SAMPLE_RATE * 1, FRAMES_PER_VIDEO) / Fraction(fps).limit_denominator(1001)
+        self._hop = Fraction(SAMPLE_RATE, FRAMES_PER_VIDEO) / Fraction(fps).limit_denominator(1001)
         self._window = torch.hann_window(WINDOW)
         self._filters = mel_filters()
         self._samples = torch.zeros(WINDOW // 2)  # the audio is preceded by silence
@@ -152,6 +152,7 @@ class MelStream:
             # clone: a view would keep the whole chunk alive after `forget`
             self._frames += [frame.clone() for frame in self._mels[:whole].reshape(-1, CHANNELS)]
             self._mels = self._mels[whole:].clone()
-        keep = max(0, self._position(self._done) - WINDOW // 2 - self._offset)
+        keep = self._position(self._done) - WINDOW // 2 - self._offset
+        keep = min(max(0, keep), len(self._samples))
         self._samples = self._samples[keep:].clone()
         self._offset += keep

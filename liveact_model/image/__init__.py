@@ -1,0 +1,1 @@
+"""Image encoders: `encode(image, latent) -> [clip_tokens, clip_dim]`."""

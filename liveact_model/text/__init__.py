@@ -1,0 +1,1 @@
+"""Text encoders: `encode(prompt) -> [L, text_dim]`."""

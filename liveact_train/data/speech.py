@@ -24,7 +24,7 @@ FALLBACK_WORDS = (
     "pocket question quiet rain river school season shadow silver simple sister smile station story street summer "
     "table teacher thunder today together tomorrow travel umbrella valley village voice water weather window winter "
     "wonder yellow yesterday zebra"
-).split()
+)
 
 
 @lru_cache(maxsize=1)
@@ -34,11 +34,11 @@ def vocabulary() -> tuple[str, ...]:
         if Path(name).is_file():
             text = Path(name).read_text(errors="ignore")
             return tuple(sorted(set(re.findall(r"^[a-z]{2,10}$", text, re.MULTILINE))))
-    return tuple(FALLBACK_WORDS)
+    return tuple(FALLBACK_WORDS.split())
 
 
 def speak(text: str, voice: str = "en", words_per_minute: int = 160, pitch: int = 50) -> tuple[np.ndarray, int]:
-    """Speak `text`; returns mono float32 samples in [-1, 1] and their rate in Hz. Raises InputError without espeak-ng."""
+    """Speak `text`: mono float32 samples in [-1, 1] and their rate in Hz. Raises InputError without espeak-ng."""
     program = shutil.which("espeak-ng")
     if program is None:
         raise InputError("the program espeak-ng was expected on PATH to synthesise training speech, and is missing")

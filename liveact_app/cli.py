@@ -1,0 +1,123 @@
+"""The `liveact` command: subcommands, argument types, and what an error looks like.
+
+A subcommand is one module with `add_parser(subparsers)`, which sets `run` as a parser default, and `run(args) -> int`;
+its import must stay light (torch and the media libraries belong inside `run`), so that `--help` answers at once.
+Adding one is that module and one line in COMMANDS.
+"""
+
+import argparse
+import importlib
+import math
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from liveact_model.errors import InputError
+
+COMMANDS = ("liveact_app.generate",)
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that reports its own errors like every other bad input: one sentence, exit code 2."""
+
+    def __init__(self, *args: object, **kwargs: object):
+        # Abbreviations would turn into ambiguities with the next option somebody adds.
+        super().__init__(*args, allow_abbrev=False, **kwargs)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        """Raise InputError instead of printing the usage."""
+        raise InputError(f"{message.removeprefix('argument ')} (see '{self.prog} --help')")
+
+
+class _Version(argparse.Action):
+    """Prints the installed version; looked up only when asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            text = version("liveact")
+        except PackageNotFoundError:
+            text = "(source tree, not installed)"
+        print(f"liveact {text}")
+        parser.exit()
+
+
+def whole_number(low: int, high: int) -> Callable[[str], int]:
+    """Argument type: a whole number in low..high."""
+
+    def convert(text: str) -> int:
+        if not re.fullmatch(r"[+-]?[0-9]{1,30}", text.strip()) or not low <= (value := int(text)) <= high:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {low} to {high}, got {text!r}")
+        return value
+
+    return convert
+
+
+def real_number(low: float, high: float) -> Callable[[str], float]:
+    """Argument type: a finite number in low..high."""
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected a number from {low:g} to {high:g}, got {text!r}")
+        return value
+
+    return convert
+
+
+def picture_size(text: str) -> tuple[int, int]:
+    """Argument type: W*H or WxH, width first, both multiples of 16 from 16 to 4096."""
+    match = re.fullmatch(r"([0-9]{1,9})[*xX]([0-9]{1,9})", text.strip())
+    if not match:
+        raise argparse.ArgumentTypeError(f"expected W*H in pixels, width first, such as 480*832, got {text!r}")
+    w, h = int(match[1]), int(match[2])
+    if any(side % 16 or not 16 <= side <= 4096 for side in (w, h)):
+        raise argparse.ArgumentTypeError(
+            f"expected both sides to be multiples of 16 from 16 to 4096 pixels, got {w}*{h}"
+        )
+    return w, h
+
+
+def utf8_text(text: str) -> str:
+    """Argument type: text that can be encoded, which a damaged terminal encoding does not give."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"expected valid UTF-8 text, got {text!r}") from None
+    return text
+
+
+def build_parser() -> Parser:
+    """The parser of the whole command with every subcommand registered."""
+    parser = Parser(
+        prog="liveact",
+        description="Audio-driven streaming video avatars: a portrait, speech and a prompt become a talking video.",
+        epilog="'liveact COMMAND --help' explains a command.",
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
+    for name in COMMANDS:
+        importlib.import_module(name).add_parser(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0 done, 2 bad input, 130 interrupted; anything else is a bug."""
+    try:
+        args = build_parser().parse_args(argv)
+        return args.run(args)
+    except InputError as error:
+        # Messages of decoders can span lines; the user gets one sentence.
+        print(f"liveact: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("liveact: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED

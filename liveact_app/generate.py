@@ -1,0 +1,124 @@
+"""`liveact generate`: a portrait, a recording and a prompt in, a talking video out, written while it is made."""
+
+import argparse
+import contextlib
+from typing import TYPE_CHECKING
+
+from liveact_app.cli import EXIT_INTERRUPTED, picture_size, real_number, utf8_text, whole_number
+from liveact_app.job import VIDEO_SUFFIXES, Job, parse_edits
+from liveact_app.progress import note
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from liveact_app.summary import Summary
+
+EPILOG = """
+The video is written block by block (21 video frames first, then 32 at a time) and covers the whole recording.
+Ctrl-C finishes the file, so what was made so far stays and can be played; an error leaves nothing behind.
+
+example:
+  liveact generate --image face.png --audio talk.wav --prompt "a man talks to the camera" --out talk.mp4
+  liveact generate --image face.png --audio talk.m4a --out talk.mp4 --scale 8 \\
+      --edit-prompt "[3,5]=he smiles" --edit-prompt "[6,9]=he nods"
+
+exit codes: 0 done, 2 unusable input (one sentence says which), 130 interrupted
+"""
+DEFAULT_PROMPT = "A person is talking."
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register the subcommand."""
+    parser = commands.add_parser(
+        "generate",
+        help="make a talking video from a portrait, a recording and a prompt",
+        description="Make a talking video from a portrait, a recording and a prompt.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    _add_files(parser.add_argument_group("files"))
+    _add_content(parser.add_argument_group("what to make"))
+    _add_method(parser.add_argument_group("how to make it"))
+
+
+def _add_files(group: "argparse._ArgumentGroup") -> None:
+    add = group.add_argument
+    add("--image", required=True, metavar="FILE", help="portrait: png, jpg, webp, bmp, gif, tiff, ...")
+    add("--audio", required=True, metavar="FILE", help="speech: wav, flac, mp3, ogg, m4a, mp4, ...")
+    add("--out", required=True, metavar="FILE", help=f"video to write: {', '.join(VIDEO_SUFFIXES)}")
+    add("--report", metavar="FILE", help="also write a summary as .json")
+
+
+def _add_content(group: "argparse._ArgumentGroup") -> None:
+    def add(name: str, metavar: str, help: str, **options: object) -> None:
+        group.add_argument(name, metavar=metavar, help=help, **options)
+
+    say, edit = "what the person does; may be empty (default: %(default)r)", (
+        '"[first,last]=text": another prompt in these blocks (from 0, both included); repeatable, the first match '
+        'wins; or a .json file {"[first,last]": "text", ...}'
+    )  # fmt: skip
+    crop = "pixels, width first, multiples of 16; the image is cropped to it (default: the model's)"
+    add("--prompt", "TEXT", say, type=utf8_text, default=DEFAULT_PROMPT)
+    add("--edit-prompt", "EDIT", edit, type=utf8_text, action="append", default=[])
+    add("--size", "W*H", crop, type=picture_size)
+    add("--fps", "F", "video frames per second, 1 to 60 (default: the model's)", type=real_number(1, 60))
+    add("--seed", "N", "seed of all noise (default: %(default)s)", type=whole_number(0, 2**63 - 1), default=42)
+    add("--scale", "N", "enlarge the written video N times, 1 to 16 (default: %(default)s)",
+        type=whole_number(1, 16), default=1)  # fmt: skip
+
+
+def _add_method(group: "argparse._ArgumentGroup") -> None:
+    def add(name: str, help: str, **options: object) -> None:
+        group.add_argument(name, help=f"{help} (default: %(default)s)" if "default" in options else help, **options)
+
+    add("--model", "a model that ships with LiveAct, or a checkpoint directory", metavar="NAME|DIR", default="tiny")
+    add("--wav2vec-dir", "wav2vec2 checkpoint, for models that need one", metavar="DIR")
+    add("--sampler", "renoise draws fresh noise in every step, euler does not",
+        choices=("renoise", "euler"), default="renoise")  # fmt: skip
+    add("--audio-cfg", "audio guidance, 1 to 10; above 1 costs two more network passes a block",
+        type=real_number(1, 10), metavar="S", default=1.0)  # fmt: skip
+    add("--backend", "run every op that has it with this backend (default: the best found)", metavar="NAME")
+    add("--dtype", "precision of the weights", choices=("auto", "float32", "bfloat16"), default="auto")
+
+
+def run(
+    args: argparse.Namespace,
+    record_block: "Callable[[int], AbstractContextManager] | None" = None,
+    print_budget: "Callable[[Summary], None] | None" = None,
+) -> int:
+    """Generate the video, print the summary and return the exit code.
+
+    Args:
+        args: parsed arguments.
+        record_block: called with the block number; the context it returns is entered while that block is made (audio
+            features, denoising, decoding), so a recorder sees every op call of the block and nothing else.
+        print_budget: called once with the summary after the video is in place, to print where the time went.
+    """
+    from liveact_app.media.files import PendingFile
+    from liveact_app.media.interrupt import Interrupted, Interrupts
+    from liveact_app.render import render
+
+    known = {name: value for name, value in vars(args).items() if name in Job.__dataclass_fields__}
+    job = Job(**known, edits=parse_edits(args.edit_prompt))
+    try:
+        with Interrupts() as stop, contextlib.ExitStack() as files:
+            with stop.deferred():
+                video = files.enter_context(PendingFile(job.out, "--out"))
+                report = files.enter_context(PendingFile(job.report, "--report")) if job.report else None
+            summary = render(job, video.temporary, stop, record_block)
+            video.commit()
+            if report:
+                with open(report.temporary, "w", encoding="utf-8") as file:
+                    file.write(summary.json() + "\n")
+                report.commit()
+    except Interrupted as signal:
+        note(f"interrupted by {signal.name} before the first video frame; nothing was written")
+        return EXIT_INTERRUPTED
+    if summary.interrupted:
+        note(f"interrupted by {summary.interrupted}; {job.out!r} holds what was made so far and can be played")
+    print(summary.text())
+    if print_budget:
+        print_budget(summary)
+    return EXIT_INTERRUPTED if summary.interrupted else 0

@@ -1,0 +1,171 @@
+"""Drive a Session over a whole recording and write the video while it is made."""
+
+import contextlib
+import errno
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+from av.error import FFmpegError
+
+from liveact_app.job import Job
+from liveact_app.media.audio import AudioInfo, AudioReader, model_audio, scan
+from liveact_app.media.image import fit_image, read_image
+from liveact_app.media.interrupt import Interrupted, Interrupts
+from liveact_app.media.video import CONTAINERS, MAX_WRITTEN_SIDE_PX, VideoWriter, frame_rate
+from liveact_app.progress import note, show_progress
+from liveact_app.summary import Summary, peak_rss_bytes
+from liveact_model.errors import InputError
+
+RecordBlock = Callable[[int], AbstractContextManager]
+# The session counts audio after resampling, so it may see the end up to two video frames earlier.
+MAX_REPEATED_FRAMES = 2
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
+
+def render(job: Job, path: str, stop: Interrupts, record_block: RecordBlock | None = None) -> Summary:
+    """Generate `job` into the file `path` (the container follows `job.out`) and return what it took.
+
+    When a stop signal arrives after the first video frame, the file is finished and the summary says so.
+
+    Raises:
+        InputError: unusable media, model or argument, or a full disk; `path` is then worthless.
+        Interrupted: stopped before the first video frame.
+    """
+    with contextlib.ExitStack() as stack:
+        note(f"reading {job.image!r} and {job.audio!r}")
+        picture, audio = read_image(job.image), scan(job.audio)
+        stack.enter_context(_backend(job.backend))
+        start = time.monotonic()
+        # Imported only now: a bad picture or recording is reported before the encoders' libraries have loaded.
+        from liveact_model.session import Session
+        from liveact_model.weights import load_avatar
+
+        note(f"loading {job.model!r}")
+        avatar = load_avatar(job.model, dtype=job.dtype, wav2vec_dir=job.wav2vec_dir)
+        size = job.size or tuple(avatar.default_size)
+        rate = frame_rate(job.fps or avatar.default_fps)
+        _check(job, size, rate, audio)
+        session = Session(
+            avatar, fit_image(picture, size), job.prompt_of(0), fps=float(rate), seed=job.seed,
+            audio_cfg=job.audio_cfg, sampler=job.sampler,
+        )  # fmt: skip
+        run = _Run(job, path, size, rate, audio, stack)
+        return run.go(session, avatar.name, time.monotonic() - start, stop, record_block)
+
+
+@contextlib.contextmanager
+def _backend(name: str | None) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        if name is not None:
+            from liveact_kernels.contract import use
+
+            try:
+                stack.enter_context(use(all=name))
+            except ValueError as error:
+                raise InputError(f"--backend: {error}") from error
+        yield
+
+
+def _check(job: Job, size: tuple[int, int], rate: Fraction, audio: AudioInfo) -> None:
+    if max(size) * job.scale > MAX_WRITTEN_SIDE_PX:
+        raise InputError(
+            f"--scale: expected a written video of at most {MAX_WRITTEN_SIDE_PX} pixels a side, "
+            f"{size[0]}x{size[1]} times {job.scale} is {size[0] * job.scale}x{size[1] * job.scale}"
+        )
+    if audio.seconds * rate < 1:
+        raise InputError(
+            f"--audio: expected at least one video frame of audio ({float(1 / rate):.3f} s at {float(rate):g} fps), "
+            f"{job.audio!r} has {audio.seconds:.3f} s"
+        )
+
+
+class _Run:
+    """The block loop of one generation."""
+
+    def __init__(self, job: Job, path: str, size: tuple[int, int], rate: Fraction, audio: AudioInfo,
+                 stack: contextlib.ExitStack):  # fmt: skip
+        self.job, self.size, self.rate, self.audio = job, size, rate, audio
+        self.wanted = math.ceil(Fraction(audio.samples, audio.rate) * rate)
+        self.blocks, self.first_block_s, self.encode_s = 0, 0.0, 0.0
+        # Two readers: the model looks ahead of the video, and either may hold only its own little piece.
+        self.heard = model_audio(stack.enter_context(AudioReader(job.audio)))
+        kept = stack.enter_context(AudioReader(job.audio))
+        container = CONTAINERS[job.out[job.out.rindex(".") :].lower()]
+        self.writer = VideoWriter(path, container, size, float(rate), kept, job.scale)
+
+    def go(
+        self, session: Any, model: str, prepare_s: float, stop: Interrupts, record_block: RecordBlock | None
+    ) -> Summary:
+        start, interrupted = time.monotonic(), None
+        try:
+            with show_progress(self.wanted, float(self.rate)) as update:
+                for frames in self._frames(session, record_block or (lambda block: contextlib.nullcontext())):
+                    self.first_block_s = self.first_block_s or time.monotonic() - start
+                    with stop.deferred():
+                        self._timed(self.writer.write, frames)
+                    update(self.writer.frames)
+            stop.finishing()
+            self._timed(self.writer.close)
+        except Interrupted as signal:
+            stop.finishing()
+            if not self.writer.frames:
+                self.writer.abandon()
+                raise
+            interrupted = signal.name
+            self._timed(self.writer.close)
+        except BaseException:
+            stop.finishing()
+            self.writer.abandon()
+            raise
+        return self._summary(model, prepare_s, time.monotonic() - start, interrupted)
+
+    def _timed(self, action: Callable[..., None], *args: Any) -> None:
+        """Run a writer's action on the encoding clock; a full disk is the user's to solve, not a bug."""
+        start = time.monotonic()
+        try:
+            action(*args)
+        except (OSError, FFmpegError) as error:
+            if error.errno in DISK_ERRORS:
+                raise InputError(f"--out: cannot write {self.job.out!r} ({error.strerror})") from error
+            raise
+        finally:
+            self.encode_s += time.monotonic() - start
+
+    def _frames(self, session: Any, record_block: RecordBlock) -> Iterator[np.ndarray]:
+        """Blocks of frames uint8 [F, H, W, 3] until the whole recording is covered, the last one cut to its end."""
+        made, last, heard_all = 0, None, False
+        while made < self.wanted:
+            with record_block(self.blocks):
+                while not heard_all and not session.ready():
+                    chunk = next(self.heard, None)
+                    if chunk is None:
+                        session.close_audio()
+                        heard_all = True
+                    else:
+                        session.push_audio(torch.from_numpy(chunk))
+                if session.done:
+                    break
+                session.set_prompt(self.job.prompt_of(self.blocks))
+                frames = session.next_block().cpu().numpy()[: self.wanted - made]
+            self.blocks, made, last = self.blocks + 1, made + len(frames), frames[-1:]
+            yield frames
+        if missing := self.wanted - made:
+            if last is None or missing > MAX_REPEATED_FRAMES:
+                raise RuntimeError(f"the session ended {missing} video frames before the audio")
+            yield np.repeat(last, missing, axis=0)
+
+    def _summary(self, model: str, prepare_s: float, generate_s: float, interrupted: str | None) -> Summary:
+        w, h = self.size
+        return Summary(
+            out=self.job.out, model=model, size=(w, h), written_size=(w * self.job.scale, h * self.job.scale),
+            fps=float(self.rate), seed=self.job.seed, blocks=self.blocks, video_frames=self.writer.frames,
+            video_frames_wanted=self.wanted, audio_seconds=self.audio.seconds, prepare_seconds=prepare_s,
+            first_block_seconds=self.first_block_s, generate_seconds=generate_s, encode_seconds=self.encode_s,
+            peak_rss_bytes=peak_rss_bytes(), interrupted=interrupted,
+        )  # fmt: skip

@@ -1,0 +1,120 @@
+"""The wav2vec2 network without values, and released weights brought to its names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from liveact_model.errors import InputError
+from liveact_model.statedict import load_pickle
+
+SAMPLE_RATE = 16000
+WHAT = "audio encoder weights"
+SETTINGS = {  # what of a Hugging Face config.json shapes the network, with transformers' defaults (the base model)
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "conv_dim": (512,) * 7,
+    "conv_stride": (5, 2, 2, 2, 2, 2, 2),
+    "conv_kernel": (10, 3, 3, 3, 3, 2, 2),
+    "conv_bias": False,
+    "feat_extract_norm": "group",
+    "feat_extract_activation": "gelu",
+    "hidden_act": "gelu",
+    "num_conv_pos_embeddings": 128,
+    "num_conv_pos_embedding_groups": 16,
+    "do_stable_layer_norm": False,
+    "layer_norm_eps": 1e-5,
+}
+UNUSED = ("masked_spec_embed", "quantizer.", "project_hid.", "project_q.", "lm_head.")  # pre-training and CTC heads
+POSITION_CONV = "encoder.pos_conv_embed.conv"
+WEIGHT_NORM_NAMES = (
+    ("parametrizations.weight.original0", "parametrizations.weight.original1"),
+    ("weight_g", "weight_v"),
+)
+
+
+def build(settings: Mapping[str, Any]) -> nn.Module:
+    """transformers' Wav2Vec2Model on the meta device, the positional convolution with a plain weight.
+
+    Raises:
+        InputError: `settings` (names of SETTINGS, any missing ones taken from there) do not describe a network.
+    """
+    from transformers import Wav2Vec2Config, Wav2Vec2Model
+
+    settings = {name: settings.get(name, default) for name, default in SETTINGS.items()}
+    off = ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout", "layerdrop")
+    off_values = dict.fromkeys((*off, "mask_time_prob", "mask_feature_prob"), 0.0)
+    try:
+        config = Wav2Vec2Config(**settings, **off_values, attn_implementation="sdpa")
+        with torch.device("meta"):
+            model = Wav2Vec2Model(config)
+            width, kernel = config.hidden_size, config.num_conv_pos_embeddings
+            groups = config.num_conv_pos_embedding_groups
+            model.encoder.pos_conv_embed.conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=groups)
+    except (ValueError, TypeError, KeyError, ArithmeticError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"audio encoder config: expected the settings of a wav2vec2 network, got: {reason}") from error
+    return model
+
+
+def plain_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A Hugging Face state dict as the bare network's: prefix and unused heads gone, weight norm multiplied out.
+
+    The positional convolution is stored as a direction v and a length g per tap (either of transformers' two names
+    for the pair): weight = g * v / |v|, the norm taken over both channel axes.
+
+    Raises:
+        InputError: v and g do not fit each other.
+    """
+    if any(key.startswith("wav2vec2.") for key in state):
+        state = {key.removeprefix("wav2vec2."): value for key, value in state.items()}
+    plain = {key: value for key, value in state.items() if not key.startswith(UNUSED)}
+    for names in WEIGHT_NORM_NAMES:
+        g, v = (plain.pop(f"{POSITION_CONV}.{name}", None) for name in names)
+        if g is None and v is None:
+            continue
+        if g is None or v is None or v.ndim != 3 or g.shape != (1, 1, v.shape[2]):
+            found = " and ".join("none" if t is None else str(list(t.shape)) for t in (g, v))
+            raise InputError(f"{WHAT}: {POSITION_CONV}: weight norm [1, 1, k] and [out, in, k] expected, found {found}")
+        wide = v.float()
+        plain[f"{POSITION_CONV}.weight"] = (g.float() * wide / wide.norm(dim=(0, 1), keepdim=True)).to(v.dtype)
+    return plain
+
+
+def _read_json(path: Path, required: bool) -> dict[str, Any]:
+    if not required and not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"wav2vec_dir: expected a readable JSON file {path}, got: {error}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"wav2vec_dir: expected a JSON object in {path}, got {type(found).__name__}")
+    return found
+
+
+def read_directory(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], bool]:
+    """State dict, config.json and `do_normalize` of a Hugging Face folder.
+
+    Raises:
+        InputError: a file is missing or unreadable, or the audio is not expected at 16 kHz.
+    """
+    settings = _read_json(path / "config.json", required=True)
+    audio = _read_json(path / "preprocessor_config.json", required=False)
+    if audio.get("sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
+        raise InputError(f"wav2vec_dir: expected a sampling_rate of {SAMPLE_RATE}, got {audio['sampling_rate']}")
+    weights = path / "model.safetensors"
+    try:
+        state = load_file(weights) if weights.exists() else load_pickle(path / "pytorch_model.bin", WHAT)
+    except SafetensorError as error:
+        raise InputError(f"wav2vec_dir: expected a safetensors file {weights}, got: {error}") from error
+    return state, settings, bool(audio.get("do_normalize", True))

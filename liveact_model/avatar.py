@@ -1,0 +1,114 @@
+"""A loaded model: the denoiser with its encoders and its VAE, behind interfaces that any of them can fill."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .config import MASK_CHANNELS, VIDEO_FRAMES_PER_LATENT, WINDOW_SLOTS
+from .model import DiT
+
+
+class TextEncoder(Protocol):
+    """Prompt -> rows [L, text_dim], 1 <= L <= text_len."""
+
+    text_dim: int
+    text_len: int
+
+    def encode(self, prompt: str) -> Tensor:
+        """Rows of one prompt."""
+
+
+class ImageEncoder(Protocol):
+    """Image [3, H, W] in [-1, 1] and its first conditioning latent frame [z, h, w] -> rows [I, clip_dim]."""
+
+    clip_dim: int
+
+    def encode(self, image: Tensor, latent: Tensor) -> Tensor:
+        """Rows of one image."""
+
+
+class AudioStream(Protocol):
+    """Audio of one Session, pushed as it comes and forgotten as it is used; indices are video frames from 0."""
+
+    ready: int
+    total: int | None
+
+    def push(self, samples: Tensor) -> None:
+        """Append mono samples [n]."""
+
+    def close(self) -> None:
+        """No more audio."""
+
+    def embeddings(self, start: int, stop: int) -> Tensor:
+        """Rows of video frames start .. stop-1, [n, blocks, channels]."""
+
+    def forget(self, before: int) -> None:
+        """Free what only earlier video frames need."""
+
+
+class AudioEncoder(Protocol):
+    """Mono float32 at sample_rate -> embeddings [blocks, channels] per video frame."""
+
+    blocks: int
+    channels: int
+    sample_rate: int
+
+    def stream(self, fps: float) -> AudioStream:
+        """A stream of its own for one Session."""
+
+
+class VideoDecoder(Protocol):
+    """Latents [z, n, h, w] -> video frames [3, m, H, W] in [-1, 1]; keeps what the next call needs."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The next video frames."""
+
+
+class VideoVAE(Protocol):
+    """Causal video autoencoder: 1 + 4k video frames <-> 1 + k latent frames, 8x smaller in height and width."""
+
+    z_dim: int
+
+    def encode(self, video: Tensor) -> Tensor:
+        """Video [3, 1+4k, H, W] in [-1, 1] -> normalised latents [z, 1+k, H/8, W/8]."""
+
+    def stream(self) -> VideoDecoder:
+        """A decoder of its own for one Session."""
+
+
+@dataclass
+class Avatar:
+    """Everything a Session needs. `timesteps` are the network inputs of the denoise steps."""
+
+    name: str
+    dit: DiT
+    vae: VideoVAE
+    text: TextEncoder
+    image: ImageEncoder
+    audio: AudioEncoder
+    default_size: tuple[int, int]
+    default_fps: float
+    timesteps: tuple[float, ...]
+
+    def anchor(self) -> Tensor:
+        """A tensor that lives where the model lives: new tensors follow its device."""
+        return self.dit.head.modulation
+
+
+def conditioning(vae: VideoVAE, image: Tensor) -> Tensor:
+    """Image [3, H, W] in [-1, 1] -> y [4 + z, 14, h, w]: mask and image latents of a whole window.
+
+    The image is the first of 53 video frames, the others are mid grey; the mask is 1 at latent frame 0 alone. The
+    first block uses y[:, :6], every later one y[:, 6:].  Source: the released image-to-video conditioning.
+    """
+    video_frames = (WINDOW_SLOTS - 1) * VIDEO_FRAMES_PER_LATENT + 1
+    video = image.new_zeros(3, video_frames, *image.shape[1:])
+    video[:, 0] = image
+    latent = vae.encode(video)
+    mask = latent.new_zeros(MASK_CHANNELS, *latent.shape[1:])
+    mask[:, 0] = 1
+    return torch.cat((mask, latent))

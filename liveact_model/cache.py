@@ -1,0 +1,95 @@
+"""The memory window of one denoise step: what a block's queries see of the past, in constant space.
+
+Slots (one latent frame each): 0, 1 reference; 2, 3 long-term; 4, 5 short-term; then the current block. Keys are
+stored roped at their slot's position. Every denoise step has a window of its own (Neighbor Forcing).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from liveact_kernels import ops
+from liveact_kernels.ops.kv_compress import FIRST, STEADY
+
+Schedule = tuple[tuple[int, tuple[int, ...]], ...]
+
+TWO_RANK_RELEASED: Schedule = ((2, (2, 6, 7, 8, 9)), (3, (3, 4, 5, 10, 11)), (4, (12,)), (5, (13,)))
+"""What the released two-GPU run compresses, in global slots: each rank folds five of its own. For parity only."""
+
+
+@dataclass
+class LayerMemory:
+    """Keys and values of a layer's six memory slots: [6 * tokens, H, D], with scales [6 * tokens, H] when e4m3."""
+
+    k: Tensor
+    v: Tensor
+    k_scale: Tensor | None = None
+    v_scale: Tensor | None = None
+
+    def tensors(self) -> list[Tensor]:
+        """The tensors that exist."""
+        return [t for t in (self.k, self.v, self.k_scale, self.v_scale) if t is not None]
+
+
+@dataclass
+class Window:
+    """Memory of every layer at one denoise step.
+
+    tokens      tokens per latent frame
+    rope        [14 * tokens, D/2, 2] f32, positions of the window's slots
+    storage     dtype of the memory slots: None = the activations', or torch.float8_e4m3fn
+    grouping    how a compression groups tokens, see ops.kv_compress
+    schedule    which slots a block's end folds and moves
+    """
+
+    tokens: int
+    rope: Tensor
+    storage: torch.dtype | None = None
+    grouping: str = "raster"
+    schedule: Schedule = STEADY
+    layers: dict[int, LayerMemory] = field(default_factory=dict)
+
+    def positions(self, frames: int, first: bool) -> Tensor:
+        """Rope rows of a block of `frames` latent frames: slots 0.. for the first block, 6.. for all later."""
+        start = 0 if first else 6
+        return self.rope[start * self.tokens : (start + frames) * self.tokens]
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, taps: Tensor, taps_v: Tensor | None) -> Tensor:
+        """Attention of q over memory and (k, v), then the end-of-block update of this layer's memory.
+
+        q, k, v [L, H, D]; taps [S, H, D] f32. Returns [L, H, D]. The update follows at once because the current
+        block's keys are a scratch that the next layer reuses: 6 slots persist instead of 14.
+        """
+        mem = self.layers.get(layer)
+        old = {} if mem is None else {"k_mem": mem.k, "v_mem": mem.v, "k_scale": mem.k_scale, "v_scale": mem.v_scale}
+        y = ops.attention(q=q, k_new=k, v_new=v, **old)
+        self._update(layer, mem, k, v, taps, taps_v)
+        return y
+
+    def _update(self, layer, mem, k, v, taps, taps_v) -> None:
+        schedule = FIRST if mem is None else self.schedule
+        rows = self.rope[: k.shape[0] + (0 if mem is None else mem.k.shape[0])]
+        old = LayerMemory(None, None) if mem is None else mem
+        args = {
+            "k_new": k, "v_new": v, "k_mem": old.k, "v_mem": old.v, "k_scale": old.k_scale, "v_scale": old.v_scale,
+            "taps": taps, "taps_v": taps_v, "rope": rows, "schedule": schedule, "tokens": self.tokens,
+            "grouping": self.grouping, "mem_dtype": k.dtype if self.storage is None else self.storage,
+        }  # fmt: skip
+        if mem is None:
+            self.layers[layer] = LayerMemory(*ops.kv_compress(**args))
+            return
+        kept = schedule[0][0] * self.tokens  # the reference slots stay as they are
+        if torch.is_grad_enabled():  # training keeps the graph: no write in place
+            new = ops.kv_compress(**args)
+            pairs = zip((mem.k, mem.v, mem.k_scale, mem.v_scale), new)
+            self.layers[layer] = LayerMemory(*(None if n is None else torch.cat((o[:kept], n)) for o, n in pairs))
+            return
+        parts = (mem.k, mem.v, mem.k_scale, mem.v_scale)
+        ops.kv_compress(**args, out=tuple(None if t is None else t[kept:] for t in parts))
+
+    def nbytes(self) -> int:
+        """Bytes held, constant from the second block on."""
+        return sum(t.nbytes for m in self.layers.values() for t in m.tensors())

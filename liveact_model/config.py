@@ -1,0 +1,101 @@
+"""Sizes of the denoiser, of its memory window and of the released sampler; units are in the names."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from .errors import InputError
+
+FIRST_BLOCK_LATENT_FRAMES = 6
+BLOCK_LATENT_FRAMES = 8
+MEMORY_SLOTS = 6  # 2 reference, 2 long-term, 2 short-term
+WINDOW_SLOTS = MEMORY_SLOTS + BLOCK_LATENT_FRAMES
+VIDEO_FRAMES_PER_LATENT = 4
+PATCH = 2  # tokens are 2x2 latent pixels of one latent frame
+TAPS = 5  # slots that one compression folds into one
+MASK_CHANNELS = 4
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """The denoiser. Defaults are the released 18.9-billion-parameter model.
+
+    in_dim = out_dim noisy latent + 4 mask + out_dim image latent channels.
+    memory: "conv" (learned taps) or "mean" (1/5 each); grouping: "raster" (five neighbouring tokens of the flattened
+    span, as released) or "temporal" (one position over five latent frames, as in the paper);
+    separate_v_taps: use memory_proj_v for values (the released model uses K's taps for both).
+    """
+
+    dim: int = 5120
+    num_heads: int = 40
+    num_layers: int = 40
+    ffn_dim: int = 13824
+    in_dim: int = 36
+    out_dim: int = 16
+    freq_dim: int = 256
+    text_dim: int = 4096
+    text_len: int = 512
+    clip_dim: int = 1280
+    clip_tokens: int = 257
+    audio_window: int = 5
+    audio_blocks: int = 12
+    audio_channels: int = 768
+    audio_hidden: int = 512
+    audio_tokens: int = 32
+    audio_dim: int = 768
+    eps: float = 1e-6
+    rope_theta: float = 10000.0
+    memory: str = "conv"
+    grouping: str = "raster"
+    separate_v_taps: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
+            raise InputError(f"config: dim must be num_heads times an even number, got {self.dim} / {self.num_heads}")
+        if self.in_dim != 2 * self.out_dim + MASK_CHANNELS:
+            raise InputError(f"config: in_dim must be 2 * out_dim + 4, got {self.in_dim} with out_dim {self.out_dim}")
+        if self.memory not in ("conv", "mean") or self.grouping not in ("raster", "temporal"):
+            raise InputError(f"config: unknown memory {self.memory!r} or grouping {self.grouping!r}")
+
+    @property
+    def head_dim(self) -> int:
+        """Channels per head."""
+        return self.dim // self.num_heads
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for config.json."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DiTConfig:
+        """From a config.json: ours, or the released one, whose other names are mapped and unknown keys ignored."""
+        named = {_RELEASED_NAMES.get(k, k): v for k, v in values.items()}
+        known = {f.name for f in fields(cls)}
+        return cls(**{k: v for k, v in named.items() if k in known})
+
+    def with_(self, **changes: Any) -> DiTConfig:
+        """A copy with changes."""
+        return replace(self, **changes)
+
+
+_RELEASED_NAMES = {
+    "intermediate_dim": "audio_hidden",
+    "context_tokens": "audio_tokens",
+    "output_dim": "audio_dim",
+    "n_text": "",  # describes one prompt, not the model
+}
+
+NAMED = {"liveact-18b": DiTConfig()}
+"""Architectures without weights in the package, for budgets, benchmarks and tests on the meta device."""
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`"416*720"` -> (416, 720) = (width, height) in pixels; both multiples of 16 from 16 to 4096."""
+    parts = text.lower().replace("x", "*").split("*")
+    if len(parts) != 2 or not all(p.strip().isdigit() for p in parts):
+        raise InputError(f"--size: expected WIDTH*HEIGHT such as 512*512, got {text!r}")
+    size = (int(parts[0]), int(parts[1]))
+    if any(n % 16 or not 16 <= n <= 4096 for n in size):
+        raise InputError(f"--size: expected multiples of 16 from 16 to 4096, got {text!r}")
+    return size

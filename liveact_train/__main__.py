@@ -1,0 +1,59 @@
+"""`python -m liveact_train STAGE --option value`: the stages that make the tiny checkpoint, in order of use."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from liveact_model.errors import InputError
+from liveact_train.data.clips import DataConfig, build
+from liveact_train.data.examples import ExampleConfig, write_examples
+from liveact_train.decoder import DecoderConfig, tune_decoder
+from liveact_train.latents import LatentConfig, encode_clips
+from liveact_train.probe import ProbeConfig, train_probe
+from liveact_train.vae import VaeConfig, train_vae
+
+# One line per stage: the options are the fields of a frozen dataclass whose docstring is the help text.
+STAGES: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "data": (DataConfig, build),
+    "vae": (VaeConfig, train_vae),
+    "latents": (LatentConfig, encode_clips),
+    "decoder": (DecoderConfig, tune_decoder),
+    "probe": (ProbeConfig, train_probe),
+    "examples": (ExampleConfig, write_examples),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """One subcommand per stage, one option per field of its config."""
+    top = argparse.ArgumentParser(prog="python -m liveact_train", description=__doc__)
+    commands = top.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    for name, (config, _) in STAGES.items():
+        summary = config.__doc__.strip().splitlines()[0]
+        command = commands.add_parser(
+            name, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        for field in dataclasses.fields(config):
+            flag, kind = "--" + field.name.replace("_", "-"), type(field.default)
+            if kind is bool:
+                command.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default)
+            else:
+                command.add_argument(flag, type=kind, default=field.default, help=kind.__name__)
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one stage; returns the exit code: 2 for bad input, with one sentence saying what was wrong."""
+    options = vars(parser().parse_args(arguments))
+    config, run = STAGES[options.pop("stage")]
+    try:
+        run(config(**options))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

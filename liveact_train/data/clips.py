@@ -1,0 +1,122 @@
+"""Training clips: speech, prompts and the face that follows them, rendered to uint8 arrays on disk.
+
+A folder of clips holds video.npy [N, 85, 3, 64, 64] uint8, mel.npy [N, 87, 128] float16, attributes.npy [N, 85, 12]
+float32 (the order is `faces.POSE`), prompt_ids.npy [N, 3] uint8 (emotion * 4 + action) and prompts.json (N lists of 3
+sentences). Video frame 0 is the reference picture.
+"""
+
+import json
+import multiprocessing
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from liveact_model.audio.mel import CHANNELS, MelEncoder
+from liveact_model.text.words import ACTIONS, EMOTIONS
+from liveact_train.data.faces import POSE, render_uint8
+from liveact_train.data.identity import Identity, random_identity
+from liveact_train.data.motion import FPS, move, random_pose, random_prompt, random_segments
+from liveact_train.data.speech import SAMPLE_RATE, random_speech
+
+FRAMES = 85  # 22 latent frames: blocks of 6, 8 and 8
+BLOCK_STARTS = (0, 21, 53)  # first video frame of each block
+LOOK_AHEAD = 2  # video frames of audio the model may see past the end
+SIZE = 64
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip in memory; see the module docstring for the arrays."""
+
+    identity: Identity
+    video: Tensor
+    mel: Tensor
+    attributes: Tensor
+    prompt_ids: list[int]
+    prompts: list[str]
+
+
+def make_clip(seed: int, index: int, switch: float = 0.6, silence: float = 0.05) -> Clip:
+    """Draw and render clip `index` of the set `seed`; the same two numbers always give the same clip."""
+    rng = random.Random(f"{seed}/{index}")
+    identity = random_identity(rng)
+    seconds = (FRAMES + LOOK_AHEAD) / FPS
+    if rng.random() < silence:
+        noise = np.random.RandomState(rng.getrandbits(31)).standard_normal(int(seconds * SAMPLE_RATE))
+        samples = (noise * 10 ** rng.uniform(-5.0, -3.0)).astype(np.float32)
+    else:
+        samples = random_speech(seconds, rng)
+    mel = MelEncoder().encode(torch.from_numpy(samples), FPS)[:, 0]
+    segments = random_segments(rng, BLOCK_STARTS, switch)
+    pose = move(mel, FRAMES, segments, random_pose(rng), rng)
+    emotions, actions = list(EMOTIONS), list(ACTIONS)
+    return Clip(
+        identity=identity,
+        video=render_uint8(identity, pose, SIZE),
+        mel=mel,
+        attributes=torch.stack([pose[name] for name in POSE], 1),
+        prompt_ids=[emotions.index(emotion) * len(actions) + actions.index(act) for _, emotion, act in segments],
+        prompts=[random_prompt(emotion, act, rng) for _, emotion, act in segments],
+    )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Render the training and validation clips."""
+
+    out: str = "data/tiny"  # folder to write; gets the sub-folders train and val
+    clips: int = 3000  # training clips
+    val_clips: int = 100  # validation clips, drawn from another seed
+    seed: int = 1  # seed of the training clips; validation uses seed + 1000
+    processes: int = 2  # rendering processes
+
+
+def _arrays(folder: Path, count: int, mode: str) -> dict[str, np.memmap]:
+    shapes = {
+        "video": ((count, FRAMES, 3, SIZE, SIZE), np.uint8),
+        "mel": ((count, FRAMES + LOOK_AHEAD, CHANNELS), np.float16),
+        "attributes": ((count, FRAMES, len(POSE)), np.float32),
+        "prompt_ids": ((count, len(BLOCK_STARTS)), np.uint8),
+    }
+    if mode == "r+":
+        return {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in shapes}
+    return {
+        name: np.lib.format.open_memmap(folder / f"{name}.npy", mode=mode, dtype=dtype, shape=shape)
+        for name, (shape, dtype) in shapes.items()
+    }
+
+
+def _render_range(folder: Path, seed: int, start: int, stop: int, step: int) -> list[tuple[int, list[str]]]:
+    torch.set_num_threads(1)
+    arrays = _arrays(folder, 0, "r+")
+    prompts = []
+    for index in range(start, stop, step):
+        clip = make_clip(seed, index)
+        arrays["video"][index] = clip.video.numpy()
+        arrays["mel"][index] = clip.mel.numpy()
+        arrays["attributes"][index] = clip.attributes.numpy()
+        arrays["prompt_ids"][index] = clip.prompt_ids
+        prompts.append((index, clip.prompts))
+        if start == 0 and (index // step) % 100 == 99:
+            print(f"{folder.name}: {index + 1} of {stop} clips", flush=True)
+    return prompts
+
+
+def write_clips(folder: Path, count: int, seed: int, processes: int) -> None:
+    """Render `count` clips of the set `seed` into `folder` with several processes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _arrays(folder, count, "w+")
+    jobs = [(folder, seed, first, count, processes) for first in range(processes)]
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        prompts = sorted(pair for part in pool.starmap(_render_range, jobs) for pair in part)
+    (folder / "prompts.json").write_text(json.dumps([sentences for _, sentences in prompts]))
+
+
+def build(config: DataConfig) -> None:
+    """Write both sets of clips."""
+    write_clips(Path(config.out) / "val", config.val_clips, config.seed + 1000, config.processes)
+    write_clips(Path(config.out) / "train", config.clips, config.seed, config.processes)

@@ -1,0 +1,95 @@
+"""Make the decoder forgiving: fine-tune it on frozen latents with noise, as a diffusion model will hand them over.
+
+Without this stage small latent errors show as 8x8 blocks.
+"""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from liveact_model.vae.tiny import TinyVAE
+from liveact_train.vae import MOUTH, Clock, face_weight, load_vae, psnr, save_vae, to_video
+
+LEVELS = (0.0, 0.15, 0.3)  # latent noise the report measures at
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Fine-tune the decoder on noisy latents; the encoder and the latents stay as they are."""
+
+    data: str = "data/tiny"  # folder written by the data stage
+    latents: str = "data/tiny/latents"  # folder written by the latents stage
+    vae: str = "data/tiny/vae.safetensors"  # weights written by the vae stage
+    out: str = "liveact_model/assets/tiny/vae.safetensors"  # final weights to write, bfloat16
+    minutes: float = 8.0
+    rate: float = 1e-3
+    batch: int = 6
+    window: int = 4  # latent frames per crop
+    noise: float = 0.35  # largest standard deviation of the noise, in units of the latents'
+    clean: float = 0.2  # share of crops without noise
+    seed: int = 0
+    threads: int = 1
+
+
+def random_windows(
+    z: np.ndarray, videos: np.ndarray, config: DecoderConfig, rng: random.Random
+) -> tuple[Tensor, Tensor, int]:
+    """Latents [B, z, n, h, w], their video frames [B, 3, m, H, W] and how many decoded frames to drop at the front.
+
+    A fifth of the batches starts with the clip; the others leave out the first latent frame's video, whose past the
+    decoder does not see here.
+    """
+    start = rng.randrange(1, z.shape[1] - config.window + 1) if rng.random() < 0.8 else 0
+    clips = [rng.randrange(len(z)) for _ in range(config.batch)]
+    latents = np.stack([z[clip, start : start + config.window] for clip in clips])
+    first, last = (0, 4 * config.window - 3) if start == 0 else (4 * start + 1, 4 * (start + config.window) - 3)
+    video = to_video(np.stack([videos[clip, first:last] for clip in clips]))
+    return torch.from_numpy(latents).float().transpose(1, 2), video, 3 if start == 0 else 4
+
+
+@torch.no_grad()
+def robustness(vae: TinyVAE, latents: Tensor, video: Tensor) -> dict[float, tuple[float, float]]:
+    """PSNR in dB (whole picture, mouth) of decoding latents [B, z, n, h, w] with each level of noise."""
+    result, mouth = {}, (..., *MOUTH)
+    for level in LEVELS:
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(1)) * level
+        with torch.autocast("cpu", torch.bfloat16):
+            decoded = vae.generate(vae.denormalise(latents + noise))[0][:, :, 3:].float().clamp(-1.0, 1.0)
+        result[level] = (round(psnr(decoded, video), 2), round(psnr(decoded[mouth], video[mouth]), 2))
+    return result
+
+
+def tune_decoder(config: DecoderConfig) -> None:
+    """Run the stage and write the final VAE."""
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    rng = random.Random(config.seed)
+    data, latents = Path(config.data), Path(config.latents)
+    videos, z = np.load(data / "train" / "video.npy", mmap_mode="r"), np.load(latents / "train" / "z.npy")
+    held_out = to_video(np.load(data / "val" / "video.npy", mmap_mode="r")[:16])
+    held_out_z = torch.from_numpy(np.load(latents / "val" / "z.npy")[:16]).float().transpose(1, 2)
+    vae, weight = load_vae(config.vae), face_weight()
+    trained = [value for name, value in vae.named_parameters() if name.startswith(("dec_", "linear_out"))]
+    optimizer = torch.optim.AdamW(trained, config.rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    print(f"decoder start {robustness(vae, held_out_z, held_out)}", flush=True)
+    clock = Clock(config.minutes, config.rate)
+    while not clock.done:
+        clock.tick(optimizer)
+        noisy, video, drop = random_windows(z, videos, config, rng)
+        level = torch.rand(config.batch, 1, 1, 1, 1) * config.noise
+        level = level * (torch.rand(level.shape) >= config.clean)
+        noisy = noisy + level * torch.randn_like(noisy)
+        with torch.autocast("cpu", torch.bfloat16):
+            decoded = vae.generate(vae.denormalise(noisy))[0][:, :, drop:].float()
+        error = decoded - video
+        ((error.abs() + 2.0 * error.square()) * weight).mean().backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if clock.due():
+            print(f"decoder {clock} {robustness(vae, held_out_z, held_out)}", flush=True)
+    save_vae(vae, config.out, torch.bfloat16)

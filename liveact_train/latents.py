@@ -1,0 +1,73 @@
+"""Encode all clips once, so that the diffusion model and the decoder train on latents.
+
+A folder of latents holds z.npy [N, 22, z, 8, 8] float16 (the clip), y.npy [N, 14, z, 8, 8] float16 (the conditioning:
+the reference picture followed by 52 grey video frames), reference.npy [N, 3, 64, 64] uint8 (video frame 0), and the
+mel, attributes, prompt_ids and prompts files of the clips, unchanged. Latent frames come first and channels second.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from liveact_model.vae.tiny import TinyVAE
+from liveact_train.vae import load_vae, to_video
+
+CONDITION_FRAMES = 53  # the reference picture and 52 grey video frames: 14 latent frames
+
+
+@dataclass(frozen=True)
+class LatentConfig:
+    """Encode the clips with a trained VAE."""
+
+    data: str = "data/tiny"  # folder written by the data stage
+    vae: str = "data/tiny/vae.safetensors"  # weights written by the vae stage
+    out: str = "data/tiny/latents"  # folder to write; gets the sub-folders train and val
+    batch: int = 8  # clips per step
+    threads: int = 1
+
+
+@torch.no_grad()
+def encode_batch(vae: TinyVAE, video: Tensor) -> Tensor:
+    """Video [B, 3, F, H, W] -> normalised latents [B, 1 + k, z, h, w]."""
+    return vae.normalise(vae.posterior(video)[0]).transpose(1, 2)
+
+
+def encode_conditions(vae: TinyVAE, pictures: Tensor) -> Tensor:
+    """Pictures [B, 3, H, W] -> latents [B, 14, z, h, w] of each picture followed by grey (0.0) video frames.
+
+    A latent frame sees itself and the one before, so from the third on all are that of grey after grey.
+    """
+    video = torch.cat([pictures[:, :, None], torch.zeros(*pictures.shape[:2], 8, *pictures.shape[2:])], 2)
+    latents = encode_batch(vae, video)
+    count = (CONDITION_FRAMES - 1) // vae.temporal + 1
+    return torch.cat([latents, latents[:, 2:].expand(-1, count - 3, -1, -1, -1)], 1)
+
+
+def encode_folder(vae: TinyVAE, source: Path, target: Path, batch: int) -> None:
+    """Encode one folder of clips."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("mel.npy", "attributes.npy", "prompt_ids.npy", "prompts.json"):
+        shutil.copyfile(source / name, target / name)
+    videos = np.load(source / "video.npy", mmap_mode="r")
+    np.save(target / "reference.npy", videos[:, 0])
+    z, y = [], []
+    for start in range(0, len(videos), batch):
+        video = to_video(videos[start : start + batch])
+        z.append(encode_batch(vae, video).half().numpy())
+        y.append(encode_conditions(vae, video[:, :, 0]).half().numpy())
+        if start // batch % 50 == 0:
+            print(f"latents {source.name}: {start} of {len(videos)} clips", flush=True)
+    np.save(target / "z.npy", np.concatenate(z))
+    np.save(target / "y.npy", np.concatenate(y))
+
+
+def encode_clips(config: LatentConfig) -> None:
+    """Run the stage over both sets."""
+    torch.set_num_threads(config.threads)
+    vae = load_vae(config.vae)
+    for name in ("val", "train"):
+        encode_folder(vae, Path(config.data) / name, Path(config.out) / name, config.batch)
