@@ -49,15 +49,13 @@ class Meter:
         (t0, n0), (t1, n1) = self._marks[0], self._marks[-1]
         return (n1 - n0) / (t1 - t0) if t1 > t0 else 0.0
 
-    def text(self) -> str:
-        """Rate, real-time factor, elapsed and remaining time as one line."""
+    def text(self, rate: str = "{:.1f} video frames/s", factor: str = "real-time factor {:.2f}") -> str:
+        """Rate, real-time factor, elapsed and remaining time as one line; the first two in the given wording."""
+        elapsed = f"{_clock_text(self.elapsed)} elapsed"
         if not self.rate:
-            return f"{_clock_text(self.elapsed)} elapsed"
-        left = (self.total - self.done) / self.rate
-        return (
-            f"{self.rate:.1f} video frames/s, real-time factor {self._fps / self.rate:.2f}, "
-            f"{_clock_text(self.elapsed)} elapsed, {_clock_text(left)} left"
-        )
+            return elapsed
+        left = f"{_clock_text((self.total - self.done) / self.rate)} left"
+        return ", ".join((rate.format(self.rate), factor.format(self._fps / self.rate), elapsed, left))
 
 
 def _clock_text(seconds: float) -> str:
@@ -86,14 +84,17 @@ def show_progress(total: int, fps: float) -> Iterator[Update]:
 @contextmanager
 def _bar(console: object, meter: Meter) -> Iterator[Update]:
     from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+    from rich.table import Column
     from rich.text import Text
 
     class Figures(ProgressColumn):
         def render(self, task: object) -> Text:
-            return Text(meter.text())
+            # Short, so that 80 columns hold it all: what the rate counts stands right before it.
+            return Text(meter.text("{:.1f}/s", "RTF {:.2f}"))
 
     counts = TextColumn("{task.completed:.0f}/{task.total:.0f} video frames")
-    with Progress(BarColumn(30), counts, Figures(), console=console, refresh_per_second=4) as progress:  # type: ignore
+    columns = (BarColumn(None, table_column=Column(ratio=1)), counts, Figures(table_column=Column(no_wrap=True)))
+    with Progress(*columns, console=console, refresh_per_second=4, expand=True) as progress:  # type: ignore[arg-type]
         task = progress.add_task("", total=meter.total)
 
         def update(done: int) -> None:

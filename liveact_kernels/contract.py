@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import torch
 
 from .dispatch import FUNCTIONAL, REGISTRY, STATE, Call, backend_of, pop, push, record, scope, use
-from .spec import ACT, Case, Dims, DType, T, bf16, cast, evaluate, f32, fp8, to_fp8
+from .spec import ACT, Case, Dims, DType, T, bf16, cast, evaluate, f32, fp8, int8, to_fp8
 from .tolerance import ByDtype, Exact, Rel, Ulp
 
 __all__ = [
     "ACT", "REGISTRY", "ByDtype", "Case", "DType", "Dims", "Exact", "Op", "Rel", "T", "Ulp", "bf16", "f32", "fp8",
-    "record", "scope", "to_fp8", "use",
+    "int8", "record", "scope", "to_fp8", "use",
 ]  # fmt: skip
 
 

@@ -10,7 +10,9 @@ from .spec import cast
 
 
 def _steps(x: torch.Tensor) -> torch.Tensor:
-    """Integers whose order is the float order: a difference counts representable steps."""
+    """Integers whose order is the value's order: a difference counts representable steps."""
+    if x.dtype == torch.int8:
+        return x.long()
     bits = x.contiguous().view({1: torch.int8, 2: torch.int16, 4: torch.int32}[x.element_size()]).long()
     return torch.where(bits < 0, -(bits & ((1 << (8 * x.element_size() - 1)) - 1)), bits)
 

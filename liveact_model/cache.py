@@ -22,7 +22,7 @@ TWO_RANK_RELEASED: Schedule = ((2, (2, 6, 7, 8, 9)), (3, (3, 4, 5, 10, 11)), (4,
 
 @dataclass
 class LayerMemory:
-    """Keys and values of a layer's six memory slots: [6 * tokens, H, D], with scales [6 * tokens, H] when e4m3."""
+    """Keys and values of a layer's six memory slots: [6 * tokens, H, D], with scales [6 * tokens, H] when 8-bit."""
 
     k: Tensor
     v: Tensor
@@ -40,14 +40,14 @@ class Window:
 
     tokens      tokens per latent frame
     rope        [14 * tokens, D/2, 2] f32, positions of the window's slots
-    storage     dtype of the memory slots: None = the activations', or torch.float8_e4m3fn
+    eight_bit   store the memory slots as int8 keys and e4m3 values with scales; else in the activations' dtype
     grouping    how a compression groups tokens, see ops.kv_compress
     schedule    which slots a block's end folds and moves
     """
 
     tokens: int
     rope: Tensor
-    storage: torch.dtype | None = None
+    eight_bit: bool = False
     grouping: str = "raster"
     schedule: Schedule = STEADY
     layers: dict[int, LayerMemory] = field(default_factory=dict)
@@ -73,10 +73,11 @@ class Window:
         schedule = FIRST if mem is None else self.schedule
         rows = self.rope[: k.shape[0] + (0 if mem is None else mem.k.shape[0])]
         old = LayerMemory(None, None) if mem is None else mem
+        k_dtype, v_dtype = (torch.int8, torch.float8_e4m3fn) if self.eight_bit else (k.dtype, v.dtype)
         args = {
             "k_new": k, "v_new": v, "k_mem": old.k, "v_mem": old.v, "k_scale": old.k_scale, "v_scale": old.v_scale,
             "taps": taps, "taps_v": taps_v, "rope": rows, "schedule": schedule, "tokens": self.tokens,
-            "grouping": self.grouping, "mem_dtype": k.dtype if self.storage is None else self.storage,
+            "grouping": self.grouping, "k_dtype": k_dtype, "v_dtype": v_dtype,
         }  # fmt: skip
         if mem is None:
             self.layers[layer] = LayerMemory(*ops.kv_compress(**args))

@@ -62,21 +62,15 @@ class DiT(nn.Module):
         e, e0 = self.time(t, self.dtype)
         return Time([b.modulate(e0) for b in self.blocks], self.head.modulate(e))
 
-    def prompt(self, text: Tensor, image: Tensor) -> Prompt:
-        """Text rows [N, text_dim] and image rows [I, clip_dim] -> keys and values of every layer."""
-        rows, pad = self.text(text.to(self.dtype))
-        text_kv = [b.cross_attn.text(rows) for b in self.blocks]
-        return Prompt(text_kv, self.image_kv(image), pad)
-
     def image_kv(self, image: Tensor) -> list[KeysValues]:
         """Image rows [I, clip_dim] -> keys and values of every layer, constant per video."""
         rows = self.image(image.to(self.dtype))
         return [b.cross_attn.image(rows) for b in self.blocks]
 
-    def retext(self, prompt: Prompt, text: Tensor) -> Prompt:
-        """The same image with another text [N, text_dim]."""
+    def prompt(self, text: Tensor, image: list[KeysValues]) -> Prompt:
+        """Text rows [N, text_dim], N <= text_len, beside an image's keys and values: constant per prompt."""
         rows, pad = self.text(text.to(self.dtype))
-        return Prompt([b.cross_attn.text(rows) for b in self.blocks], prompt.image, pad)
+        return Prompt([b.cross_attn.text(rows) for b in self.blocks], image, pad)
 
     def hear(self, rows: Tensor) -> list[KeysValues]:
         """Audio embeddings [F, 8, blocks, channels] of a block's last F latent frames -> keys and values per layer."""

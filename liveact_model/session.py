@@ -29,24 +29,24 @@ class Session:
     seed        noise depends on (seed, block, step) alone
     sampler     "renoise" (released) or "euler"
     audio_cfg   > 1 strengthens the audio at denoise steps 1 and 2, for two more forwards per block and as much memory
-    memory_dtype  storage of the memory slots: None follows the activations, torch.float8_e4m3fn halves them
+    eight_bit_memory  store memory slots as int8 keys and e4m3 values: half the bytes of bf16
 
     Raises InputError for an unusable size, fps, sampler or guidance.
     """
 
     def __init__(
         self, avatar: Avatar, image: Tensor, prompt: str, *, fps: float | None = None, seed: int = 42,
-        sampler: str = "renoise", audio_cfg: float = 1.0, memory_dtype: torch.dtype | None = None,
+        sampler: str = "renoise", audio_cfg: float = 1.0, eight_bit_memory: bool = False,
     ):  # fmt: skip
         fps = avatar.default_fps if fps is None else fps
         _check(image, fps, sampler, audio_cfg)
         self.avatar, self.seed, self.sampler, self.audio_cfg = avatar, seed, sampler, audio_cfg
         self.fps, self.blocks_made = fps, 0
         self._audio = avatar.audio.stream(fps)
-        self._start(image, prompt, memory_dtype)
+        self._start(image, prompt, eight_bit_memory)
 
     @torch.no_grad()
-    def _start(self, image: Tensor, prompt: str, memory_dtype: torch.dtype | None) -> None:
+    def _start(self, image: Tensor, prompt: str, eight_bit_memory: bool) -> None:
         dit, anchor = self.avatar.dit, self.avatar.anchor()
         image = image.to(anchor.device)
         y = conditioning(self.avatar.vae, image)
@@ -54,12 +54,12 @@ class Session:
         self._times = [dit.at(t) for t in self.avatar.timesteps]
         rows = self.avatar.image.encode(image, y[-self.avatar.vae.z_dim :, 0])
         self._prompt_text = prompt
-        self._prompt = dit.prompt(self._encode(prompt), rows)
+        self._prompt = dit.prompt(self._encode(prompt), dit.image_kv(rows))
         self._decoder = self.avatar.vae.stream()
         grid = (y.shape[-2] // PATCH, y.shape[-1] // PATCH)
 
         def windows() -> list[Window]:
-            return [dit.window(*grid, storage=memory_dtype) for _ in self._times]
+            return [dit.window(*grid, eight_bit=eight_bit_memory) for _ in self._times]
 
         self._windows = windows()
         self._null_windows = windows() if self.audio_cfg > 1 else None
@@ -83,7 +83,7 @@ class Session:
     def set_prompt(self, prompt: str) -> None:
         """Use another prompt from the next block on; memory is kept."""
         if prompt != self._prompt_text:
-            self._prompt = self.avatar.dit.retext(self._prompt, self._encode(prompt))
+            self._prompt = self.avatar.dit.prompt(self._encode(prompt), self._prompt.image)
             self._prompt_text = prompt
 
     # ---- progress ---------------------------------------------------------------------------------------------------

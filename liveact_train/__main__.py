@@ -10,6 +10,7 @@ from liveact_model.errors import InputError
 from liveact_train.data.clips import DataConfig, build
 from liveact_train.data.examples import ExampleConfig, write_examples
 from liveact_train.decoder import DecoderConfig, tune_decoder
+from liveact_train.dit import DiTConfigStage, train_dit
 from liveact_train.latents import LatentConfig, encode_clips
 from liveact_train.probe import ProbeConfig, train_probe
 from liveact_train.vae import VaeConfig, train_vae
@@ -19,6 +20,7 @@ STAGES: dict[str, tuple[type, Callable[[Any], None]]] = {
     "data": (DataConfig, build),
     "vae": (VaeConfig, train_vae),
     "latents": (LatentConfig, encode_clips),
+    "dit": (DiTConfigStage, train_dit),
     "decoder": (DecoderConfig, tune_decoder),
     "probe": (ProbeConfig, train_probe),
     "examples": (ExampleConfig, write_examples),

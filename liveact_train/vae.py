@@ -70,7 +70,7 @@ class Clock:
 def psnr(a: Tensor, b: Tensor) -> float:
     """Mean over the batch of the peak signal to noise ratio, dB, of pictures in [-1, 1]; both [B, ...]."""
     error = ((a - b) / 2.0).square().flatten(1).mean(1)
-    return float((-10.0 * torch.log10(error)).mean())
+    return (-10.0 * torch.log10(error)).mean().item()
 
 
 def face_weight(mouth: float = 3.0, eyes: float = 2.0) -> Tensor:

@@ -55,7 +55,7 @@ class AudioInfo:
 class AudioReader:
     """A file decoded in chunks of float32 [n, channels] at its own rate; memory does not grow with its length.
 
-    libsndfile reads wav, flac, ogg, mp3 and the like; FFmpeg reads what it refuses (m4a, mp4, webm, ...).
+    libsndfile reads wav, flac, ogg and the like; FFmpeg reads the rest (mp3, m4a, mp4, webm, ...).
 
     Attributes:
         rate: samples per second per channel.
@@ -90,13 +90,17 @@ class AudioReader:
 
     def _open_soundfile(self) -> tuple[int, int]:
         file = soundfile.SoundFile(self.path)
+        self._close = file.close
+        if file.subtype.startswith("MPEG"):
+            # soundfile seeks after every read, which makes libsndfile's mp3 decoder click at each chunk boundary.
+            raise ValueError("mp3 is left to FFmpeg")
 
         def chunks() -> Chunks:
             size = max(1, int(file.samplerate * CHUNK_SECONDS))
             while len(block := file.read(size, dtype="float32", always_2d=True)):
                 yield block
 
-        self._chunks, self._close = chunks(), file.close
+        self._chunks = chunks()
         return file.samplerate, file.channels
 
     def _open_ffmpeg(self) -> tuple[int, int]:

@@ -63,9 +63,13 @@ def fit_image(image: Image.Image, size: tuple[int, int]) -> Tensor:
     # Rounding can fall one pixel short of the target, never more.
     full_w, full_h = max(W, round(w * scale)), max(H, round(h * scale))
     left, top = (full_w - W) // 2, (full_h - H) // 2
-    # The box gives the pixels of resize-then-crop without building the part that is cut off.
-    box = (left * w / full_w, top * h / full_h, (left + W) * w / full_w, (top + H) * h / full_h)
-    pixels = np.array(image.resize(size, Image.Resampling.BICUBIC, box=box), dtype=np.float32)
+    if full_w * full_h <= MAX_PIXELS:
+        fitted = image.resize((full_w, full_h), Image.Resampling.BICUBIC).crop((left, top, left + W, top + H))
+    else:
+        # A long thin strip: make only the part that stays, at the price of other roundings inside Pillow.
+        box = (left * w / full_w, top * h / full_h, (left + W) * w / full_w, (top + H) * h / full_h)
+        fitted = image.resize(size, Image.Resampling.BICUBIC, box=box)
+    pixels = np.array(fitted, dtype=np.float32)
     return torch.from_numpy(pixels / 255.0 * 2.0 - 1.0).permute(2, 0, 1).contiguous()
 
 

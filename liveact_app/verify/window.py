@@ -61,7 +61,8 @@ class Layer:
         cut = 6 * self.tokens
         out = ops.kv_compress(
             k_new=k[cut:], v_new=v[cut:], k_mem=k[:cut], v_mem=v[:cut], taps=taps, rope=self.rope,
-            schedule=schedule, tokens=self.tokens, mem_dtype=k.dtype, k_scale=None, v_scale=None, taps_v=None,
+            schedule=schedule, tokens=self.tokens, k_dtype=k.dtype, v_dtype=v.dtype,
+            k_scale=None, v_scale=None, taps_v=None,
         )  # fmt: skip
         kept = 2 * self.tokens
         return LayerMemory(torch.cat((k[:kept], out[0])), torch.cat((v[:kept], out[1])))

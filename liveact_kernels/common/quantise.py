@@ -1,20 +1,20 @@
-"""e4m3 codes with one float32 scale per group of a row."""
+"""8-bit codes with one float32 scale per group of a row."""
 
 import torch
 
-from liveact_kernels.spec import FP8_MAX, to_fp8
+from liveact_kernels.spec import FP8_MAX, INT8_MAX, cast, fp8
 
 SCALE_FLOOR = 1e-12  # an all-zero group keeps a finite scale
 
 
-def per_group(y: torch.Tensor, groups: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """y [..., C] -> codes [..., C] e4m3 and scales [..., groups] f32 with y ~ codes * scale.
+def per_group(y: torch.Tensor, groups: int, dtype: torch.dtype = fp8) -> tuple[torch.Tensor, torch.Tensor]:
+    """y [..., C] -> codes [..., C] e4m3 or int8 and scales [..., groups] f32 with y ~ codes * scale.
 
-    The maximum of a group maps to 448; the product is clamped before the cast.
+    The maximum of a group maps to 448 (e4m3) or 127 (int8); the quotient is clamped before the cast.
     """
     g = y.float().unflatten(-1, (groups, -1))
-    scale = (g.abs().amax(-1) / FP8_MAX).clamp_min(SCALE_FLOOR)
-    return to_fp8(g / scale.unsqueeze(-1)).flatten(-2), scale
+    scale = (g.abs().amax(-1) / (FP8_MAX if dtype == fp8 else INT8_MAX)).clamp_min(SCALE_FLOOR)
+    return cast(g / scale.unsqueeze(-1), dtype).flatten(-2), scale
 
 
 def dequantise(codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

@@ -86,7 +86,7 @@ def clean_prompt(prompt: str) -> str:
     The released code also repairs text with ftfy. Of that repair only what ordinary prompts meet is done here,
     straight quotes for curly ones and Unicode NFC; text that was decoded with the wrong encoding stays as it is.
     """
-    text = html.unescape(prompt)
+    text = html.unescape(html.unescape(prompt))
     text = unicodedata.normalize("NFC", text.translate(STRAIGHT))
     return " ".join(text.split())
 

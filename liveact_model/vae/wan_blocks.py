@@ -75,7 +75,7 @@ class Conv(nn.Module):
 
 
 class Norm(nn.Module):
-    """Channel RMS norm, then SiLU unless it is switched off; `ndim` is the rank of the released gamma."""
+    """Channel RMS norm, then SiLU unless it is switched off; `ndim` is how many dimensions the released gamma has."""
 
     def __init__(self, channels: int, ndim: int = 4):
         super().__init__()

@@ -1,11 +1,13 @@
 """The released multi-device VAE: the picture is cut into tiles that are coded on their own, here one after another.
 
-A tile also reads some of its neighbours' pixels and drops what they give. That is less than the network's receptive field,
-and the middle attention sees only its tile, so the result is near the whole picture's, not equal: for parity only.
+A tile also reads some of its neighbours' pixels and drops what they give. That is less than the network's receptive
+field, and the middle attention sees only its tile, so the result is near the whole picture's, not equal: this is for
+parity only.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -15,7 +17,8 @@ from liveact_model.errors import InputError
 
 from .wan import WanVAE
 
-DECODE_OVERLAP = 2  # latent pixels borrowed on each inner side; a tile at the border borrows both shares on its one side
+# latent pixels borrowed on each inner side; a tile at the border borrows both shares on its one side
+DECODE_OVERLAP = 2
 ENCODE_OVERLAP = 1
 
 
@@ -92,7 +95,7 @@ def encode_tiled(vae: WanVAE, video: Tensor, tiles: int) -> Tensor:
     return _assemble(code, (video.shape[-2] // s, video.shape[-1] // s), tiles, ENCODE_OVERLAP)
 
 
-def _assemble(code, size: tuple[int, int], tiles: int, overlap: int) -> Tensor:
+def _assemble(code: Callable[[Span, Span], Tensor], size: tuple[int, int], tiles: int, overlap: int) -> Tensor:
     rows, columns = tile_grid(*size, tiles)
     wide = spans(size[1], columns, overlap)
     return torch.cat([torch.cat([code(y, x) for x in wide], -1) for y in spans(size[0], rows, overlap)], -2)

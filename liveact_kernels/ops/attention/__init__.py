@@ -1,30 +1,35 @@
 """Self attention of a block's queries over the window: memory slots, then the block's own keys."""
 
-from liveact_kernels.contract import ACT, Case, DType, Op, Rel, T, bf16, f32, fp8
+import torch
+
+from liveact_kernels.contract import ACT, Case, DType, Op, Rel, T, bf16, f32, fp8, int8
 from liveact_kernels.spec import compute_kind
 
 from .reference import attention as _reference
 
-MEM = DType("MEM", (f32, bf16, fp8))
-"""Storage dtype of the memory slots; e4m3 comes with one scale per token and head."""
+KM, VM = DType("KM", (f32, bf16, int8)), DType("VM", (f32, bf16, fp8))
+"""Storage dtypes of the memory slots: the activations', or int8 keys and e4m3 values, scaled per token and head."""
 
 
-def _scale(g, shape, d):
-    return (g_rand(g, shape) + 0.5) / 448
+def draw_scale(g, shape, d):
+    """Positive scales."""
+    return (torch.rand(shape, generator=g) + 0.5) / 448
 
 
-def g_rand(g, shape):
-    """Uniform [0, 1) test input."""
-    import torch
-
-    return torch.rand(shape, generator=g)
+def draw_keys(g, shape, d):
+    """Keys that use the range of their codes."""
+    return torch.randn(shape, generator=g) * (40 if d.KM == int8 else 1)
 
 
-def _wide(g, shape, d):
-    import torch
+def draw_values(g, shape, d):
+    """Values that use the range of their codes."""
+    return torch.randn(shape, generator=g) * (150 if d.VM == fp8 else 1)
 
-    x = torch.randn(shape, generator=g)
-    return x * 150 if fp8 == d.MEM else x
+
+def memory_dims(eight_bit: bool, act: torch.dtype = bf16) -> dict:
+    """Dims of a case with memory slots, 8-bit or in the activation dtype."""
+    scaled = {"has_k_scale": True, "has_v_scale": True, "KM": int8, "VM": fp8} if eight_bit else {"KM": act, "VM": act}
+    return {"A": act, "has_k_mem": True, "has_v_mem": True, **scaled}
 
 
 attention = Op(
@@ -34,26 +39,27 @@ attention = Op(
         "q": T("L H D", ACT),
         "k_new": T("R H D", ACT),
         "v_new": T("R H D", ACT),
-        "k_mem": T("P H D", MEM, optional=True, draw=_wide),
-        "v_mem": T("P H D", MEM, optional=True, draw=_wide),
-        "k_scale": T("P H", f32, optional=True, draw=_scale),
-        "v_scale": T("P H", f32, optional=True, draw=_scale),
+        "k_mem": T("P H D", KM, optional=True, draw=draw_keys),
+        "v_mem": T("P H D", VM, optional=True, draw=draw_values),
+        "k_scale": T("P H", f32, optional=True, draw=draw_scale),
+        "v_scale": T("P H", f32, optional=True, draw=draw_scale),
     },
     out={"out": T("L H D", ACT)},
     where={"W": "R + (P if has_k_mem else 0)"},
-    require=("has_k_mem == has_v_mem", "has_k_scale == has_v_scale", "has_k_scale == (has_k_mem and MEM == fp8)"),
+    require=(
+        "has_k_mem == has_v_mem",
+        "has_k_scale == (has_k_mem and KM == int8)",
+        "has_v_scale == (has_k_mem and VM == fp8)",
+    ),
     flops=lambda d: {compute_kind(d.A): 4 * d.L * d.W * d.H * d.D},
     tol=Rel(5.0, "fp32 softmax; probabilities rounded to the activation dtype before the second product"),
     cases=[
         Case("first_block", L=6, R=6, H=2, D=16, A=f32),
-        Case("memory", L=8, R=8, P=6, H=3, D=20, A=f32, MEM=f32, has_k_mem=True, has_v_mem=True),
-        Case("bf16", L=9, R=8, P=7, H=2, D=32, A=bf16, MEM=bf16, has_k_mem=True, has_v_mem=True),
-        Case(
-            "fp8_memory", L=8, R=8, P=6, H=2, D=32, A=bf16, MEM=fp8,
-            has_k_mem=True, has_v_mem=True, has_k_scale=True, has_v_scale=True,
-        ),
-        Case("live_512x512", rung="device", L=8192, R=8192, P=6144, H=40, D=128, A=bf16, MEM=bf16,
-             has_k_mem=True, has_v_mem=True),
+        Case("memory", L=8, R=8, P=6, H=3, D=20, **memory_dims(False, f32)),
+        Case("bf16", L=9, R=8, P=7, H=2, D=32, **memory_dims(False)),
+        Case("eight_bit", L=8, R=8, P=6, H=2, D=32, **memory_dims(True)),
+        Case("live_512x512", rung="device", L=8192, R=8192, P=6144, H=40, D=128, **memory_dims(False)),
+        Case("live_416x720", rung="device", L=9360, R=9360, P=7020, H=40, D=128, **memory_dims(True)),
     ],
     backends={"torch": f"{__name__}.torch_backend:attention"},
-)  # fmt: skip
+)

@@ -15,28 +15,30 @@ def kv_compress(
     rope,
     schedule: tuple,
     tokens: int,
-    mem_dtype: torch.dtype,
+    k_dtype: torch.dtype,
+    v_dtype: torch.dtype,
     grouping: str = "raster",
 ):
     """For each (slot, sources) of the schedule: un-rotate the sources, apply the taps, rotate to the slot.
 
     k_new, v_new  [R, H, D] the block's keys (roped) and values
-    k_mem, v_mem  [P, H, D] memory slots in mem_dtype, None before the first block is stored
-    k_scale, v_scale  [P, H] f32 with e4m3 memory
+    k_mem, v_mem  [P, H, D] memory slots in k_dtype and v_dtype, None before the first block is stored; int8 keys and
+                  e4m3 values come with scales (the reason for int8 keys is in NOTES.md)
+    k_scale, v_scale  [P, H] f32 with 8-bit memory: value = code * scale
     taps          [S, H, D] f32, one weight per tap and channel; taps_v the same for values, None = taps
     rope          [W, D/2, 2] f32 of the whole window: slot s owns rows s*tokens .. (s+1)*tokens
     schedule      ((slot, (source slots)), ...): memory slots come first in the window, new ones after them; one
                   source is a move, S sources are a compression
     grouping      "raster": out[j] = sum_i taps[i] * flat[S*j + i] over the flattened sources (five neighbouring
                   tokens, as released); "temporal": out[j] = sum_i taps[i] * source_i[j] (the paper's)
-    returns       k_out, v_out [len(schedule)*tokens, H, D] in mem_dtype, one row block per schedule entry; with e4m3
-                  also their scales [.., H] f32 = max|row of a head| / 448
+    returns       k_out, v_out [len(schedule)*tokens, H, D], one row block per schedule entry; 8-bit ones with scales
+                  [.., H] f32 = max|row of a head| / 127 (int8) or / 448 (e4m3)
     In place      outputs may alias k_mem and v_mem.
     Source        the released memory update (depthwise, stride = width, V with K's taps); positions are reset to
                   the destination slot because keys are stored roped.
     """
 
-    def one(mem, scale, new, weight, turn):
+    def one(mem, scale, new, weight, turn, dtype):
         window = new.double()
         if mem is not None:
             old = mem.double() if scale is None else mem.double() * scale.double()[..., None]
@@ -48,13 +50,13 @@ def kv_compress(
         if turn:
             rows = torch.cat([rope.double().unflatten(0, (-1, tokens))[slot] for slot, _ in schedule])
             out = _rotate(out, rows)
-        if mem_dtype != torch.float8_e4m3fn:
+        if dtype not in (torch.int8, torch.float8_e4m3fn):
             return out, None
-        s = (out.abs().amax(-1) / 448).clamp_min(1e-12)
+        s = (out.abs().amax(-1) / (127 if dtype == torch.int8 else 448)).clamp_min(1e-12)
         return out / s[..., None], s
 
-    k_out, k_s = one(k_mem, k_scale, k_new, taps, True)
-    v_out, v_s = one(v_mem, v_scale, v_new, taps if taps_v is None else taps_v, False)
+    k_out, k_s = one(k_mem, k_scale, k_new, taps, True, k_dtype)
+    v_out, v_s = one(v_mem, v_scale, v_new, taps if taps_v is None else taps_v, False, v_dtype)
     return k_out, v_out, k_s, v_s
 
 

@@ -7,8 +7,9 @@ from liveact_kernels.common.rope import rotate
 
 
 def kv_compress(
-    k_new, v_new, k_mem, v_mem, k_scale, v_scale, taps, taps_v, rope, schedule, tokens, mem_dtype, grouping="raster"
-):
+    k_new, v_new, k_mem, v_mem, k_scale, v_scale, taps, taps_v, rope, schedule, tokens, k_dtype, v_dtype,
+    grouping="raster",
+):  # fmt: skip
     """See reference.kv_compress."""
     window = rope.unflatten(0, (-1, tokens))
     taps_v = taps if taps_v is None else taps_v
@@ -18,11 +19,15 @@ def kv_compress(
         k = torch.stack([rotate(keys(s), window[s], inverse=True) for s in sources])
         k_out.append(rotate(_fold(k, taps, grouping), window[slot]))
         v_out.append(_fold(torch.stack([values(s) for s in sources]), taps_v, grouping))
-    k, v = torch.cat(k_out), torch.cat(v_out)
-    if mem_dtype != torch.float8_e4m3fn:
-        return k.to(mem_dtype), v.to(mem_dtype), None, None
-    (k8, k_s), (v8, v_s) = per_group(k, 1), per_group(v, 1)
-    return k8, v8, k_s.squeeze(-1), v_s.squeeze(-1)
+    (k, k_s), (v, v_s) = _stored(torch.cat(k_out), k_dtype), _stored(torch.cat(v_out), v_dtype)
+    return k, v, k_s, v_s
+
+
+def _stored(x, dtype):
+    if dtype not in (torch.int8, torch.float8_e4m3fn):
+        return x.to(dtype), None
+    codes, scale = per_group(x, 1, dtype)
+    return codes, scale.squeeze(-1)
 
 
 def _slots(mem, scale, new, tokens):
