@@ -16,7 +16,7 @@ BLOCK_FRAMES = (21, 32)
 
 
 class Session:
-    """Frame k is grey level 4k mod 256; the red of a block's frames counts the prompts it was given."""
+    """Video frame k is grey level 4k mod 256."""
 
     delay_s = 0.0
     fail_at = None
@@ -55,7 +55,9 @@ class Session:
 
     def next_block(self):
         assert self.ready() and not self.done
-        time.sleep(self.delay_s)
+        if self.delay_s:
+            print(f"engine: block {self.blocks_made}", file=sys.stderr, flush=True)
+            time.sleep(self.delay_s)
         if self.fail_at == self.blocks_made:
             raise RuntimeError("the engine broke")
         levels = (torch.arange(self.made, self.made + self._next) * 4 % 256).to(torch.uint8)

@@ -8,6 +8,7 @@ import torch
 from liveact_app.verify.golden import load, rel_l2
 from liveact_model.audio.tempo import TempoStream
 from liveact_model.audio.wav2vec2 import Wav2Vec2AudioEncoder, embedding_count
+from liveact_model.audio.wav2vec2_weights import build
 from liveact_model.errors import InputError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -74,12 +75,15 @@ def test_bad_samples_are_refused():
     for window in ({"context_s": -1}, {"look_ahead_s": -0.1}, {"first_frames": 0}, {"chunk_frames": 0}):
         with pytest.raises(InputError, match="audio window"):
             tiny().stream(25, **window)
-    golden = load(GOLDEN / "wav2vec2_tiny.json")
-    state = golden.weights()
-    state["feature_extractor.conv_layers.0.conv.weight"] = torch.zeros(16, 1, 9)
-    odd = {"conv_kernel": [9, 3, 3, 3, 3, 2, 2], "conv_stride": [4, 2, 2, 2, 2, 2, 2]}
-    with pytest.raises(InputError, match="got 2 and steps of 256"):
-        Wav2Vec2AudioEncoder(state, golden.config | odd).stream(25)
+    config = load(GOLDEN / "wav2vec2_tiny.json").config
+    for kernels, strides, found in (
+        ([5, 2, 2, 2, 2, 2, 2], [5, 2, 2, 2, 2, 2, 2], "got 2 and steps of 320"),
+        ([10, 3, 3, 3, 3, 2, 2], [6, 2, 2, 2, 2, 2, 2], "got 1 and steps of 384"),
+    ):
+        odd = config | {"conv_kernel": kernels, "conv_stride": strides}
+        state = {key: torch.zeros(value.shape) for key, value in build(odd).state_dict().items()}
+        with pytest.raises(InputError, match=found):
+            Wav2Vec2AudioEncoder(state, odd).stream(25)
 
 
 def test_a_window_over_everything_is_the_one_pass_result():

@@ -16,12 +16,25 @@ from liveact_app.cli import main
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """A directory with good inputs and every kind of bad one, made once: no test may leave a trace in it."""
+    before, path = os.getcwd(), tmp_path_factory.mktemp("inputs")
+    os.chdir(path)
+    make_inputs()
+    os.chdir(before)
+    return path
+
+
 @pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A directory with good inputs and every kind of bad one; the working directory of the test."""
-    monkeypatch.chdir(tmp_path)
+def place(inputs, monkeypatch):
+    """The inputs as working directory, and the stand-in for the model."""
+    monkeypatch.chdir(inputs)
     for name, module in modules().items():
         monkeypatch.setitem(sys.modules, name, module)
+
+
+def make_inputs():
     Image.new("RGB", (60, 50), "teal").save("face.png")
     speech = np.sin(np.arange(16000 * 2) * 0.1).astype(np.float32)
     soundfile.write("talk.wav", speech, 16000, subtype="FLOAT")
@@ -49,7 +62,6 @@ def place(tmp_path, monkeypatch):
     for name, text in (("bad", "{"), ("span", '{"[2,1]": "x"}'), ("list", "[1, 2]"), ("value", '{"[0,1]": 3}'),
                        ("half", '{"[0,1]": "\\ud800"}')):  # fmt: skip
         Path(f"{name}.json").write_text(text)
-    return tmp_path
 
 
 def command(**changed):
@@ -61,62 +73,62 @@ def command(**changed):
 
 BAD = [
     # what is wrong, the argument named, words of the sentence
-    (dict(image="absent.png"), "--image", "no such file: 'absent.png'"),
-    (dict(image="folder"), "--image", "is a directory"),
-    (dict(image="empty"), "--image", "is empty"),
-    (dict(image="pipe"), "--image", "regular file"),
-    (dict(image="text.txt"), "--image", "unknown image format"),
-    (dict(image="talk.wav"), "--image", "unknown image format"),
-    *[(dict(image=f"cut.{s}"), "--image", "cannot decode") for s in ("png", "jpg", "webp", "gif", "bmp")],
-    (dict(image="narrow.png"), "--image", "at least 16 pixels"),
-    (dict(image="wide.png"), "--image", "16385x16"),
-    (dict(image="big.png"), "--image", "100 megapixels"),
-    (dict(image="bomb.png"), "--image", "100 megapixels"),
-    (dict(audio="absent.wav"), "--audio", "no such file: 'absent.wav'"),
-    (dict(audio="folder"), "--audio", "is a directory"),
-    (dict(audio="empty"), "--audio", "is empty"),
-    (dict(audio="pipe"), "--audio", "regular file"),
-    (dict(audio="text.txt"), "--audio", "no decoder reads"),
-    (dict(audio="face.png"), "--audio", "no decoder reads"),
-    (dict(audio="none.wav"), "--audio", "at least 0.1 s"),
-    (dict(audio="short.wav"), "--audio", "0.062 s (1000 samples)"),
-    (dict(audio="half.wav", fps=1), "--audio", "at least one video frame"),
-    (dict(audio="slow.wav"), "--audio", "1000 Hz"),
-    (dict(audio="nan.wav"), "--audio", "NaN or infinity at 1.250 s"),
-    (dict(audio="inf.wav"), "--audio", "NaN or infinity at 2.000 s"),
-    (dict(audio="huge.wav"), "--audio", "reaches 3.277e+04"),
-    (dict(out="folder"), "--out", "is a directory"),
-    (dict(out="v.avi"), "--out", ".mp4 or .mkv or .mov, got 'v.avi'"),
-    (dict(out="v"), "--out", "ending in"),
-    (dict(out="nowhere/v.mp4"), "--out", "does not exist"),
-    (dict(out="/proc/v.mp4"), "--out", "cannot write in '/proc'"),
-    (dict(out="folder/../talk.mp4", audio="./talk.mp4"), "--out", "also given as --audio"),
-    (dict(report="folder"), "--report", "is a directory"),
-    (dict(report="r.txt"), "--report", ".json"),
-    (dict(report="/proc/r.json"), "--report", "cannot write in '/proc'"),
-    *[(dict(size=s), "--size", "width first") for s in ("480", "480,832", "480*", "-16*16", "16*16*16", "a*b", "")],
-    *[(dict(size=s), "--size", "multiples of 16") for s in ("0*16", "8*16", "480*830", "4112*16", "16x99999")],
-    *[(dict(fps=f), "--fps", f"from 1 to 60, got '{f}'") for f in ("0", "0.99", "60.5", "-5", "nan", "inf", "x", "")],
-    *[(dict(seed=s), "--seed", "whole number") for s in ("1.5", "x", "-1", "", 2**63, "9" * 5000)],
-    *[(dict(scale=s), "--scale", "from 1 to 16") for s in ("0", "17", "2.0", "x")],
-    (dict(size="1024*1024", scale=16), "--scale", "16384x16384"),
-    (dict(model="large"), "--model", "'large'"),
-    (dict(backend="abacus"), "--backend", "'abacus'"),
-    (dict(sampler="heun"), "--sampler", "invalid choice: 'heun'"),
-    (dict(dtype="int3"), "--dtype", "invalid choice: 'int3'"),
-    *[(dict(audio_cfg=s), "--audio-cfg", "from 1 to 10") for s in ("0.5", "11", "x")],
-    (dict(prompt="\udcff"), "--prompt", "valid UTF-8"),
-    *[(dict(edit_prompt=e), "--edit-prompt", "0 <= first <= last")
+    ({"image": "absent.png"}, "--image", "no such file: 'absent.png'"),
+    ({"image": "folder"}, "--image", "is a directory"),
+    ({"image": "empty"}, "--image", "is empty"),
+    ({"image": "pipe"}, "--image", "regular file"),
+    ({"image": "text.txt"}, "--image", "unknown image format"),
+    ({"image": "talk.wav"}, "--image", "unknown image format"),
+    *[({"image": f"cut.{s}"}, "--image", "cannot decode") for s in ("png", "jpg", "webp", "gif", "bmp")],
+    ({"image": "narrow.png"}, "--image", "at least 16 pixels"),
+    ({"image": "wide.png"}, "--image", "16385x16"),
+    ({"image": "big.png"}, "--image", "100 megapixels"),
+    ({"image": "bomb.png"}, "--image", "100 megapixels"),
+    ({"audio": "absent.wav"}, "--audio", "no such file: 'absent.wav'"),
+    ({"audio": "folder"}, "--audio", "is a directory"),
+    ({"audio": "empty"}, "--audio", "is empty"),
+    ({"audio": "pipe"}, "--audio", "regular file"),
+    ({"audio": "text.txt"}, "--audio", "no decoder reads"),
+    ({"audio": "face.png"}, "--audio", "no decoder reads"),
+    ({"audio": "none.wav"}, "--audio", "at least 0.1 s"),
+    ({"audio": "short.wav"}, "--audio", "0.062 s (1000 samples)"),
+    ({"audio": "half.wav", "fps": 1}, "--audio", "at least one video frame"),
+    ({"audio": "slow.wav"}, "--audio", "1000 Hz"),
+    ({"audio": "nan.wav"}, "--audio", "NaN or infinity at 1.250 s"),
+    ({"audio": "inf.wav"}, "--audio", "NaN or infinity at 2.000 s"),
+    ({"audio": "huge.wav"}, "--audio", "reaches 3.277e+04"),
+    ({"out": "folder"}, "--out", "is a directory"),
+    ({"out": "v.avi"}, "--out", ".mp4 or .mkv or .mov, got 'v.avi'"),
+    ({"out": "v"}, "--out", "ending in"),
+    ({"out": "nowhere/v.mp4"}, "--out", "does not exist"),
+    ({"out": "/proc/v.mp4"}, "--out", "cannot write in '/proc'"),
+    ({"out": "folder/../talk.mp4", "audio": "./talk.mp4"}, "--out", "also given as --audio"),
+    ({"report": "folder"}, "--report", "is a directory"),
+    ({"report": "r.txt"}, "--report", ".json"),
+    ({"report": "/proc/r.json"}, "--report", "cannot write in '/proc'"),
+    *[({"size": s}, "--size", "width first") for s in ("480", "480,832", "480*", "16 16", "16*16*16", "a*b", "")],
+    *[({"size": s}, "--size", "multiples of 16") for s in ("0*16", "8*16", "480*830", "4112*16", "16x99999")],
+    *[({"fps": f}, "--fps", f"from 1 to 60, got '{f}'") for f in ("0", "0.99", "60.5", "-5", "nan", "inf", "x", "")],
+    *[({"seed": s}, "--seed", "whole number") for s in ("1.5", "x", "-1", "", 2**63, "9" * 5000)],
+    *[({"scale": s}, "--scale", "from 1 to 16") for s in ("0", "17", "2.0", "x")],
+    ({"size": "1024*1024", "scale": 16}, "--scale", "16384x16384"),
+    ({"model": "large"}, "--model", "'large'"),
+    ({"backend": "abacus"}, "--backend", "'abacus'"),
+    ({"sampler": "heun"}, "--sampler", "invalid choice: 'heun'"),
+    ({"dtype": "int3"}, "--dtype", "invalid choice: 'int3'"),
+    *[({"audio_cfg": s}, "--audio-cfg", "from 1 to 10") for s in ("0.5", "11", "x")],
+    ({"prompt": "\udcff"}, "--prompt", "valid UTF-8"),
+    *[({"edit_prompt": e}, "--edit-prompt", "0 <= first <= last")
       for e in ("[2,1]=x", "[-1,1]=x", "[1]=x", "[0,1,2]=x", "[0.5,1]=x", "[a,b]=x", "[true,1]=x", "[]=x")],
-    *[(dict(edit_prompt=e), "--edit-prompt", ".json file, got") for e in ("hello", "[0,1]", "0,1=x", "")],
-    (dict(edit_prompt="absent.json"), "--edit-prompt", "no such file: 'absent.json'"),
-    (dict(edit_prompt="bad.json"), "--edit-prompt", "not valid JSON"),
-    (dict(edit_prompt="list.json"), "--edit-prompt", "to hold an object"),
-    *[(dict(edit_prompt=f"{e}.json"), "--edit-prompt", "0 <= first <= last") for e in ("span", "value", "half")],
-    (dict(image=None), "--image", "required"),
-    (dict(audio=None), "--audio", "required"),
-    (dict(out=None), "--out", "required"),
-    (dict(imag="face.png"), "--imag", "unrecognized"),
+    *[({"edit_prompt": e}, "--edit-prompt", ".json file, got") for e in ("hello", "[0,1]", "0,1=x", "")],
+    ({"edit_prompt": "absent.json"}, "--edit-prompt", "no such file: 'absent.json'"),
+    ({"edit_prompt": "bad.json"}, "--edit-prompt", "not valid JSON"),
+    ({"edit_prompt": "list.json"}, "--edit-prompt", "to hold an object"),
+    *[({"edit_prompt": f"{e}.json"}, "--edit-prompt", "0 <= first <= last") for e in ("span", "value", "half")],
+    ({"image": None}, "--image", "required"),
+    ({"audio": None}, "--audio", "required"),
+    ({"out": None}, "--out", "required"),
+    ({"imag": "face.png"}, "--imag", "unrecognized"),
 ]  # fmt: skip
 
 
@@ -157,6 +169,7 @@ def test_an_error_keeps_the_old_output(place, capsys):
     Path("v.mp4").write_text("precious")
     assert main(command(audio="nan.wav")) == 2
     assert Path("v.mp4").read_text() == "precious"
+    os.remove("v.mp4")
 
 
 def test_a_bug_shows_itself_and_leaves_nothing(place, monkeypatch):

@@ -1,5 +1,6 @@
 """Text, image and audio encoders against the released model's recorded tensors, and against files they must refuse."""
 
+import math
 import shutil
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from liveact_app.verify.golden import load, rel_l2
 from liveact_model.audio.wav2vec2 import Wav2Vec2AudioEncoder
 from liveact_model.audio.windows import latent_rows
 from liveact_model.errors import InputError
-from liveact_model.image.clip import CLIPImageEncoder
-from liveact_model.text.umt5 import UMT5TextEncoder, clean_prompt
+from liveact_model.image.clip import CLIPImageEncoder, CLIPShape
+from liveact_model.text.umt5 import UMT5Shape, UMT5TextEncoder, clean_prompt
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = ("t5_tiny", "clip_tiny", "wav2vec2_tiny", "audio_window")
@@ -122,7 +123,7 @@ def test_bfloat16_follows_the_parameters(case, bound):
         ("  a\t dog\n\n barks ", "a dog barks"),
         ("Tom &amp;amp; Jerry &lt;3", "Tom & Jerry <3"),
         ("&amp;amp;amp; is one too many", "&amp; is one too many"),
-        ("it’s “fine”", "it's \"fine\""),
+        ("it’s “fine”", 'it\'s "fine"'),
         ("cafe\u0301", "café"),
     ],
 )
@@ -185,3 +186,16 @@ def test_latent_rows_are_the_released_windows():
     for first_latent, n, frames in ((-1, 1, 5), (0, 0, 5), (0, 1, 0)):
         with pytest.raises(InputError, match="latent frames"):
             latent_rows(rows, first_latent, n, frames)
+
+
+def test_released_sizes():
+    """Tensor and parameter counts of the released files, from the shapes the loaders insist on."""
+    text = UMT5Shape(256384, 4096, 4096, 10240, 64, 24).released_keys()
+    image = CLIPShape(1280, 5120, 1024, 32, 14, 257).released_keys()
+    assert (len(text), len(image)) == (242, 392)
+    assert sum(map(math.prod, text.values())) == 5_680_910_336
+    assert CLIPShape(1280, 5120, 1024, 32, 14, 257).image_size == 224
+    encoder = UMT5TextEncoder({key: torch.empty(shape, device="meta") for key, shape in text.items()})
+    assert encoder.shape == UMT5Shape(256384, 4096, 4096, 10240, 64, 24)
+    tower = CLIPImageEncoder({key: torch.empty(shape, device="meta") for key, shape in image.items()})
+    assert (tower.clip_tokens, tower.clip_dim, len(tower.tower.encoder.layers)) == (257, 1280, 31)

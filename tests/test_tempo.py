@@ -31,6 +31,25 @@ def test_tempo_gives_exactly_the_samples_it_owes(fps):
     assert math.prod(factors(25 / fps)) == pytest.approx(25 / fps)
 
 
+@pytest.mark.parametrize("fps", (16, 20, 24, 30))
+def test_the_end_of_the_audio_is_kept(fps):
+    tone = 0.3 * torch.sin(torch.arange(56 * 320 + 300) * 0.2)
+    tempo = TempoStream(fps)
+    out = torch.cat([tempo.push(tone), tempo.close()])
+    assert out[-150:].abs().max() > 0.2
+
+
+def test_a_filter_that_runs_ahead_is_held_back(monkeypatch):
+    """Samples returned beyond round(n * fps / 25) could not be taken back if the audio ended there."""
+    tempo = TempoStream(20)
+    monkeypatch.setattr(tempo, "_filter", lambda block: torch.cat([block, block]))
+    for part in noise(3000).split(500):
+        tempo.push(part)
+        assert tempo.returned == tempo.length
+    tempo.close()
+    assert tempo.returned == 2400
+
+
 def test_tempo_at_25_is_the_identity():
     audio = noise(1920)
     tempo = TempoStream(25)

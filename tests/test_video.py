@@ -56,7 +56,7 @@ def test_round_trip(tmp_path, suffix, fps, rate, channels, scale):
         frames = list(file.decode(video=0))
         assert len(frames) == n and (frames[0].width, frames[0].height) == (64 * scale, 48 * scale)
         assert [round(f.time * fps) for f in frames] == list(range(n))
-        for k, frame in enumerate(frames):  # the order is right, and the tags name the matrix the colours were made with
+        for k, frame in enumerate(frames):  # in order, and tagged with the matrix the colours were made with
             pixels = frame.reformat(format="rgb24", src_colorspace=frame.colorspace).to_ndarray().astype(int)
             assert abs(pixels[24 * scale, 56 * scale] - k * 4 % 256).max() <= 6
             assert abs(pixels[24 * scale, 8 * scale] - (200, 40, 10)).max() <= 8
@@ -111,7 +111,7 @@ def test_frame_rate_is_exact():
     assert frame_rate(20) == 20 and frame_rate(29.97) == Fraction(2997, 100) and frame_rate(12.5) == Fraction(25, 2)
 
 
-# ---- files and signals -------------------------------------------------------------------------------------------------
+# ---- files and signals ----------------------------------------------------------------------------------------------
 
 
 def test_pending_file(tmp_path):

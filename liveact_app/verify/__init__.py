@@ -7,7 +7,7 @@ from pathlib import Path
 
 from liveact_model.errors import InputError
 
-from . import dit, encoders, sampler, window
+from . import dit, encoders, sampler, vae, window
 from .golden import Golden, Row, load
 
 REPLAYS: dict[str, Callable[[Golden], Iterator[Row]]] = {
@@ -18,6 +18,7 @@ REPLAYS: dict[str, Callable[[Golden], Iterator[Row]]] = {
     "memory": window.replay_memory,
     "rope": window.replay_rope,
     "sampler": sampler.replay,
+    **vae.REPLAYS,
     "t5": encoders.replay_t5,
     "wav2vec2": encoders.replay_wav2vec2,
 }

@@ -86,7 +86,7 @@ class MelStream:
         if samples.dim() != 1:
             raise InputError(f"samples must be one-dimensional (mono), got shape {list(samples.shape)}")
         self._received += len(samples)
-        self._samples = torch.cat([self._samples, samples.detach().to("cpu", torch.float32)])
+        self._samples = torch.cat([self._samples, samples.detach().to(self._window)])
         self._advance(self._computable())
 
     def close(self) -> None:

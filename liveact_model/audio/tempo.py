@@ -23,7 +23,7 @@ BLOCK = 320  # samples; atempo's output depends on how its input is cut when it 
 class TempoStream:
     """Stretch mono float32 audio at `sample_rate` Hz to exactly round(n * fps / 25) samples.
 
-    `push` returns what is ready (a few hundredths of a second late), `close` the rest. The result does not depend on
+    `push` returns what is ready (about a tenth of a second late), `close` the rest. The result does not depend on
     how the audio is cut into pushes. At 25 fps samples pass through untouched and no filter exists.
 
     Raises:
@@ -68,13 +68,13 @@ class TempoStream:
         return self._give_ready(self.length - self.returned)
 
     def close(self) -> Tensor:
-        """End of the audio: the remaining samples, zero-padded or cut so that the total is exactly `length`."""
-        if self._graph is not None:
-            last = [self._filter(self._waiting)] if len(self._waiting) else []
-            self._ready = torch.cat([self._ready, *last, self._filter(None)])
-            self._waiting = torch.empty(0)
+        """End of the audio: the samples still owed, so that the total is exactly `length`."""
         missing = self.length - self.returned
-        self._ready = torch.nn.functional.pad(self._ready, (0, max(0, missing - len(self._ready))))
+        # the filter keeps a window back and would drop it at its end of stream; silence behind it pushes it out
+        block = torch.nn.functional.pad(self._waiting, (0, BLOCK - len(self._waiting)))
+        while len(self._ready) < missing:
+            self._ready = torch.cat([self._ready, self._filter(block)])
+            block = torch.zeros(BLOCK)
         return self._give_ready(missing)
 
     def _give_ready(self, count: int) -> Tensor:
@@ -85,20 +85,18 @@ class TempoStream:
         self.returned += len(samples)
         return samples
 
-    def _filter(self, block: Tensor | None) -> Tensor:
-        """Pass one block (None: end of stream) through the graph and collect what comes out."""
+    def _filter(self, block: Tensor) -> Tensor:
+        """Pass one block through the graph and collect what comes out."""
         import av
 
-        frame = None
-        if block is not None:
-            frame = av.AudioFrame.from_ndarray(block.numpy()[None], format="flt", layout="mono")
-            frame.sample_rate, frame.time_base = self.sample_rate, Fraction(1, self.sample_rate)
+        frame = av.AudioFrame.from_ndarray(block.numpy()[None], format="flt", layout="mono")
+        frame.sample_rate, frame.time_base = self.sample_rate, Fraction(1, self.sample_rate)
         self._graph.push(frame)
         out = [torch.empty(0)]
         while True:
             try:
                 out.append(torch.from_numpy(self._graph.pull().to_ndarray().reshape(-1)))
-            except (av.error.BlockingIOError, av.error.EOFError):
+            except av.error.BlockingIOError:  # nothing more for now
                 return torch.cat(out)
 
 

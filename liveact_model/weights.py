@@ -1,0 +1,171 @@
+"""Loading avatars: the checkpoint that ships with the package, one trained here, or the released directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .avatar import Avatar
+from .config import DiTConfig
+from .errors import InputError
+from .keymap import export, infer_config, load
+from .model import DiT
+from .schedule import TIMESTEPS
+
+ASSETS = Path(__file__).parent / "assets"
+AVATARS = ("tiny",)
+"""Models that ship with the package."""
+
+FORMAT = "liveact-1"
+"""Marks a config.json of ours: {"format", "name", "size", "fps", "timesteps", "dit": {..}, "vae": {..}}."""
+
+PRECISIONS = ("auto", "float32", "bfloat16", "fp8")
+
+
+def load_avatar(
+    name_or_dir: str, dtype: str = "auto", wav2vec_dir: str | None = None, device: str | torch.device = "cpu"
+) -> Avatar:
+    """Load a model by name or directory.
+
+    dtype  "float32", "bfloat16", "fp8" (e4m3 weights, bf16 activations); "auto" is float32 on a CPU for the small
+           models, bf16 for the released one
+    wav2vec_dir  folder of the wav2vec2 encoder for a released checkpoint; default: `chinese-wav2vec2-base` in it
+    Raises InputError for an unknown name, or a missing, truncated or mis-shaped file (naming the first wrong key).
+    """
+    if dtype not in PRECISIONS:
+        raise InputError(f"dtype: expected one of {', '.join(PRECISIONS)}, got {dtype!r}")
+    folder = ASSETS / name_or_dir if name_or_dir in AVATARS else Path(name_or_dir)
+    if not folder.is_dir():
+        names = ", ".join(AVATARS)
+        raise InputError(f"model: expected one of {names}, or a checkpoint directory, got {name_or_dir!r}")
+    config = read_json(folder / "config.json")
+    with torch.no_grad():
+        if config.get("format") == FORMAT:
+            avatar = _load_ours(folder, config, "float32" if dtype == "auto" else dtype)
+        else:
+            avatar = _load_released(folder, config, "bfloat16" if dtype == "auto" else dtype, wav2vec_dir)
+        for part in (avatar.dit, avatar.vae, avatar.text, avatar.image, avatar.audio):
+            if isinstance(part, torch.nn.Module):
+                part.to(device)
+    return avatar
+
+
+def _load_ours(folder: Path, config: dict[str, Any], precision: str) -> Avatar:
+    from .audio.mel import MelEncoder
+    from .image.patches import PatchEncoder
+    from .text.words import WordEncoder
+    from .vae.tiny import TinyVAE
+
+    try:
+        dit_config, vae_args = DiTConfig.from_dict(config["dit"]), config["vae"]
+        size, fps = tuple(config["size"]), float(config["fps"])
+        timesteps = tuple(float(t) for t in config["timesteps"])
+        name = str(config["name"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"model: {folder / 'config.json'} lacks or garbles {error}") from error
+    with torch.device("meta"):
+        dit = DiT(dit_config)
+    load(dit, Tensors([folder / "dit.safetensors"]), precision, "dit.safetensors")
+    vae = TinyVAE(**vae_args)
+    _fill(vae, Tensors([folder / "vae.safetensors"]), "vae.safetensors")
+    z, latent = vae.z_dim, (size[1] // 8, size[0] // 8)
+    encoders = (WordEncoder(), PatchEncoder(z, *latent), MelEncoder())
+    return Avatar(name, dit, vae, *encoders, size, fps, timesteps)
+
+
+def _fill(module: torch.nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    wanted = module.state_dict()
+    for key, value in wanted.items():
+        if key not in state:
+            raise InputError(f"{what}: expected key {key} {list(value.shape)}, found none")
+        if state[key].shape != value.shape:
+            raise InputError(f"{what}: expected {key} of shape {list(value.shape)}, found {list(state[key].shape)}")
+    module.load_state_dict({k: state[k].float() for k in wanted})
+    module.requires_grad_(False).eval()
+
+
+def _load_released(folder: Path, config: dict[str, Any], precision: str, wav2vec_dir: str | None) -> Avatar:
+    from .audio.wav2vec2 import Wav2Vec2AudioEncoder
+    from .image.clip import CLIPImageEncoder
+    from .text.umt5 import UMT5TextEncoder
+    from .vae.wan import WanVAE
+
+    act = torch.float32 if precision == "float32" else torch.bfloat16
+    state = Tensors(dit_files(folder))
+    with torch.device("meta"):
+        dit = DiT(infer_config(state, config, "denoiser"))
+    load(dit, state, precision, "denoiser")
+    audio = Wav2Vec2AudioEncoder.from_directory(wav2vec_dir or folder / "chinese-wav2vec2-base")
+    return Avatar(
+        folder.name, dit, WanVAE.from_released(folder / "Wan2.1_VAE.pth", dtype=act),
+        UMT5TextEncoder.from_released(folder / "models_t5_umt5-xxl-enc-bf16.pth", folder / "google/umt5-xxl"),
+        CLIPImageEncoder.from_released(folder / "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"),
+        audio, (416, 720), 20.0, TIMESTEPS,
+    )  # fmt: skip
+
+
+def dit_files(folder: Path) -> list[Path]:
+    """The denoiser's safetensors: the shards of an index if there is one, else every matching file."""
+    stem = "diffusion_pytorch_model"
+    index = folder / f"{stem}.safetensors.index.json"
+    if index.is_file():
+        shards = read_json(index).get("weight_map", {}).values()
+        return [folder / s for s in dict.fromkeys(shards)]
+    found = sorted(folder.glob(f"{stem}*.safetensors"))
+    if not found:
+        raise InputError(f"model: expected {stem}*.safetensors in {str(folder)!r}, found none")
+    return found
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; InputError if the file is missing or holds something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"model: expected a readable JSON file {path}, got: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"model: expected a JSON object in {path}, got {type(value).__name__}")
+    return value
+
+
+class Tensors(Mapping[str, Tensor]):
+    """Tensors of several safetensors files, each read when asked for; shapes cost nothing (they stay on disk)."""
+
+    def __init__(self, files: list[Path]):
+        self._files = {}
+        for path in files:
+            try:
+                handle = safe_open(str(path), framework="pt")
+                self._files.update(dict.fromkeys(handle.keys(), handle))
+            except (OSError, SafetensorError) as error:
+                raise InputError(f"model: expected a complete safetensors file {path}, got: {error}") from error
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self._files[key].get_tensor(key)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+def save_ours(folder: Path, name: str, dit: DiT, vae_args: dict[str, Any], size: tuple[int, int], fps: float) -> None:
+    """Write config.json and dit.safetensors (released keys, bf16) beside a vae.safetensors already in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.bfloat16() for k, v in export(dit).items()}, folder / "dit.safetensors")
+    config = {
+        "format": FORMAT, "name": name, "size": list(size), "fps": fps, "timesteps": list(TIMESTEPS),
+        "dit": dit.config.to_dict(), "vae": vae_args,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
