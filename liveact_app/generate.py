@@ -4,6 +4,7 @@ import argparse
 import contextlib
 from typing import TYPE_CHECKING
 
+from liveact_app.backend import HELP
 from liveact_app.cli import EXIT_INTERRUPTED, picture_size, real_number, utf8_text, whole_number
 from liveact_app.job import VIDEO_SUFFIXES, Job, parse_edits
 from liveact_app.progress import note
@@ -79,8 +80,10 @@ def _add_method(group: "argparse._ArgumentGroup") -> None:
         choices=("renoise", "euler"), default="renoise")  # fmt: skip
     add("--audio-cfg", "audio guidance, 1 to 10; above 1 costs two more network passes a block",
         type=real_number(1, 10), metavar="S", default=1.0)  # fmt: skip
-    add("--backend", "run every op that has it with this backend (default: the best found)", metavar="NAME")
-    add("--dtype", "precision of the weights", choices=("auto", "float32", "bfloat16"), default="auto")
+    add("--backend", HELP, metavar="NAME")
+    add("--dtype", "precision of the weights", choices=("auto", "float32", "bfloat16", "fp8"), default="auto")
+    add("--device", "where to run: auto takes a GPU if there is one, else cpu, cuda or cuda:N",
+        metavar="DEVICE", default="auto")  # fmt: skip
 
 
 def run(

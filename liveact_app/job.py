@@ -39,6 +39,7 @@ class Job:
     seed: int = 42
     backend: str | None = None
     dtype: str = "auto"
+    device: str = "auto"
     wav2vec_dir: str | None = None
     sampler: str = "renoise"
     audio_cfg: float = 1.0

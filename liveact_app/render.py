@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from av.error import FFmpegError
 
+from liveact_app.backend import backends
 from liveact_app.job import Job
 from liveact_app.media.audio import AudioInfo, AudioReader, model_audio, scan
 from liveact_app.media.image import fit_image, read_image
@@ -40,14 +42,15 @@ def render(job: Job, path: str, stop: Interrupts, record_block: RecordBlock | No
     with contextlib.ExitStack() as stack:
         note(f"reading {job.image!r} and {job.audio!r}")
         picture, audio = read_image(job.image), scan(job.audio)
-        stack.enter_context(_backend(job.backend))
+        stack.enter_context(backends(job.backend))
         start = time.monotonic()
         # Imported only now: a bad picture or recording is reported before the encoders' libraries have loaded.
         from liveact_model.session import Session
         from liveact_model.weights import load_avatar
 
-        note(f"loading {job.model!r}")
-        avatar = load_avatar(job.model, dtype=job.dtype, wav2vec_dir=job.wav2vec_dir)
+        device = _device(job.device)
+        note(f"loading {job.model!r} on {device}")
+        avatar = load_avatar(job.model, dtype=job.dtype, wav2vec_dir=job.wav2vec_dir, device=device)
         size = job.size or tuple(avatar.default_size)
         rate = frame_rate(job.fps or avatar.default_fps)
         _check(job, size, rate, audio)
@@ -56,20 +59,21 @@ def render(job: Job, path: str, stop: Interrupts, record_block: RecordBlock | No
             audio_cfg=job.audio_cfg, sampler=job.sampler,
         )  # fmt: skip
         run = _Run(job, path, size, rate, audio, stack)
-        return run.go(session, avatar.name, time.monotonic() - start, stop, record_block)
+        return run.go(session, (avatar.name, device), time.monotonic() - start, stop, record_block)
 
 
-@contextlib.contextmanager
-def _backend(name: str | None) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        if name is not None:
-            from liveact_kernels.contract import use
-
-            try:
-                stack.enter_context(use(all=name))
-            except ValueError as error:
-                raise InputError(f"--backend: {error}") from error
-        yield
+def _device(name: str) -> str:
+    """The device to load on, tried out: a name torch knows may still not exist on this machine."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", name):
+        try:
+            torch.zeros(1, device=name)
+            return name
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise InputError(f"--device: {name!r} cannot be used here ({reason})") from error
+    raise InputError(f"--device: expected auto, cpu, cuda or cuda:N, got {name!r}")
 
 
 def _check(job: Job, size: tuple[int, int], rate: Fraction, audio: AudioInfo) -> None:
@@ -100,7 +104,7 @@ class _Run:
         self.writer = VideoWriter(path, container, size, float(rate), kept, job.scale)
 
     def go(
-        self, session: Any, model: str, prepare_s: float, stop: Interrupts, record_block: RecordBlock | None
+        self, session: Any, model: tuple[str, str], prepare_s: float, stop: Interrupts, record_block: RecordBlock | None
     ) -> Summary:
         start, interrupted = time.monotonic(), None
         try:
@@ -160,12 +164,15 @@ class _Run:
                 raise RuntimeError(f"the session ended {missing} video frames before the audio")
             yield np.repeat(last, missing, axis=0)
 
-    def _summary(self, model: str, prepare_s: float, generate_s: float, interrupted: str | None) -> Summary:
+    def _summary(
+        self, model: tuple[str, str], prepare_s: float, generate_s: float, interrupted: str | None
+    ) -> Summary:
         w, h = self.size
         return Summary(
-            out=self.job.out, model=model, size=(w, h), written_size=(w * self.job.scale, h * self.job.scale),
-            fps=float(self.rate), seed=self.job.seed, blocks=self.blocks, video_frames=self.writer.frames,
-            video_frames_wanted=self.wanted, audio_seconds=self.audio.seconds, prepare_seconds=prepare_s,
-            first_block_seconds=self.first_block_s, generate_seconds=generate_s, encode_seconds=self.encode_s,
-            peak_rss_bytes=peak_rss_bytes(), interrupted=interrupted,
+            out=self.job.out, model=model[0], device=model[1], size=(w, h),
+            written_size=(w * self.job.scale, h * self.job.scale), fps=float(self.rate), seed=self.job.seed,
+            blocks=self.blocks, video_frames=self.writer.frames, video_frames_wanted=self.wanted,
+            audio_seconds=self.audio.seconds, prepare_seconds=prepare_s, first_block_seconds=self.first_block_s,
+            generate_seconds=generate_s, encode_seconds=self.encode_s, peak_rss_bytes=peak_rss_bytes(),
+            interrupted=interrupted,
         )  # fmt: skip

@@ -16,6 +16,7 @@ class Summary:
 
     out: str
     model: str
+    device: str
     size: tuple[int, int]
     written_size: tuple[int, int]
     fps: float

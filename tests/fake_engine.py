@@ -65,7 +65,7 @@ class Session:
         return levels[:, None, None, None].expand(-1, *self.size, 3).contiguous()
 
 
-def load_avatar(name_or_dir, dtype="auto", wav2vec_dir=None):
+def load_avatar(name_or_dir, dtype="auto", wav2vec_dir=None, device="cpu"):
     if name_or_dir != "tiny":
         raise InputError(f"--model: expected tiny or a checkpoint directory, got {name_or_dir!r}")
     return SimpleNamespace(name="tiny", default_size=(64, 48), default_fps=20)

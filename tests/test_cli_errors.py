@@ -114,6 +114,8 @@ BAD = [
     ({"size": "1024*1024", "scale": 16}, "--scale", "16384x16384"),
     ({"model": "large"}, "--model", "'large'"),
     ({"backend": "abacus"}, "--backend", "'abacus'"),
+    ({"device": "gpu"}, "--device", "expected auto, cpu, cuda or cuda:N, got 'gpu'"),
+    ({"device": "cuda:99"}, "--device", "'cuda:99' cannot be used here ("),
     ({"sampler": "heun"}, "--sampler", "invalid choice: 'heun'"),
     ({"dtype": "int3"}, "--dtype", "invalid choice: 'int3'"),
     *[({"audio_cfg": s}, "--audio-cfg", "from 1 to 10") for s in ("0.5", "11", "x")],
@@ -175,9 +177,12 @@ def test_an_error_keeps_the_old_output(place, capsys):
 def test_a_bug_shows_itself_and_leaves_nothing(place, monkeypatch):
     monkeypatch.setattr(Session, "fail_at", 1)
     before = sorted(os.listdir())
-    with pytest.raises(RuntimeError, match="the engine broke"):
+    with pytest.raises(RuntimeError, match="the engine broke") as caught:
         main(command(report="r.json"))
     assert sorted(os.listdir()) == before
+    if os.path.isdir("/proc/self/fd"):  # while the traceback keeps everything alive
+        names = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+        assert not [name for name in names if ".liveact-" in name], caught
 
 
 def test_a_session_that_ends_early_is_a_bug(place, monkeypatch):

@@ -121,7 +121,7 @@ def test_report_and_summary(place, capsys):
     assert 2**25 < report["peak_rss_bytes"] < 2**36
     out, err = capsys.readouterr()
     assert out.count("\n") == 1 and f"'{place}/v.mp4': 88 video frames, 4.40 s, 64x48 at 20 fps; " in out
-    assert "loading 'tiny'" in err
+    assert "loading 'tiny' on cpu" in err
 
 
 def test_progress_lines_when_not_on_a_terminal(place, capsys, monkeypatch):

@@ -33,10 +33,10 @@ def fp8_linear_gelu(a8, a_scale, w8, w_scale, b):
 
 
 def fp8_linear_gate(a8, a_scale, w8, w_scale, b, x, gate):
-    """out = x + gate * product.  x [M, N] activations, gate [N] f32."""
+    """out = x + gate * product, the product as in fp8_linear.  x [M, N] activations, gate [N] f32; out in x's dtype."""
     return x.double() + gate.double() * _sum(a8, a_scale, w8, w_scale, b)
 
 
 def fp8_linear_residual(a8, a_scale, w8, w_scale, b, x):
-    """out = x + product.  x [M, N] activations."""
+    """out = x + product, the product as in fp8_linear.  x [M, N] activations; out in x's dtype."""
     return x.double() + _sum(a8, a_scale, w8, w_scale, b)

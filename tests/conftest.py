@@ -1,0 +1,16 @@
+"""Shared by all tests: one torch thread (two fight on two cores), and the recorded cases."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture
+def golden() -> Path:
+    """Folder of recorded cases of the released model."""
+    return GOLDEN

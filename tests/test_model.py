@@ -1,0 +1,176 @@
+"""The denoiser against independent derivations, and its training forward against generation."""
+
+import pytest
+import small
+import torch
+from torch.func import vmap
+
+from liveact_kernels.ops.kv_compress import STEADY
+from liveact_model.cache import TWO_RANK_RELEASED
+from liveact_model.config import DiTConfig, parse_size
+from liveact_model.embed import patchify
+from liveact_model.errors import InputError
+from liveact_model.precision import Linear
+from liveact_model.rope import pair_split, rope_table
+from liveact_train.dit import Clip, blocks_of, draw_timesteps, initialise, tokens_of, velocity_loss
+
+
+def inputs(dit, frames=22, seed=3):
+    """Random clip inputs at 2x2 tokens per latent frame."""
+    g = torch.Generator().manual_seed(seed)
+    c = dit.config
+
+    def r(*shape):
+        return torch.randn(*shape, generator=g)
+
+    return {
+        "z": r(c.out_dim, frames, 4, 4), "y": r(4 + c.out_dim, 14, 4, 4), "text": r(3, c.text_len, c.text_dim),
+        "image": r(c.clip_tokens, c.clip_dim), "audio": r(frames, 8, c.audio_blocks, c.audio_channels),
+    }  # fmt: skip
+
+
+def streamed(dit, x, t, audible=True):
+    """Generation's path: block by block, no gradients, memory written in place."""
+    window, time, out = dit.window(2, 2), dit.at(t), []
+    image = dit.image_kv(x["image"])
+    with torch.no_grad():
+        for i, frames in enumerate(blocks_of(x["z"].shape[1])):
+            y = x["y"][:, :6] if i == 0 else x["y"][:, 6:]
+            heard = dit.hear(x["audio"][max(1, frames.start) : frames.stop]) if audible else None
+            prompt = dit.prompt(x["text"][i], image)
+            out.append(dit(x["z"][:, frames].contiguous(), y, time, prompt, heard, window, i == 0))
+    return torch.cat(out)
+
+
+@pytest.mark.parametrize("grouping,separate", [("raster", False), ("temporal", True)])
+def test_training_forward_equals_generation(grouping, separate):
+    dit = small.dit(small.CONFIG.with_(grouping=grouping, separate_v_taps=separate))
+    x = inputs(dit)
+    args = [x["z"], torch.tensor([937.5]), *(x[n] for n in ("y", "text", "image", "audio"))]
+    with torch.enable_grad():
+        trained = Clip(dit, True)(*args)
+    assert torch.allclose(trained, streamed(dit, x, 937.5), atol=2e-5)
+    batched = vmap(Clip(dit, True))(*(a[None].expand(2, *a.shape) for a in args))
+    assert torch.allclose(batched[1], trained, atol=2e-5)
+
+
+def test_gradients_reach_every_parameter_and_the_memory_taps():
+    dit = initialise(small.dit(small.CONFIG.with_(separate_v_taps=True))).requires_grad_(True)
+    torch.nn.init.normal_(dit.head.head.weight)
+    dit.dtype = torch.bfloat16
+    x = {k: v[None] for k, v in inputs(dit).items()}
+    loss = velocity_loss(dit, x, torch.tensor([833.3]), torch.randn(x["z"].shape), True)
+    loss.backward()
+    dead = [n for n, p in dit.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    assert dead == []
+
+
+def test_the_window_is_all_that_connects_blocks():
+    """The third block changes with the first block's latents, through memory alone, and not with the image slots."""
+    dit = small.dit()
+    x = inputs(dit)
+    base = streamed(dit, x, 1000.0, audible=False)
+    for frames, which in (((1, 2), "reference"), ((3, 4), "long-term")):
+        y = dict(x, z=x["z"].clone())
+        y["z"][:, slice(*frames)] += 1
+        changed = (streamed(dit, y, 1000.0, audible=False) - base).abs()
+        assert changed[6 * 4 : 14 * 4].max() > 1e-4 and changed[14 * 4 :].max() > 1e-4, which
+
+
+def test_first_latent_frame_hears_nothing():
+    dit = small.dit(small.CONFIG.with_(num_layers=1))
+    x = inputs(dit, frames=6)
+    loud = dict(x, audio=x["audio"] * 3)
+    a, b = streamed(dit, x, 937.5), streamed(dit, loud, 937.5)
+    assert torch.equal(a[:4], b[:4]) and not torch.equal(a[4:], b[4:])
+
+
+def test_collapsed_padding_equals_all_padding_rows():
+    dit = small.dit()
+    x = inputs(dit)
+    rows = torch.randn(3, dit.config.text_len, dit.config.text_dim)
+    rows[:, 5:] = 0
+    full, short = dict(x, text=rows), dict(x, text=[r[:5] for r in rows])
+    assert torch.allclose(streamed(dit, full, 833.3), streamed(dit, short, 833.3), atol=1e-5)
+
+
+@pytest.mark.parametrize("precision,bound", [("bfloat16", 3e-2), ("fp8", 1e-1)])
+def test_lower_precision_stays_close(precision, bound):
+    exact, low = small.dit(), small.dit().to_precision(precision)
+    x = inputs(exact)
+    half = {k: v.to(low.dtype) for k, v in x.items()}
+    want, got = streamed(exact, x, 937.5), streamed(low, half, 937.5).float()
+    error = ((got - want).norm() / want.norm()).item()
+    assert 0 < error < bound
+
+
+def test_fp8_linears_are_no_worse_than_the_released_recipe(monkeypatch):
+    """Released: one scale per token and one per weight tensor, emulated in the float32 model."""
+    exact, ours, released = small.dit(), small.dit().to_precision("fp8"), small.dit()
+    x = inputs(exact)
+
+    def rounded(t, dims):
+        s = t.abs().amax(dims, keepdim=True).clamp_min(1e-12) / 448
+        return (t / s).to(torch.float8_e4m3fn).float() * s
+
+    want = streamed(exact, x, 937.5)
+    got = streamed(ours, {k: v.bfloat16() for k, v in x.items()}, 937.5).float()
+    plain = Linear._args
+    monkeypatch.setattr(Linear, "_args", lambda self, a: plain(self, rounded(a, -1)))
+    for module in released.modules():
+        if isinstance(module, Linear):
+            module.weight.data = rounded(module.weight.data, (0, 1))
+    recipe = streamed(released, x, 937.5)
+    assert 0.01 < (recipe - want).norm() / want.norm()
+    assert (got - want).norm() <= 1.1 * (recipe - want).norm()  # ours also rounds activations to bf16
+
+
+def test_precision_cannot_be_raised_again():
+    with pytest.raises(ValueError, match="load them again"):
+        small.dit().to_precision("fp8").to_precision("float32")
+
+
+def test_rope_table_is_the_definition():
+    table = rope_table(16, 3, 2, 4)
+    assert table.shape == (24, 8, 2) and pair_split(128) == (22, 21, 21) and pair_split(16) == (4, 2, 2)
+    frame, row, column = 2, 1, 3
+    token = (frame * 2 + row) * 4 + column
+    angles = [frame * 10000 ** (-i / 4) for i in range(4)]
+    angles += [row * 10000 ** (-i / 2) for i in range(2)] + [column * 10000 ** (-i / 2) for i in range(2)]
+    a = torch.tensor(angles, dtype=torch.float64)
+    assert torch.allclose(table[token].double(), torch.stack((a.cos(), a.sin()), -1), atol=1e-7)
+
+
+def test_patchify_order_is_channel_row_column():
+    x = torch.arange(3 * 2 * 4 * 6.0).reshape(3, 2, 4, 6)
+    tokens = patchify(x)
+    assert tokens.shape == (2 * 2 * 3, 12)
+    f, y, w, c, py, px = 1, 1, 2, 2, 0, 1
+    assert tokens[(f * 2 + y) * 3 + w, c * 4 + py * 2 + px] == x[c, f, 2 * y + py, 2 * w + px]
+    assert tokens_of(x)[(f * 2 + y) * 3 + w, (py * 2 + px) * 3 + c] == x[c, f, 2 * y + py, 2 * w + px]
+
+
+def test_schedules_fold_each_slot_once():
+    for schedule in (STEADY, TWO_RANK_RELEASED):
+        sources = [s for _, srcs in schedule for s in srcs]
+        assert sorted(sources) == list(range(2, 14)) and [slot for slot, _ in schedule] == [2, 3, 4, 5]
+
+
+def test_timesteps_are_the_samplers_and_the_first_is_silent():
+    g = torch.Generator().manual_seed(0)
+    drawn = [draw_timesteps(4, g) for _ in range(200)]
+    assert all((t == 1000).all() != audible for t, audible in drawn)
+    assert {round(v.item(), 1) for t, _ in drawn for v in t} == {1000.0, 937.5, 833.3}
+
+
+@pytest.mark.parametrize("text", ["512", "512*500", "0*512", "8192*512", "a*b", "512*512*3"])
+def test_bad_sizes(text):
+    with pytest.raises(InputError, match="--size: expected"):
+        parse_size(text)
+
+
+def test_bad_configs():
+    with pytest.raises(InputError, match="dim must be num_heads times"):
+        DiTConfig(dim=100, num_heads=3)
+    with pytest.raises(InputError, match="in_dim must be"):
+        DiTConfig(in_dim=16)

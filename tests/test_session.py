@@ -1,0 +1,170 @@
+"""The Session: what it depends on, what it must not depend on, and that nothing grows."""
+
+import gc
+import itertools
+
+import pytest
+import small
+import torch
+
+from liveact_kernels.contract import record
+from liveact_kernels.dispatch import CallList
+from liveact_model.errors import InputError
+from liveact_model.schedule import blocks_for, coefficients, noise, released_blocks
+from liveact_model.session import Session
+
+
+def run(blocks, chunk=1600, prompt="happy", avatar=None, **options):
+    """Video frames of some blocks, audio pushed in chunks as needed."""
+    session = Session(avatar or small.avatar(), small.picture(), prompt, **options)
+    audio = iter(small.speech(12).split(chunk))
+    out = []
+    for _ in range(blocks):
+        while not session.ready():
+            session.push_audio(next(audio))
+        out.append(session.next_block())
+    return session, out
+
+
+def test_block_lengths_and_types():
+    session, blocks = run(3)
+    assert [tuple(b.shape) for b in blocks] == [(21, 32, 32, 3), (32, 32, 32, 3), (32, 32, 32, 3)]
+    assert all(b.dtype == torch.uint8 for b in blocks)
+    assert session.video_frames_made == 85 and session.blocks_made == 3
+
+
+def test_frames_do_not_depend_on_how_audio_arrives():
+    (_, a), (_, b) = run(4, chunk=16000 * 12), run(4, chunk=777)
+    assert all(torch.equal(x, y) for x, y in zip(a, b))
+
+
+def test_seed_audio_prompt_sampler_and_guidance_all_matter():
+    def last(**options):
+        return run(3, **options)[1][-1].float()
+
+    base = last()
+    assert torch.equal(base, last())
+    for other in ({"seed": 1}, {"prompt": "angry"}, {"sampler": "euler"}, {"audio_cfg": 2.0}, {"fps": 25}):
+        assert (base - last(**other)).abs().max() > 0, other
+
+
+def test_prompt_change_keeps_memory_and_starts_at_the_next_block():
+    _, straight = run(4, prompt="happy")
+    session, blocks = run(2, prompt="happy")
+    session.push_audio(small.speech(12)[16000 * 4 :])
+    session.set_prompt("happy")
+    same = run(4, prompt="happy")[1]
+    assert all(torch.equal(a, b) for a, b in zip(straight[:2], blocks)) and torch.equal(same[3], straight[3])
+    session.set_prompt("angry")
+    assert not torch.equal(session.next_block(), straight[2])
+
+
+@pytest.mark.parametrize("options", [{}, {"eight_bit_memory": True}, {"audio_cfg": 1.5}])
+def test_memory_is_constant_from_the_first_block_on(options):
+    session, _ = run(1, **options)
+    session.push_audio(small.speech(12))
+    sizes = set()
+    for _ in range(5):
+        session.next_block()
+        sizes.add(session.memory_bytes())
+    assert len(sizes) == 1
+    slots, tokens, layers = 6, 4, 2
+    per_slot = 2 * tokens * 32 * 4 if "eight_bit_memory" not in options else 2 * tokens * (32 + 2 * 4)
+    windows = 5 if "audio_cfg" in options else 3  # guidance has none for the first step, which hears nothing
+    assert sizes == {slots * per_slot * layers * windows}
+
+
+def test_eight_bit_memory_changes_little_and_something():
+    plain, eight = run(4)[1], run(4, eight_bit_memory=True)[1]
+    assert torch.equal(plain[0], eight[0])
+    difference = (plain[-1].float() - eight[-1].float()).abs()
+    assert 0 < difference.mean() < 4
+
+
+def test_no_tensor_outlives_its_block():
+    session, _ = run(2)
+    session.push_audio(small.speech(30))
+
+    def held():
+        gc.collect()
+        return sum(t.nbytes for t in gc.get_objects() if isinstance(t, torch.Tensor))
+
+    counts = []
+    for _ in range(6):
+        session.next_block()
+        counts.append(held())
+    slack = 30 * 16000 * 4  # the pushed audio drains meanwhile
+    assert max(counts) - counts[0] <= 0 and counts[0] - min(counts) <= 2 * slack
+
+
+def test_done_and_ready_follow_the_audio():
+    session = Session(small.avatar(), small.picture(), "")
+    assert not session.ready() and not session.done
+    with pytest.raises(RuntimeError, match="push it"):
+        session.next_block()
+    session.push_audio(small.speech(1.0))
+    assert not session.ready()  # 20 of 23 video frames
+    session.push_audio(small.speech(0.2))
+    assert session.ready()
+    session.close_audio()
+    while not session.done:
+        session.next_block()
+    assert session.blocks_made == blocks_for(24) == 2
+
+
+@pytest.mark.parametrize(
+    "change,words",
+    [
+        ({"fps": 0.5}, "fps: expected 1 to 60, got 0.5"),
+        ({"sampler": "dpm"}, "sampler: expected one of renoise, euler, got 'dpm'"),
+        ({"audio_cfg": 0.0}, "audio_cfg: expected 1 to 10"),
+        ({"image": torch.zeros(3, 30, 32)}, "image: expected .* multiples of 16"),
+    ],
+)
+def test_bad_arguments(change, words):
+    args = {"image": small.picture(), "prompt": ""} | change
+    with pytest.raises(InputError, match=words):
+        Session(small.avatar(), **args)
+
+
+def test_bad_audio():
+    session = Session(small.avatar(), small.picture(), "")
+    for bad in (torch.tensor([0.0, float("nan")]), torch.zeros(2, 100)):
+        with pytest.raises(InputError, match="audio: expected finite mono"):
+            session.push_audio(bad)
+
+
+def test_scopes_name_block_step_and_layer():
+    session, _ = run(2)
+    session.push_audio(small.speech(12))
+    with record(CallList()) as calls:
+        session.next_block()
+    scopes = {c.scope for c in calls}
+    assert ("block[2]", "step[1]", "layer[1]") in scopes and all(s[0] == "block[2]" for s in scopes)
+    heard = {s[1] for s, name in ((c.scope, c.op.name) for c in calls) if name == "audio_attention"}
+    assert heard == {"step[1]", "step[2]"}  # the first denoise step hears nothing
+
+
+def test_noise_depends_on_its_key_alone():
+    a = noise((2, 3), 42, 5, 1)
+    torch.randn(10)
+    assert torch.equal(a, noise((2, 3), 42, 5, 1))
+    keys = list(itertools.product((42, 43), (0, 1), (0, 1)))
+    assert len({tuple(noise((4,), *k).tolist()) for k in keys}) == len(keys)
+
+
+def test_samplers_are_their_formulae():
+    latent, v, eps = torch.randn(3, 5, dtype=torch.float64)
+    s, t = 0.9375, 0.8333
+    c = coefficients("renoise", s, t)
+    want = (1 - t) * (latent - s * v) + t * eps
+    assert torch.allclose(c.c_latent * latent + c.c_velocity * v + c.c_noise * eps, want)
+    c = coefficients("euler", s, t)
+    assert torch.allclose(c.c_latent * latent + c.c_velocity * v + c.c_noise * eps, latent - (s - t) * v)
+    with pytest.raises(ValueError, match="renoise, euler"):
+        coefficients("dpm", s, t)
+
+
+def test_block_counts():
+    assert [blocks_for(n) for n in (1, 21, 22, 53, 54)] == [1, 1, 2, 2, 3]
+    assert [released_blocks(s, 20) for s in (0.5, 1.59, 1.6, 3.3)] == [1, 1, 2, 3]
