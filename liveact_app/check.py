@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from liveact_app.backend import HELP, backends
-from liveact_app.verify.report import Report
 
 EPILOG = """
 Each recorded case is a JSON sidecar and a safetensors file. Float32 variants must agree within 2e-5 (relative L2),
@@ -31,6 +30,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Replay, print a row per check, and return the exit code."""
     from liveact_app.verify import find, replay
+    from liveact_app.verify.report import Report
 
     with backends(args.backend):
         report = Report()

@@ -80,6 +80,8 @@ def _add_method(group: "argparse._ArgumentGroup") -> None:
         choices=("renoise", "euler"), default="renoise")  # fmt: skip
     add("--audio-cfg", "audio guidance, 1 to 10; above 1 costs two more network passes a block",
         type=real_number(1, 10), metavar="S", default=1.0)  # fmt: skip
+    group.add_argument("--eight-bit-memory", action="store_true",
+                       help="store memory slots as int8 keys and e4m3 values: half the bytes of bfloat16")  # fmt: skip
     add("--backend", HELP, metavar="NAME")
     add("--dtype", "precision of the weights", choices=("auto", "float32", "bfloat16", "fp8"), default="auto")
     add("--device", "where to run: auto takes a GPU if there is one, else cpu, cuda or cuda:N",
@@ -98,11 +100,16 @@ def run(
         record_block: called with the block number; the context it returns is entered while that block is made (audio
             features, denoising, decoding), so a recorder sees every op call of the block and nothing else.
         print_budget: called once with the summary after the video is in place, to print where the time went.
+
+    Both default to a `timing.FrameBudget`, whose table is printed before the summary.
     """
     from liveact_app.media.files import PendingFile
     from liveact_app.media.interrupt import Interrupted, Interrupts
     from liveact_app.render import render
+    from liveact_app.timing import FrameBudget
 
+    budget = FrameBudget()
+    record_block, print_budget = record_block or budget.block, print_budget or budget.print
     known = {name: value for name, value in vars(args).items() if name in Job.__dataclass_fields__}
     job = Job(**known, edits=parse_edits(args.edit_prompt))
     try:
@@ -121,7 +128,6 @@ def run(
         return EXIT_INTERRUPTED
     if summary.interrupted:
         note(f"interrupted by {summary.interrupted}; {job.out!r} holds what was made so far and can be played")
+    print_budget(summary)
     print(summary.text())
-    if print_budget:
-        print_budget(summary)
     return EXIT_INTERRUPTED if summary.interrupted else 0

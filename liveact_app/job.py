@@ -43,6 +43,7 @@ class Job:
     wav2vec_dir: str | None = None
     sampler: str = "renoise"
     audio_cfg: float = 1.0
+    eight_bit_memory: bool = False
     edits: tuple[Edit, ...] = ()
     scale: int = 1
     report: str | None = None

@@ -22,11 +22,13 @@ from liveact_app.media.interrupt import Interrupted, Interrupts
 from liveact_app.media.video import CONTAINERS, MAX_WRITTEN_SIDE_PX, VideoWriter, frame_rate
 from liveact_app.progress import note, show_progress
 from liveact_app.summary import Summary, peak_rss_bytes
+from liveact_model.config import BLOCK_LATENT_FRAMES, DiTConfig
 from liveact_model.errors import InputError
 
 RecordBlock = Callable[[int], AbstractContextManager]
 # The session counts audio after resampling, so it may see the end up to two video frames earlier.
 MAX_REPEATED_FRAMES = 2
+SMALL_FLOP = 1e8  # a few milliseconds of one core
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
@@ -54,12 +56,22 @@ def render(job: Job, path: str, stop: Interrupts, record_block: RecordBlock | No
         size = job.size or tuple(avatar.default_size)
         rate = frame_rate(job.fps or avatar.default_fps)
         _check(job, size, rate, audio)
+        if device == "cpu" and _is_small(avatar.dit.config, size):
+            torch.set_num_threads(1)
+        with AudioReader(job.audio) as pieces:
+            levels = avatar.measure_audio(map(torch.from_numpy, model_audio(pieces)), float(rate))
         session = Session(
             avatar, fit_image(picture, size), job.prompt_of(0), fps=float(rate), seed=job.seed,
-            audio_cfg=job.audio_cfg, sampler=job.sampler,
+            audio_cfg=job.audio_cfg, sampler=job.sampler, eight_bit_memory=job.eight_bit_memory, audio_levels=levels,
         )  # fmt: skip
         run = _Run(job, path, size, rate, audio, stack)
         return run.go(session, (avatar.name, device), time.monotonic() - start, stop, record_block)
+
+
+def _is_small(config: DiTConfig, size: tuple[int, int]) -> bool:
+    """Whether a block's largest product is too small to share: threads would wait longer than they save."""
+    rows = BLOCK_LATENT_FRAMES * size[0] * size[1] // 256
+    return 2 * rows * config.dim * config.ffn_dim < SMALL_FLOP
 
 
 def _device(name: str) -> str:

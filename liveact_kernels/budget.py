@@ -21,6 +21,9 @@ GROUPS = {
 """Rows of the frame budget: group -> op names or prefixes (`fp8_linear` covers its epilogue variants)."""
 
 
+OUTSIDE = "(outside ops)"
+
+
 def group_of(op: str) -> str:
     """The budget row an op belongs to; an op of no group is its own row."""
     for group, names in GROUPS.items():
@@ -122,7 +125,7 @@ class Tally:
             for n, s in sorted(self.seconds.items(), key=lambda item: -item[1])
         ]
         rest = total_seconds - sum(self.seconds.values())
-        return [*rows, ("(outside ops)", "", 0, 1e3 * rest / video_frames, rest / total_seconds)]
+        return [*rows, (OUTSIDE, "", 0, 1e3 * rest / video_frames, rest / total_seconds)]
 
 
 def check_groups() -> list[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .config import MASK_CHANNELS, VIDEO_FRAMES_PER_LATENT, WINDOW_SLOTS
 from .model import DiT
@@ -51,7 +52,11 @@ class AudioStream(Protocol):
 
 
 class AudioEncoder(Protocol):
-    """Mono float32 at sample_rate -> embeddings [blocks, channels] per video frame."""
+    """Mono float32 at sample_rate -> embeddings [blocks, channels] per video frame.
+
+    An encoder whose network normalises by the statistics of the whole audio also has `measure(pieces, fps)` and
+    takes what that returns as a second argument of `stream`; see `Avatar.measure_audio`.
+    """
 
     blocks: int
     channels: int
@@ -97,6 +102,25 @@ class Avatar:
     def anchor(self) -> Tensor:
         """A tensor that lives where the model lives: new tensors follow its device."""
         return self.dit.head.modulation
+
+    def to(self, device: torch.device | str) -> Avatar:
+        """Move every part that has weights, in place; data that a Session is given follows them when it is used."""
+        for part in (self.dit, self.vae, self.text, self.image, self.audio):
+            if isinstance(part, nn.Module):
+                part.to(device)
+        return self
+
+    def measure_audio(self, pieces: Iterable[Tensor], fps: float) -> Any | None:
+        """What `Session(audio_levels=...)` takes for a recording that exists: its statistics, in one cheap pass.
+
+        pieces  mono float32 samples [n] at 16 kHz in real time, in order and of any sizes
+        fps     of the Session
+        None (and nothing is read) where the audio encoder needs no statistics. A live stream has none to give: its
+        levels run along with it, so the same speech sounds slightly different to the network at its start.
+        Raises InputError for samples that are not mono or not finite.
+        """
+        measure = getattr(self.audio, "measure", None)
+        return None if measure is None else measure(pieces, fps)
 
 
 def conditioning(vae: VideoVAE, image: Tensor) -> Tensor:

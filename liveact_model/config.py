@@ -89,13 +89,3 @@ _RELEASED_NAMES = {
 NAMED = {"liveact-18b": DiTConfig()}
 """Architectures without weights in the package, for budgets, benchmarks and tests on the meta device."""
 
-
-def parse_size(text: str) -> tuple[int, int]:
-    """`"416*720"` -> (416, 720) = (width, height) in pixels; both multiples of 16 from 16 to 4096."""
-    parts = text.lower().replace("x", "*").split("*")
-    if len(parts) != 2 or not all(p.strip().isdigit() for p in parts):
-        raise InputError(f"--size: expected WIDTH*HEIGHT such as 512*512, got {text!r}")
-    size = (int(parts[0]), int(parts[1]))
-    if any(n % 16 or not 16 <= n <= 4096 for n in size):
-        raise InputError(f"--size: expected multiples of 16 from 16 to 4096, got {text!r}")
-    return size

@@ -156,7 +156,7 @@ def infer_config(state: Mapping[str, Tensor], values: dict, what: str = "checkpo
     )  # fmt: skip
 
 
-_FROM_CONFIG = ("num_heads", "text_len", "clip_tokens", "audio_window", "eps", "rope_theta", "memory", "grouping",
+_FROM_CONFIG = ("text_len", "clip_tokens", "audio_window", "eps", "rope_theta", "memory", "grouping",
                 "separate_v_taps", "audio_channels")  # fmt: skip
 
 

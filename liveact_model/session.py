@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -30,6 +32,7 @@ class Session:
     sampler     "renoise" (released) or "euler"
     audio_cfg   > 1 strengthens the audio at denoise steps 1 and 2, for two more forwards per block and as much memory
     eight_bit_memory  store memory slots as int8 keys and e4m3 values: half the bytes of bf16
+    audio_levels  `avatar.measure_audio(recording, fps)` where all the audio exists beforehand, else None
 
     Raises InputError for an unusable size, fps, sampler or guidance.
     """
@@ -37,12 +40,13 @@ class Session:
     def __init__(
         self, avatar: Avatar, image: Tensor, prompt: str, *, fps: float | None = None, seed: int = 42,
         sampler: str = "renoise", audio_cfg: float = 1.0, eight_bit_memory: bool = False,
+        audio_levels: Any | None = None,
     ):  # fmt: skip
         fps = avatar.default_fps if fps is None else fps
         _check(image, fps, sampler, audio_cfg)
         self.avatar, self.seed, self.sampler, self.audio_cfg = avatar, seed, sampler, audio_cfg
         self.fps, self.blocks_made = fps, 0
-        self._audio = avatar.audio.stream(fps)
+        self._audio = avatar.audio.stream(fps, *(() if audio_levels is None else (audio_levels,)))
         self._start(image, prompt, eight_bit_memory)
 
     @torch.no_grad()

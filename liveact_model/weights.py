@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 from .avatar import Avatar
 from .config import DiTConfig
 from .errors import InputError
-from .keymap import export, infer_config, load
+from .keymap import export, load
 from .model import DiT
 from .schedule import TIMESTEPS
 
@@ -41,6 +42,10 @@ def load_avatar(
     """
     if dtype not in PRECISIONS:
         raise InputError(f"dtype: expected one of {', '.join(PRECISIONS)}, got {dtype!r}")
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"device: expected a device that torch knows, got {device!r}") from error
     folder = ASSETS / name_or_dir if name_or_dir in AVATARS else Path(name_or_dir)
     if not folder.is_dir():
         names = ", ".join(AVATARS)
@@ -50,11 +55,10 @@ def load_avatar(
         if config.get("format") == FORMAT:
             avatar = _load_ours(folder, config, "float32" if dtype == "auto" else dtype)
         else:
-            avatar = _load_released(folder, config, "bfloat16" if dtype == "auto" else dtype, wav2vec_dir)
-        for part in (avatar.dit, avatar.vae, avatar.text, avatar.image, avatar.audio):
-            if isinstance(part, torch.nn.Module):
-                part.to(device)
-    return avatar
+            from .released import load_released
+
+            avatar = load_released(folder, config, "bfloat16" if dtype == "auto" else dtype, wav2vec_dir)
+        return avatar.to(place)
 
 
 def _load_ours(folder: Path, config: dict[str, Any], precision: str) -> Avatar:
@@ -91,36 +95,27 @@ def _fill(module: torch.nn.Module, state: Mapping[str, Tensor], what: str) -> No
     module.requires_grad_(False).eval()
 
 
-def _load_released(folder: Path, config: dict[str, Any], precision: str, wav2vec_dir: str | None) -> Avatar:
-    from .audio.wav2vec2 import Wav2Vec2AudioEncoder
-    from .image.clip import CLIPImageEncoder
-    from .text.umt5 import UMT5TextEncoder
-    from .vae.wan import WanVAE
-
-    act = torch.float32 if precision == "float32" else torch.bfloat16
-    state = Tensors(dit_files(folder))
-    with torch.device("meta"):
-        dit = DiT(infer_config(state, config, "denoiser"))
-    load(dit, state, precision, "denoiser")
-    audio = Wav2Vec2AudioEncoder.from_directory(wav2vec_dir or folder / "chinese-wav2vec2-base")
-    return Avatar(
-        folder.name, dit, WanVAE.from_released(folder / "Wan2.1_VAE.pth", dtype=act),
-        UMT5TextEncoder.from_released(folder / "models_t5_umt5-xxl-enc-bf16.pth", folder / "google/umt5-xxl"),
-        CLIPImageEncoder.from_released(folder / "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"),
-        audio, (416, 720), 20.0, TIMESTEPS,
-    )  # fmt: skip
-
-
 def dit_files(folder: Path) -> list[Path]:
-    """The denoiser's safetensors: the shards of an index if there is one, else every matching file."""
+    """The denoiser's safetensors: the shards of an index, else all shards of a numbered set, else every matching file.
+
+    Raises InputError naming the first file that is missing.
+    """
     stem = "diffusion_pytorch_model"
     index = folder / f"{stem}.safetensors.index.json"
     if index.is_file():
-        shards = read_json(index).get("weight_map", {}).values()
-        return [folder / s for s in dict.fromkeys(shards)]
-    found = sorted(folder.glob(f"{stem}*.safetensors"))
-    if not found:
-        raise InputError(f"model: expected {stem}*.safetensors in {str(folder)!r}, found none")
+        shards = read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not shards or not all(isinstance(s, str) for s in shards.values()):
+            raise InputError(f"model: expected weight_map in {index} to name a file for every key, got {shards!r:.80}")
+        found = [folder / s for s in dict.fromkeys(shards.values())]
+    else:
+        found = sorted(folder.glob(f"{stem}*.safetensors"))
+        if not found:
+            raise InputError(f"model: expected {stem}*.safetensors in {str(folder)!r}, found none")
+        if count := max(int(m[1]) if (m := re.search(r"-of-([0-9]{5})$", path.stem)) else 0 for path in found):
+            found = [folder / f"{stem}-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
+    for path in found:
+        if not path.is_file():
+            raise InputError(f"model: expected the denoiser's file {path}, found none")
     return found
 
 
@@ -160,12 +155,15 @@ class Tensors(Mapping[str, Tensor]):
         return len(self._files)
 
 
-def save_ours(folder: Path, name: str, dit: DiT, vae_args: dict[str, Any], size: tuple[int, int], fps: float) -> None:
+def save_ours(
+    folder: Path, name: str, dit: DiT, vae_args: dict[str, Any], size: tuple[int, int], fps: float,
+    timesteps: tuple[float, ...] = TIMESTEPS,
+) -> None:  # fmt: skip
     """Write config.json and dit.safetensors (released keys, bf16) beside a vae.safetensors already in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.bfloat16() for k, v in export(dit).items()}, folder / "dit.safetensors")
     config = {
-        "format": FORMAT, "name": name, "size": list(size), "fps": fps, "timesteps": list(TIMESTEPS),
+        "format": FORMAT, "name": name, "size": list(size), "fps": fps, "timesteps": list(timesteps),
         "dit": dit.config.to_dict(), "vae": vae_args,
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")

@@ -11,8 +11,10 @@ from liveact_train.data.clips import DataConfig, build
 from liveact_train.data.examples import ExampleConfig, write_examples
 from liveact_train.decoder import DecoderConfig, tune_decoder
 from liveact_train.dit import DiTConfigStage, train_dit
+from liveact_train.evaluate import EvaluateConfig, evaluate
 from liveact_train.latents import LatentConfig, encode_clips
 from liveact_train.probe import ProbeConfig, train_probe
+from liveact_train.ship import ShipConfig, ship
 from liveact_train.vae import VaeConfig, train_vae
 
 # One line per stage: the options are the fields of a frozen dataclass whose docstring is the help text.
@@ -23,6 +25,8 @@ STAGES: dict[str, tuple[type, Callable[[Any], None]]] = {
     "dit": (DiTConfigStage, train_dit),
     "decoder": (DecoderConfig, tune_decoder),
     "probe": (ProbeConfig, train_probe),
+    "ship": (ShipConfig, ship),
+    "evaluate": (EvaluateConfig, evaluate),
     "examples": (ExampleConfig, write_examples),
 }
 

@@ -12,6 +12,7 @@ from fake_engine import Session, modules
 from PIL import Image
 
 from liveact_app.cli import main
+from liveact_model.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -204,3 +205,12 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(place):
     assert done.returncode == 2, done.stderr
     assert "liveact: error: --out: cannot write" in done.stderr and "File too large" in done.stderr
     assert sorted(os.listdir()) == before
+
+
+def test_a_message_of_several_lines_becomes_one(place, capsys, monkeypatch):
+    def broken(*args, **kwargs):
+        raise InputError("model: expected two files,\n   found one")
+
+    monkeypatch.setattr(sys.modules["liveact_model.weights"], "load_avatar", broken)
+    assert main(command()) == 2
+    assert error_of(capsys) == "liveact: error: model: expected two files, found one"

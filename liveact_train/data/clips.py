@@ -33,6 +33,7 @@ class Clip:
     """One clip in memory; see the module docstring for the arrays."""
 
     identity: Identity
+    samples: Tensor  # [n] mono at 16 kHz
     video: Tensor
     mel: Tensor
     attributes: Tensor
@@ -56,6 +57,7 @@ def make_clip(seed: int, index: int, switch: float = 0.6, silence: float = 0.05)
     emotions, actions = list(EMOTIONS), list(ACTIONS)
     return Clip(
         identity=identity,
+        samples=torch.from_numpy(samples),
         video=render_uint8(identity, pose, SIZE),
         mel=mel,
         attributes=torch.stack([pose[name] for name in POSE], 1),

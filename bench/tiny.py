@@ -1,0 +1,105 @@
+"""How fast the shipped tiny model runs on this machine's CPU: model alone, and a whole `liveact generate`.
+
+    python bench/tiny.py [--blocks 40] [--out bench/results/cpu/tiny.jsonl]
+
+One JSON line per measurement, with commit, date, machine and versions; medians over blocks.
+"""
+
+import argparse
+import datetime
+import json
+import platform
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from liveact_app import generate
+from liveact_app.cli import build_parser
+from liveact_app.media.audio import AudioReader, model_audio
+from liveact_app.media.image import load_image
+from liveact_kernels.budget import Tally
+from liveact_kernels.contract import record
+from liveact_model.session import Session
+from liveact_model.weights import load_avatar
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def manifest() -> dict:
+    """What a row needs to be compared with another."""
+    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    with open("/proc/cpuinfo", encoding="utf-8") as info:
+        model = next((line.split(":")[1].strip() for line in info if line.startswith("model name")), "unknown")
+    return {
+        "schema": 1, "commit": commit.stdout.strip(), "date": datetime.date.today().isoformat(), "chip": model,
+        "cores": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version(),
+    }  # fmt: skip
+
+
+def model_speed(dtype: str, blocks: int) -> dict:
+    """Median video frames per second of steady blocks, denoising and decoding, one thread."""
+    avatar = load_avatar("tiny", dtype=dtype)
+    session = Session(avatar, load_image(str(ROOT / "examples/face.png"), avatar.default_size), "happy")
+    speech = torch.cat([torch.from_numpy(c) for c in model_audio(AudioReader(str(ROOT / "examples/speech.wav")))])
+    seconds, tally = [], Tally()
+    with record(tally):
+        for _ in range(blocks + 2):
+            while not session.ready():
+                session.push_audio(speech)
+            began = time.perf_counter()
+            session.next_block()
+            seconds.append(time.perf_counter() - began)
+    steady = sorted(seconds[2:])
+    median = statistics.median(steady)
+    return {
+        "what": "model", "dtype": dtype, "threads": torch.get_num_threads(), "blocks": blocks,
+        "backends": sorted(set(tally.backends.values())), "video_frames_per_second": round(32 / median, 1),
+        "p20_p80": [round(32 / steady[int(len(steady) * q)], 1) for q in (0.8, 0.2)],
+        "times_real_time": round(32 / median / avatar.default_fps, 2),
+    }  # fmt: skip
+
+
+def generation_speed() -> dict:
+    """A whole `liveact generate` of the example, encoding included."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        args = build_parser().parse_args([
+            "generate", "--image", str(ROOT / "examples/face.png"), "--audio", str(ROOT / "examples/speech.wav"),
+            "--out", str(Path(folder) / "a.mp4"), "--report", str(report), "--scale", "6",
+        ])  # fmt: skip
+        generate.run(args)
+        summary = json.loads(report.read_text())
+    return {
+        "what": "liveact generate --scale 6", "dtype": "float32", "threads": torch.get_num_threads(),
+        "video_frames_per_second": round(summary["video_frames_per_second"], 1),
+        "times_real_time": round(1 / summary["real_time_factor"], 2),
+        "encode_share": round(summary["encode_seconds"] / summary["generate_seconds"], 3),
+        "peak_rss_mib": round(summary["peak_rss_bytes"] / 2**20),
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Measure, print, append."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--blocks", type=int, default=40)
+    parser.add_argument("--out", type=Path, help="append the rows to this .jsonl file")
+    args = parser.parse_args()
+    about, rows = manifest(), []
+    torch.set_num_threads(1)
+    for dtype in ("float32", "bfloat16"):
+        rows.append(about | model_speed(dtype, args.blocks))
+    rows.append(about | generation_speed())
+    for row in rows:
+        print(json.dumps(row))
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        with open(args.out, "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""The frame budget that a generation prints: host time per op while its blocks were made."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+from liveact_app.summary import Summary
+
+
+class FrameBudget:
+    """Clocks the blocks of a run; constant in size however many there are.
+
+    Times are the host's around each op call: on a CPU that is the op, on a GPU only its launch (the profiling tools
+    measure devices).
+    """
+
+    def __init__(self) -> None:
+        from liveact_kernels.budget import Tally
+
+        self.tally, self.seconds = Tally(), 0.0
+
+    @contextlib.contextmanager
+    def block(self, number: int) -> Iterator[None]:
+        """Clock everything inside: audio features, denoising, decoding."""
+        from liveact_kernels.dispatch import record
+
+        began = time.perf_counter()
+        try:
+            with record(self.tally):
+                yield
+        finally:
+            self.seconds += time.perf_counter() - began
+
+    def print(self, summary: Summary) -> None:
+        """Print the table for a finished run."""
+        print(self.table(summary.video_frames, summary.encode_seconds))
+
+    def table(self, video_frames: int, encode_seconds: float) -> str:
+        """op, backend, calls, ms per video frame, share of all clocked time; writing the file is the last row."""
+        total = self.seconds + encode_seconds
+        from liveact_kernels.budget import OUTSIDE
+
+        lines = [f"{'op':22} {'backend':10} {'calls':>8} {'ms per video frame':>19} {'share':>7}"]
+        for op, backend, calls, ms, _ in self.tally.rows(video_frames, self.seconds):
+            op = "(VAE, audio, noise)" if op == OUTSIDE else op
+            lines.append(_line(op, backend, str(calls or ""), ms, ms * video_frames / 1e3 / total))
+        ms = 1e3 * encode_seconds / video_frames
+        lines.append(_line("(H.264, AAC, muxing)", "", "", ms, encode_seconds / total))
+        return "\n".join([*lines, _line("total", "", "", 1e3 * total / video_frames, 1.0)])
+
+
+def _line(op: str, backend: str, calls: str, ms: float, share: float) -> str:
+    return f"{op:22} {backend:10} {calls:>8} {ms:>19.3f} {share:>7.1%}"

@@ -1,0 +1,97 @@
+"""Launch configurations per chip, op and shape: measured ones from JSON, else the op's own heuristic.
+
+`<chip>.json` holds {"source": who measured, when, on which driver; "ops": {op: {label: {name: int}}}}, the label being
+the dims that decide ("M=9360,N=5120,K=13824,G=108"). Nothing is tuned while a video runs: a shape without an entry
+takes the heuristic that stands beside the kernel, and an entry may name only what it changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from importlib import resources
+from typing import NamedTuple
+
+import torch
+import triton
+
+
+class Limits(NamedTuple):
+    """What a kernel may use: name of the chip's table, compute capability (90 is 9.0), SMs, shared bytes per block."""
+
+    chip: str
+    arch: int
+    sms: int
+    shared: int
+
+
+Heuristic = Callable[..., dict[str, int]]
+
+TABLES = {80: "a100", 89: "l40s", 90: "h200", 100: "b200", 120: "rtx5090"}
+"""Table of each architecture when only the architecture is known: a compilation without the chip."""
+
+SHARED = {80: 166912, 89: 101376, 90: 232448, 100: 232448, 120: 101376}
+"""Largest dynamic shared memory of a block, in bytes (CUDA C++ programming guide, compute capabilities)."""
+
+COMPILE_SMS, INTERPRET_SMS = 132, 2
+"""SMs assumed without a device: the H200's when compiling; few in the interpreter, so that persistent loops loop."""
+
+_pinned: dict[str, int] = {}
+
+
+@functools.cache
+def _of_cuda(index: int) -> Limits:
+    facts = torch.cuda.get_device_properties(index)
+    arch = 10 * facts.major + facts.minor
+    chip = facts.name.lower().removeprefix("nvidia ").split()[0]
+    return Limits(chip, arch, facts.multi_processor_count, SHARED.get(arch, SHARED[89]))
+
+
+def limits(device: torch.device) -> Limits:
+    """Limits of a CUDA device; of the target that Triton compiles for when the tensors are on `meta`.
+
+    On the CPU only the interpreter runs, under an H200's limits: it then walks the tiles that the H200 walks.
+    """
+    if device.type == "cuda":
+        return _of_cuda(torch.cuda.current_device() if device.index is None else device.index)
+    arch, sms = 90, INTERPRET_SMS
+    if device.type == "meta":
+        arch, sms = triton.runtime.driver.active.get_current_target().arch, COMPILE_SMS
+    return Limits(TABLES.get(arch, "unknown"), arch, sms, SHARED.get(arch, SHARED[89]))
+
+
+@functools.cache
+def table(chip: str) -> Mapping[str, Mapping[str, Mapping[str, int]]]:
+    """{op: {label: configuration}} of a chip; empty when nothing was measured on it."""
+    path = resources.files(__name__) / f"{chip}.json"
+    return json.loads(path.read_text())["ops"] if path.is_file() else {}
+
+
+def label(**dims: int | str) -> str:
+    """`M=9360,N=5120`: the key of a configuration."""
+    return ",".join(f"{k}={v}" for k, v in dims.items())
+
+
+@functools.lru_cache(maxsize=4096)
+def _chosen(op: str, heuristic: Heuristic, at: Limits, dims: tuple) -> Mapping[str, int]:
+    named = dict(dims)
+    return heuristic(at, **named) | table(at.chip).get(op, {}).get(label(**named), {})
+
+
+def config(op: str, heuristic: Heuristic, at: Limits, **dims: int | str) -> Mapping[str, int]:
+    """Configuration of one call: `heuristic(at, **dims)`, overlaid by the chip's measured entry for these dims."""
+    chosen = _chosen(op, heuristic, at, tuple(dims.items()))
+    return {k: _pinned.get(k, v) for k, v in chosen.items()} if _pinned else chosen
+
+
+@contextlib.contextmanager
+def pinned(**values: int) -> Iterator[None]:
+    """Force parts of every configuration: how a tuner tries candidates, and how a test gets small tiles."""
+    global _pinned
+    old, _pinned = _pinned, _pinned | values
+    try:
+        yield
+    finally:
+        _pinned = old
