@@ -26,6 +26,12 @@ def described(matrix: torch.Tensor, rows: int, columns: int) -> TensorDescriptor
 
 
 @triton.jit
+def describe(src, rows, cols, pitch, R: tl.constexpr, C: tl.constexpr):
+    """A pointer as a descriptor made on the chip: what automatic warp specialisation on Hopper asks for."""
+    return tl.make_tensor_descriptor(src, [rows, cols], [pitch, 1], [R, C])
+
+
+@triton.jit
 def load_tile(src, row, col, pitch, rows, cols, R: tl.constexpr, C: tl.constexpr, TMA: tl.constexpr):
     """Box [R, C] at (row, col) of a [rows, cols] matrix with `pitch` elements between rows; 0 outside."""
     if TMA:

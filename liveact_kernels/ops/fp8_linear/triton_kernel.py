@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from liveact_kernels import tuned
-from liveact_kernels.common.tiles import described, gelu_tanh, load_tile, store_tile, tile_at, tma_takes
+from liveact_kernels.common.tiles import describe, described, gelu_tanh, load_tile, store_tile, tile_at, tma_takes
 
 E4M3_MAX, SCALE_FLOOR = tl.constexpr(448.0), tl.constexpr(1e-12)
 GROUP = 128  # columns of one half, and of one scale of a quantised output
@@ -87,11 +87,16 @@ def _finish(acc, out, out_scale, row_scale, w_scale, b, x, gate, om, on, M, N, T
 def fp8_linear_kernel(
     out, out_scale, a8, group_scale, row_scale, w8, w_scale, b, x, gate, M, N, K, G,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, HALVES: tl.constexpr, STEPS: tl.constexpr,
-    BAND: tl.constexpr, TMA: tl.constexpr, FLATTEN: tl.constexpr,
+    BAND: tl.constexpr, TMA: tl.constexpr, FLATTEN: tl.constexpr, WS: tl.constexpr,
 ):  # fmt: skip
     """Every epilogue that needs no more than its own 128 columns of a row."""
+    if WS:
+        a8, w8 = describe(a8, M, K, K, BM, BK), describe(w8, N, K, K, BN, BK)
+        out = describe(out, M, N, N, BM, BN)
+        if x is not None:
+            x = describe(x, M, N, N, BM, BN)
     tiles_m, tiles_n = tl.cdiv(M, BM), tl.cdiv(N, HALVES * BN)
-    for t in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), flatten=FLATTEN):
+    for t in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), flatten=FLATTEN, warp_specialize=WS):
         i, j = tile_at(t, tiles_m, tiles_n, BAND)
         om, on = i * BM, j * HALVES * BN
         first, second = _products(a8, group_scale, w8, om, on, M, N, K, G, BM, BN, BK, HALVES, STEPS, TMA)
@@ -102,7 +107,7 @@ def fp8_linear_kernel(
 
 def _heuristic(at: tuned.Limits, M: int, N: int, K: int, G: int) -> dict[str, int]:
     wide = triton.cdiv(M, 128) * triton.cdiv(N, 2 * GROUP) >= at.sms and at.shared >= 200_000
-    return {"bm": 128 if M > 64 else 64, "halves": 2 if wide else 1, "band": 8, "flatten": 1, "warps": 8 if M > 64 else 4, "stages": 3}
+    return {"bm": 128 if M > 64 else 64, "halves": 2 if wide else 1, "band": 8, "flatten": 0, "ws": 0, "warps": 8 if M > 64 else 4, "stages": 3}
 
 
 def _launch(out, out_scale, a8, a_scale, w8, w_scale, b, x=None, gate=None):
@@ -113,12 +118,13 @@ def _launch(out, out_scale, a8, a_scale, w8, w_scale, b, x=None, gate=None):
     tma = at.arch >= 90 and tma_takes(a8, w8, out, *([] if x is None else [x])) and (G == 1 or K // G % bk == 0)
     tiles = triton.cdiv(M, c["bm"]) * triton.cdiv(N, c["halves"] * GROUP)
     per_token, per_group = (a_scale, None) if G == 1 else (None, a_scale)
-    if tma:
+    ws = tma and bool(c["ws"])
+    if tma and not ws:
         a8, w8 = described(a8, c["bm"], bk), described(w8, GROUP, bk)
         out, x = (None if y is None else described(y, c["bm"], GROUP) for y in (out, x))
     fp8_linear_kernel[(min(at.sms, tiles),)](
         out, out_scale, a8, per_group, per_token, w8, w_scale, b, x, gate, M, N, K, G,
-        c["bm"], GROUP, bk, c["halves"], triton.cdiv(K // G, bk), c["band"], tma, bool(c["flatten"]),
+        c["bm"], GROUP, bk, c["halves"], triton.cdiv(K // G, bk), c["band"], tma, bool(c["flatten"]), ws,
         num_warps=c["warps"], num_stages=c["stages"],
     )  # fmt: skip
 
