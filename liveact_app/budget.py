@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     from liveact_app.dryrun import record_block
     from liveact_kernels.budget import Budget
     from liveact_kernels.hw import CHIPS
-    from liveact_model.config import NAMED
+    from liveact_model.config import BLOCK_VIDEO_FRAMES, NAMED
 
     for flag, value, known in (("--model", args.model, NAMED), ("--chip", args.chip, CHIPS)):
         if value not in known:
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     if args.ranks != 1:
         raise InputError(f"--ranks: expected 1, sequence parallelism is not built yet, got {args.ranks}")
     calls = record_block(args.model, args.size, args.precision)
-    budget = Budget.of(calls, CHIPS[args.chip], 32)
+    budget = Budget.of(calls, CHIPS[args.chip], BLOCK_VIDEO_FRAMES)
     if args.json:
         shape = {"model": args.model, "size": list(args.size), "ranks": args.ranks, "precision": args.precision}
         print(json.dumps(shape | budget.to_dict(), indent=1))

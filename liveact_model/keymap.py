@@ -12,6 +12,7 @@ from .config import PATCH, TAPS, DiTConfig
 from .errors import InputError
 from .model import DiT
 from .precision import Linear
+from .statedict import count_layers
 
 
 class Target(NamedTuple):
@@ -144,10 +145,9 @@ def infer_config(state: Mapping[str, Tensor], values: dict, what: str = "checkpo
     channels = values.get("audio_channels", c.audio_channels)
     rows = c.audio_window + 3
     audio_dim = size(f"{block}audio_cross_attn.kv_linear.weight", 1)
-    layers = 1 + max(int(k.split(".")[1]) for k in state if k.startswith("blocks."))
     heads = values.get("num_heads", max(1, d // 128))
     return c.with_(
-        dim=d, num_heads=heads, num_layers=layers, ffn_dim=size(f"{block}ffn.0.weight", 0),
+        dim=d, num_heads=heads, num_layers=count_layers(state, "blocks."), ffn_dim=size(f"{block}ffn.0.weight", 0),
         in_dim=size("patch_embedding.weight", 1), out_dim=size("head.head.weight", 0) // (PATCH * PATCH),
         freq_dim=size("time_embedding.0.weight", 1), text_dim=size("text_embedding.0.weight", 1),
         clip_dim=size("img_emb.proj.1.weight", 0), audio_hidden=size("audio_proj.proj2.weight", 0),

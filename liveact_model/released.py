@@ -16,11 +16,12 @@ from .errors import InputError
 from .keymap import infer_config, load
 from .model import DiT
 from .schedule import TIMESTEPS
+from .statedict import shape_of
 from .weights import Tensors, dit_files
 
 VAE_FILE = "Wan2.1_VAE.pth"
 TEXT_FILE = "models_t5_umt5-xxl-enc-bf16.pth"
-TOKENIZER_DIR = "google/umt5-xxl"
+TOKENIZER_DIR, TOKENIZER_FILES = "google/umt5-xxl", ("tokenizer.json", "spiece.model")
 IMAGE_FILE = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 AUDIO_DIR = "chinese-wav2vec2-base"
 
@@ -86,8 +87,11 @@ def _encoders(folder: Path, text_len: int, wav2vec_dir: str | Path | None) -> tu
             f"wav2vec_dir: expected the audio encoder's folder (config.json, preprocessor_config.json, weights) "
             f"{speech}, found none"
         )
+    tokenizer = folder / TOKENIZER_DIR
+    if tokenizer.is_dir() and not any((tokenizer / name).is_file() for name in TOKENIZER_FILES):
+        raise InputError(f"tokenizer_dir: expected {' or '.join(TOKENIZER_FILES)} in {tokenizer}, found neither")
     audio = Wav2Vec2AudioEncoder.from_directory(speech)
-    text = UMT5TextEncoder.from_released(folder / TEXT_FILE, folder / TOKENIZER_DIR, text_len)
+    text = UMT5TextEncoder.from_released(folder / TEXT_FILE, tokenizer, text_len)
     return audio, text, CLIPImageEncoder.from_released(folder / IMAGE_FILE)
 
 
@@ -104,9 +108,7 @@ def _check_config(config: Mapping[str, Any], where: Path) -> None:
 def _check_audio(state: Mapping[str, Tensor], audio: AudioEncoder) -> None:
     """The denoiser fixes only blocks x channels; how that splits is the encoder's to say."""
     key = "audio_proj.proj1_vf.weight"
-    if key not in state or state[key].ndim != 2:
-        raise InputError(f"denoiser: expected key {key} with 2 dimensions, found none")
-    width, each = state[key].shape[1], audio.blocks * audio.channels
+    width, each = shape_of(state, key, 2, "denoiser")[1], audio.blocks * audio.channels
     if width != LATTER_ROWS * each:
         raise InputError(
             f"wav2vec_dir: expected an audio encoder with blocks x channels = {width / LATTER_ROWS:g}, as the "
@@ -115,12 +117,7 @@ def _check_audio(state: Mapping[str, Tensor], audio: AudioEncoder) -> None:
 
 
 def _dit_config(state: Mapping[str, Tensor], values: dict[str, Any], where: Path) -> DiTConfig:
-    try:
-        inferred = infer_config(state, values, "denoiser")
-    except InputError:
-        raise
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise InputError(f"denoiser: expected tensors and {where} to describe a model, got: {error}") from error
+    inferred = infer_config(state, values, "denoiser")
     for theirs, ours in STORED.items():
         stated, found = values.get(theirs), getattr(inferred, ours)
         if stated not in (None, found):

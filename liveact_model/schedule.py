@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .config import BLOCK_VIDEO_FRAMES, FIRST_BLOCK_VIDEO_FRAMES
+
 TIMESTEPS = (1000.0, 937.5, 833.33333333)
 """Network inputs of the three denoise steps; sigma = t / 1000, and the last step ends at sigma 0."""
 
@@ -53,9 +55,9 @@ def noise(shape: tuple[int, ...], seed: int, block: int, step: int) -> Tensor:
 
 def blocks_for(video_frames: int) -> int:
     """Blocks that cover a number of video frames: 21 in the first, 32 in each later one; at least 1."""
-    return 1 + max(0, -(-(video_frames - 21) // 32))
+    return 1 + max(0, -(-(video_frames - FIRST_BLOCK_VIDEO_FRAMES) // BLOCK_VIDEO_FRAMES))
 
 
 def released_blocks(audio_seconds: float, fps: float) -> int:
     """Blocks that the released loop runs for an audio: it may stop short of the audio's last third of a second."""
-    return int(audio_seconds / (32 / fps)) + 1
+    return int(audio_seconds / (BLOCK_VIDEO_FRAMES / fps)) + 1

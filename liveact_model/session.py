@@ -14,7 +14,13 @@ from .attention import KeysValues
 from .audio.windows import latent_rows
 from .avatar import Avatar, conditioning
 from .cache import Window
-from .config import BLOCK_LATENT_FRAMES, FIRST_BLOCK_LATENT_FRAMES, PATCH
+from .config import (
+    BLOCK_LATENT_FRAMES,
+    BLOCK_VIDEO_FRAMES,
+    FIRST_BLOCK_LATENT_FRAMES,
+    FIRST_BLOCK_VIDEO_FRAMES,
+    PATCH,
+)
 from .errors import InputError
 from .schedule import SAMPLERS, blocks_for, coefficients, noise, sigmas
 
@@ -95,7 +101,8 @@ class Session:
     @property
     def video_frames_made(self) -> int:
         """Video frames returned so far."""
-        return 0 if self.blocks_made == 0 else 21 + 32 * (self.blocks_made - 1)
+        later = BLOCK_VIDEO_FRAMES * (self.blocks_made - 1)
+        return 0 if self.blocks_made == 0 else FIRST_BLOCK_VIDEO_FRAMES + later
 
     @property
     def done(self) -> bool:
@@ -105,7 +112,8 @@ class Session:
 
     def ready(self) -> bool:
         """Whether enough audio is there for the next block (its video frames and two more), or it is closed."""
-        need = self.video_frames_made + (32 if self.blocks_made else 21) + LOOK_AHEAD_VIDEO_FRAMES
+        block = BLOCK_VIDEO_FRAMES if self.blocks_made else FIRST_BLOCK_VIDEO_FRAMES
+        need = self.video_frames_made + block + LOOK_AHEAD_VIDEO_FRAMES
         return self._audio.total is not None or self._audio.ready >= need
 
     def memory_bytes(self) -> int:

@@ -29,8 +29,9 @@ def load_pickle(path: str | Path, what: str) -> dict[str, Tensor]:
         except RuntimeError:  # files older than torch 1.6 are not zip archives and cannot be mapped
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{what}: expected {path} to be a torch weight file, got: {reason}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
+        found = f"{path.stat().st_size} bytes that cannot be read as one ({reason})"
+        raise InputError(f"{what}: expected {path} to be a torch weight file, found {found}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{what}: expected {path} to hold a dict of named tensors, got {type(state).__name__}")
     return state

@@ -90,13 +90,13 @@ def other(write, *args):
 
 
 DAMAGES = {
-    "truncated text encoder": (cut(T5), rf"expected \S+{T5} to be a torch weight file, got: "),
-    "truncated image encoder": (cut(CLIP), rf"expected \S+{CLIP} to be a torch weight file, got: "),
-    "truncated VAE": (cut(VAE), rf"expected \S+{VAE} to be a torch weight file, got: "),
+    "truncated text encoder": (cut(T5), rf"expected \S+{T5} to be a torch weight file, found \d+ bytes"),
+    "truncated image encoder": (cut(CLIP), rf"expected \S+{CLIP} to be a torch weight file, found \d+ bytes"),
+    "truncated VAE": (cut(VAE), rf"expected \S+{VAE} to be a torch weight file, found \d+ bytes"),
     "truncated shard": (cut(SHARD), rf"expected a complete safetensors file \S+{SHARD}, got: "),
     "truncated audio encoder": (
         cut("chinese-wav2vec2-base/pytorch_model.bin"),
-        r"expected \S+pytorch_model.bin to be a torch weight file, got: ",
+        r"expected \S+pytorch_model.bin to be a torch weight file, found \d+ bytes",
     ),
     "no text encoder": (gone(T5), rf"expected a weight file \S+{T5}, but there is none"),
     "no image encoder": (gone(CLIP), rf"expected a weight file \S+{CLIP}, but there is none"),
@@ -105,7 +105,8 @@ DAMAGES = {
         gone("google/umt5-xxl"), r"tokenizer_dir: expected a directory with a tokenizer, got \S+google/umt5-xxl"
     ),
     "empty tokenizer": (
-        gone("google/umt5-xxl/tokenizer.json"), r"tokenizer_dir: expected a loadable tokenizer in \S+umt5-xxl, got: "
+        gone("google/umt5-xxl/tokenizer.json"),
+        r"tokenizer_dir: expected tokenizer.json or spiece.model in \S+umt5-xxl, found neither",
     ),
     "garbled tokenizer": (
         text("google/umt5-xxl/tokenizer.json", "{"), r"tokenizer_dir: expected a loadable tokenizer in \S+, got: "
@@ -128,11 +129,11 @@ DAMAGES = {
         tensor("blocks.0.norm_x.bias", None), r"denoiser: expected key blocks.0.norm_x.bias \[48\], found none"
     ),
     "a missing key that sizes are read from": (
-        tensor("audio_proj.proj1_vf.weight", None), r"denoiser: expected key audio_proj.proj1_vf.weight .* found none"
+        tensor("audio_proj.proj1_vf.weight", None), r"denoiser: key 'audio_proj.proj1_vf.weight' .* found no"
     ),
     "a key with a strange number": (
-        lambda folder: save_file({"blocks.x.norm": torch.zeros(1)}, folder / SHARD),
-        r"denoiser: expected .*blocks",
+        lambda folder: save_file(load_file(folder / SHARD) | {"blocks.x.norm": torch.zeros(1)}, folder / SHARD),
+        r"denoiser: unexpected key blocks.x.norm \[1\]",
     ),
     "a mis-shaped key of the VAE": (
         tensor("conv2.weight", (16, 16, 1, 1, 2), VAE),

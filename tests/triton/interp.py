@@ -9,7 +9,7 @@ shows each fault on the stock functions kept in STOCK: when a probe fails there,
 import numpy as np
 import torch
 import triton.language as tl
-import triton.runtime.interpreter as interp
+from triton.runtime import interpreter
 
 FLOATS = {
     tl.float32: torch.float32,
@@ -19,9 +19,9 @@ FLOATS = {
     tl.float8e5: torch.float8_e5m2,
 }
 STOCK = {
-    "convert": interp._convert_float,
-    "dot": interp.InterpreterBuilder.create_dot,
-    "cast": interp.InterpreterBuilder.cast_impl,
+    "convert": interpreter._convert_float,
+    "dot": interpreter.InterpreterBuilder.create_dot,
+    "cast": interpreter.InterpreterBuilder.cast_impl,
 }
 """The interpreter's own functions, for the probes."""
 
@@ -40,7 +40,7 @@ def _tensor(data: np.ndarray, dtype) -> torch.Tensor:
 def convert(data, src, dst, mode):
     """Round to nearest even; e4m3 and e5m2 saturate, as the chip's cvt.rn.satfinite does; NaN stays NaN."""
     src, dst = src.scalar, dst.scalar
-    toward_zero = mode is not None and mode == interp._ir.ROUNDING_MODE.RTZ
+    toward_zero = mode is not None and mode == interpreter._ir.ROUNDING_MODE.RTZ
     if src not in FLOATS or dst not in FLOATS or toward_zero:
         return STOCK["convert"](data, src, dst, mode)
     x = _tensor(data, src).float()
@@ -58,7 +58,7 @@ def dot(self, a, b, d, *rest):
         dtype = h.dtype.scalar
         if dtype not in FLOATS or dtype == tl.float32:
             return h
-        return interp.TensorHandle(_tensor(h.data, dtype).float().numpy(), tl.float32)
+        return interpreter.TensorHandle(_tensor(h.data, dtype).float().numpy(), tl.float32)
 
     return STOCK["dot"](self, wide(a), wide(b), d, *rest)
 
@@ -73,6 +73,6 @@ def cast(self, src, dst_type):
 
 def install() -> None:
     """Patch the interpreter of this process."""
-    interp._convert_float = convert
-    interp.InterpreterBuilder.create_dot = dot
-    interp.InterpreterBuilder.cast_impl = cast
+    interpreter._convert_float = convert
+    interpreter.InterpreterBuilder.create_dot = dot
+    interpreter.InterpreterBuilder.cast_impl = cast

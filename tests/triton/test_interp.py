@@ -64,9 +64,9 @@ def product(dot, dtype) -> tuple[np.ndarray, np.ndarray]:
     a, b = (torch.randn(s, generator=g).to(dtype) for s in ((8, 16), (16, 8)))
     kind = next(k for k, v in interp.FLOATS.items() if v == dtype)
     view = torch.uint8 if dtype.itemsize == 1 else torch.int16
-    a_, b_ = (interp.TensorHandle(t.view(view).numpy().view(interp._unsigned(kind)), kind) for t in (a, b))
-    zero = interp.TensorHandle(np.zeros((8, 8), np.float32), tl.float32)
-    return dot(interp.interp.interpreter_builder, a_, b_, zero, None, 0).data, (a.double() @ b.double()).numpy()
+    a_, b_ = (interp.interpreter.TensorHandle(t.view(view).numpy().view(interp._unsigned(kind)), kind) for t in (a, b))
+    zero = interp.interpreter.TensorHandle(np.zeros((8, 8), np.float32), tl.float32)
+    return dot(interp.interpreter.interpreter_builder, a_, b_, zero, None, 0).data, (a.double() @ b.double()).numpy()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn], ids=["bf16", "e4m3"])
@@ -82,8 +82,8 @@ def test_bf16_dot_patch_is_still_needed():
 
 
 def to_int8(cast, values):
-    x = interp.TensorHandle(np.array(values, np.float32), tl.float32)
-    return cast(interp.interp.interpreter_builder, x, tl.int8).data
+    x = interp.interpreter.TensorHandle(np.array(values, np.float32), tl.float32)
+    return cast(interp.interpreter.interpreter_builder, x, tl.int8).data
 
 
 def test_int8_cast_truncates_and_refuses_what_the_chip_leaves_undefined():

@@ -1,0 +1,83 @@
+"""`liveact doctor`: what this machine has, which kernels every op runs on, and whether they compute the right thing."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import platform
+
+from liveact_app.backend import HELP, backends
+
+EPILOG = """
+Every op's chosen backend is run on a small case and compared with its float64 reference.
+
+exit codes: 0 every op is right, 1 an op is wrong or fails, 2 unusable input
+"""
+
+LIBRARIES = ("torch", "triton", "transformers", "av", "soundfile", "soxr", "flash_attn", "sageattention", "deep_gemm")
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Register the subcommand."""
+    parser = commands.add_parser(
+        "doctor", help="what this machine has, and whether every op computes the right thing on it", epilog=EPILOG,
+        description="Print chip, driver, versions and what every op runs on, after testing it.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--backend", metavar="NAME", help=HELP)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report; 1 if an op fails."""
+    import torch
+
+    from liveact_kernels import selftest
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    print("\n".join(machine(torch)))
+    with backends(args.backend):
+        outcomes, seconds = selftest.run(device)
+    print(f"\n{'op':22} {'backend':10} {'verdict':8} why")
+    for o in outcomes:
+        print(f"{o.op:22} {o.backend:10} {'right' if o.ok else 'WRONG':8} {o.why if o.ok else o.said}")
+    wrong = [o.op for o in outcomes if not o.ok]
+    print(f"\n{len(outcomes) - len(wrong)} of {len(outcomes)} ops right on {device}, {seconds:.2f} s")
+    for line in advice(torch, device):
+        print(line)
+    return 1 if wrong else 0
+
+
+def machine(torch) -> list[str]:
+    """Chip, driver and versions, one line each."""
+    lines = [f"python {platform.python_version()} on {platform.platform()}"]
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            p = torch.cuda.get_device_properties(i)
+            lines.append(f"gpu {i}: {p.name}, sm_{p.major}{p.minor}, {p.total_memory / 2**30:.0f} GiB")
+        lines.append(f"cuda {torch.version.cuda}, driver {_driver(torch)}")
+    else:
+        lines.append(f"gpu: none that torch {torch.__version__} can use; {torch.get_num_threads()} CPU threads")
+    for name in LIBRARIES:
+        try:
+            lines.append(f"{name} {getattr(importlib.import_module(name), '__version__', '(no version)')}")
+        except Exception as error:
+            missing = isinstance(error, ModuleNotFoundError) and error.name == name
+            lines.append(f"{name}: {'not installed' if missing else f'fails to import: {error}'}")
+    return lines
+
+
+def _driver(torch) -> str:
+    version = torch._C._cuda_getDriverVersion() if hasattr(torch._C, "_cuda_getDriverVersion") else 0
+    return f"API {version // 1000}.{version % 1000 // 10}" if version else "unknown"
+
+
+def advice(torch, device: str) -> list[str]:
+    """How to get the faster kernels, where there are any."""
+    if device == "cpu":
+        return ["The fused kernels need an NVIDIA GPU; on a CPU every op runs on plain torch."]
+    try:
+        importlib.import_module("triton")
+        return []
+    except ModuleNotFoundError:
+        return ["Install triton (pip install liveact[triton]) for the fused kernels."]

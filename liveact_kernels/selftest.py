@@ -1,0 +1,62 @@
+"""Each op's chosen backend against its reference on its smallest case: never trust a version, run it."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+
+from . import ops  # noqa: F401 - fills the registry
+from .contract import REGISTRY, Op
+from .dispatch import STATE, backend_of, poisoned
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one op resolved to on a device, why, and whether it computes the right thing there."""
+
+    op: str
+    backend: str
+    why: str
+    ok: bool
+    said: str
+
+
+def reason(op: Op, device_type: str) -> str:
+    """Why `backend_of` answers as it does."""
+    if op.name in STATE.chosen:
+        return "chosen for this op"
+    if STATE.chosen.get("*") in op.backends:
+        return "chosen for all ops"
+    chosen = STATE.chosen.get("*")
+    return f"best it has on {device_type}" + (f"; it has no {chosen}" if chosen else "")
+
+
+def check(op: Op, device: torch.device | str = "cpu") -> Outcome:
+    """Run one op's smallest case with poisoned outputs; a backend that raises is reported, not hidden."""
+    device = torch.device(device)
+    case = min((c for c in op.cases if c.rung == "cpu"), key=lambda c: math.prod(_sizes(c.dims)))
+    backend = backend_of(op, device.type)
+    try:
+        inputs = op.make(case, device)
+        want = op.reference(**op.make(case))
+        with poisoned(), torch.no_grad():
+            got = op(**inputs)
+        got = tuple(None if g is None else g.cpu() for g in (got if isinstance(got, tuple) else (got,)))
+        bad = [f"{name}: {said}" for name, ok, said in op.check(got, want) if not ok]
+    except Exception as error:
+        bad = [f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"]
+    return Outcome(op.name, backend, reason(op, device.type), not bad, "; ".join(bad))
+
+
+def _sizes(dims: dict) -> list[int]:
+    return [v for v in dims.values() if type(v) is int]
+
+
+def run(device: torch.device | str = "cpu") -> tuple[list[Outcome], float]:
+    """Every op, and the seconds it took."""
+    began = time.perf_counter()
+    outcomes = [check(op, device) for op in REGISTRY.values()]
+    return outcomes, time.perf_counter() - began
