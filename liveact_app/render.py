@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from av.error import FFmpegError
 
 from liveact_app.backend import backends
 from liveact_app.job import Job
 from liveact_app.media.audio import AudioInfo, AudioReader, model_audio, scan
+from liveact_app.media.background import BackgroundWriter
 from liveact_app.media.image import fit_image, read_image
 from liveact_app.media.interrupt import Interrupted, Interrupts
 from liveact_app.media.video import CONTAINERS, MAX_WRITTEN_SIDE_PX, VideoWriter, frame_rate
@@ -108,12 +108,13 @@ class _Run:
                  stack: contextlib.ExitStack):  # fmt: skip
         self.job, self.size, self.rate, self.audio = job, size, rate, audio
         self.wanted = math.ceil(Fraction(audio.samples, audio.rate) * rate)
-        self.blocks, self.first_block_s, self.encode_s = 0, 0.0, 0.0
+        self.blocks, self.first_block_s = 0, 0.0
         # Two readers: the model looks ahead of the video, and either may hold only its own little piece.
         self.heard = model_audio(stack.enter_context(AudioReader(job.audio)))
         kept = stack.enter_context(AudioReader(job.audio))
         container = CONTAINERS[job.out[job.out.rindex(".") :].lower()]
-        self.writer = VideoWriter(path, container, size, float(rate), kept, job.scale)
+        writer = VideoWriter(path, container, size, float(rate), kept, job.scale)
+        self.writer = BackgroundWriter(writer, self._explain)
 
     def go(
         self, session: Any, model: tuple[str, str], prepare_s: float, stop: Interrupts, record_block: RecordBlock | None
@@ -124,34 +125,39 @@ class _Run:
                 for frames in self._frames(session, record_block or (lambda block: contextlib.nullcontext())):
                     self.first_block_s = self.first_block_s or time.monotonic() - start
                     with stop.deferred():
-                        self._timed(self.writer.write, frames)
+                        self.writer.write(frames)
                     update(self.writer.frames)
+                with stop.deferred():
+                    self.writer.drain()
+                update(self.writer.frames)
             stop.finishing()
-            self._timed(self.writer.close)
+            self.writer.close()
         except Interrupted as signal:
             stop.finishing()
-            if not self.writer.frames:
-                self.writer.abandon()
-                raise
             interrupted = signal.name
-            self._timed(self.writer.close)
+            self._finish_early()
         except BaseException:
             stop.finishing()
             self.writer.abandon()
             raise
         return self._summary(model, prepare_s, time.monotonic() - start, interrupted)
 
-    def _timed(self, action: Callable[..., None], *args: Any) -> None:
-        """Run a writer's action on the encoding clock; a full disk is the user's to solve, not a bug."""
-        start = time.monotonic()
+    def _finish_early(self) -> None:
+        """Close the file with what was made; called while handling the stop, which goes on if there is nothing."""
         try:
-            action(*args)
-        except (OSError, FFmpegError) as error:
-            if error.errno in DISK_ERRORS:
-                raise InputError(f"--out: cannot write {self.job.out!r} ({error.strerror})") from error
+            self.writer.drain()
+            if not self.writer.frames:
+                raise
+            self.writer.close()
+        except BaseException:
+            self.writer.abandon()
             raise
-        finally:
-            self.encode_s += time.monotonic() - start
+
+    def _explain(self, error: Exception) -> Exception:
+        """A full disk is the user's to solve, not a bug."""
+        if getattr(error, "errno", None) in DISK_ERRORS:
+            return InputError(f"--out: cannot write {self.job.out!r} ({error.strerror})")
+        return error
 
     def _frames(self, session: Any, record_block: RecordBlock) -> Iterator[np.ndarray]:
         """Blocks of frames uint8 [F, H, W, 3] until the whole recording is covered, the last one cut to its end."""
@@ -185,6 +191,6 @@ class _Run:
             written_size=(w * self.job.scale, h * self.job.scale), fps=float(self.rate), seed=self.job.seed,
             blocks=self.blocks, video_frames=self.writer.frames, video_frames_wanted=self.wanted,
             audio_seconds=self.audio.seconds, prepare_seconds=prepare_s, first_block_seconds=self.first_block_s,
-            generate_seconds=generate_s, encode_seconds=self.encode_s, peak_rss_bytes=peak_rss_bytes(),
+            generate_seconds=generate_s, encode_seconds=self.writer.seconds, peak_rss_bytes=peak_rss_bytes(),
             interrupted=interrupted,
         )  # fmt: skip

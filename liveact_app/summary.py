@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 class Summary:
     """What a generation made and what it took; times in seconds.
 
-    `generate_seconds` runs from the first pushed audio to the finished file and includes `encode_seconds` (conversion,
-    H.264, AAC, muxing); `prepare_seconds` is loading the model and encoding image and prompt; `first_block_seconds` is
-    the wait until the first frames exist. `interrupted` names the signal, or is None.
+    `generate_seconds` runs from the first pushed audio to the finished file; `encode_seconds` (conversion, H.264, AAC,
+    muxing) is spent beside it on another thread; `prepare_seconds` is loading the model and encoding image and prompt;
+    `first_block_seconds` is the wait until the first frames exist. `interrupted` names the signal, or is None.
     """
 
     out: str

@@ -22,11 +22,11 @@ class Session:
     fail_at = None
     last = None
 
-    def __init__(self, avatar, image, prompt, *, fps, seed=42, audio_cfg=1.0, sampler="renoise"):
+    def __init__(self, avatar, image, prompt, *, fps, seed=42, **options):
         assert image.dtype == torch.float32 and image.ndim == 3 and -1 <= image.min() and image.max() <= 1
         self.size, self.fps, self.prompts, self.pushed = image.shape[1:], fps, [prompt], 0
         self.total, self.made, self.blocks_made, self.ahead = None, 0, 0, 0
-        self.options = SimpleNamespace(seed=seed, audio_cfg=audio_cfg, sampler=sampler)
+        self.options = SimpleNamespace(seed=seed, **options)
         self.most_held_s = 0.0
         Session.last = self
 
@@ -68,7 +68,10 @@ class Session:
 def load_avatar(name_or_dir, dtype="auto", wav2vec_dir=None, device="cpu"):
     if name_or_dir != "tiny":
         raise InputError(f"--model: expected tiny or a checkpoint directory, got {name_or_dir!r}")
-    return SimpleNamespace(name="tiny", default_size=(64, 48), default_fps=20)
+    dit = SimpleNamespace(config=SimpleNamespace(dim=8, ffn_dim=8))
+    return SimpleNamespace(
+        name="tiny", default_size=(64, 48), default_fps=20, dit=dit, measure_audio=lambda pieces, fps: "levels"
+    )
 
 
 def modules():

@@ -81,11 +81,13 @@ def test_audio_is_pushed_as_it_is_needed(place):
 
 
 def test_options_reach_the_session_and_the_file(place):
-    more = ["--size", "96*32", "--scale", "3", "--seed", "7", "--sampler", "euler", "--audio-cfg", "1.7", "--fps", "25"]
+    more = ["--size", "96*32", "--scale", "3", "--seed", "7", "--sampler", "euler", "--audio-cfg", "1.7", "--fps", "25",
+            "--eight-bit-memory"]  # fmt: skip
     assert main(command(*more)) == 0
     s = Session.last
     assert (tuple(s.size), s.fps, vars(s.options)) == (
-        (32, 96), 25.0, {"seed": 7, "sampler": "euler", "audio_cfg": 1.7},
+        (32, 96), 25.0,
+        {"seed": 7, "sampler": "euler", "audio_cfg": 1.7, "eight_bit_memory": True, "audio_levels": "levels"},
     )  # fmt: skip
     with av.open("v.mp4") as file:
         video = file.streams.video[0]
@@ -120,7 +122,8 @@ def test_report_and_summary(place, capsys):
     assert 0 < report["encode_seconds"] < report["generate_seconds"]
     assert 2**25 < report["peak_rss_bytes"] < 2**36
     out, err = capsys.readouterr()
-    assert out.count("\n") == 1 and f"'{place}/v.mp4': 88 video frames, 4.40 s, 64x48 at 20 fps; " in out
+    assert out.splitlines()[0].startswith("op ")
+    assert f"'{place}/v.mp4': 88 video frames, 4.40 s, 64x48 at 20 fps; " in out
     assert "loading 'tiny' on cpu" in err
 
 

@@ -25,6 +25,11 @@ def described(matrix: torch.Tensor, rows: int, columns: int) -> TensorDescriptor
     return TensorDescriptor(matrix, list(matrix.shape), list(matrix.stride()), [rows, columns])
 
 
+def scratch(size: int, alignment: int, stream: int | None) -> torch.Tensor:
+    """Device memory for descriptors made on the chip, from torch's pool: some 128 bytes per program and descriptor."""
+    return torch.empty(size, dtype=torch.int8, device="cuda")
+
+
 @triton.jit
 def describe(src, rows, cols, pitch, R: tl.constexpr, C: tl.constexpr):
     """A pointer as a descriptor made on the chip: what automatic warp specialisation on Hopper asks for."""

@@ -1,7 +1,12 @@
-"""Rows of any width in registers: for kernels that read a row once, reduce over it and write it."""
+"""Rows of any width, held in registers: for kernels that read a row once, reduce over it and write it."""
+
+from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+SCALE_FLOOR = tl.constexpr(1e-12)  # an all-zero group keeps a finite scale: common.quantise.SCALE_FLOOR
+TO_NEAREST = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it leaves no room for a fraction
 
 
 def split(width: int) -> tuple[int, int]:
@@ -14,6 +19,65 @@ def split(width: int) -> tuple[int, int]:
 
 
 @triton.jit
+def inside(row, L, START: tl.constexpr, SIZE: tl.constexpr, C: tl.constexpr):
+    """[rows, SIZE] mask of the elements of columns START .. START + SIZE that a [L, C] matrix has."""
+    mask = (row < L)[:, None]
+    if START + SIZE > C:
+        mask = mask & (START + tl.arange(0, SIZE) < C)[None, :]
+    return mask
+
+
+@triton.jit
+def element(row, START: tl.constexpr, SIZE: tl.constexpr, C: tl.constexpr):
+    """[rows, SIZE] offsets into a [L, C] matrix.
+
+    The hint keeps 8 columns with a thread, as 16-byte loads of bf16 place them, for every dtype: codes then leave in
+    8-byte stores, still whole lines per warp, and no value passes through shared memory to change hands.
+    """
+    col = START + tl.arange(0, SIZE)
+    return tl.max_contiguous(row[:, None].to(tl.int64) * C + col[None, :], [1, 8])
+
+
+@triton.jit
+def load_part(src, row, L, START: tl.constexpr, SIZE: tl.constexpr, C: tl.constexpr):
+    """Columns START .. START + SIZE of these rows of a [L, C] matrix as float32; 0 outside it."""
+    mask = inside(row, L, START, SIZE, C)
+    return tl.load(src + element(row, START, SIZE, C), mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def store_part(dst, y, row, L, START: tl.constexpr, SIZE: tl.constexpr, C: tl.constexpr):
+    """Write float32 values to columns START .. START + SIZE of these rows, rounded once."""
+    at = dst + element(row, START, SIZE, C)
+    tl.store(at, y.to(dst.dtype.element_ty), mask=inside(row, L, START, SIZE, C))
+
+
+@triton.jit
+def load_vector(src, START: tl.constexpr, SIZE: tl.constexpr, C: tl.constexpr):
+    """[1, SIZE] float32 of a vector of C channels; 0 beyond it."""
+    row = tl.zeros((1,), tl.int32)
+    return load_part(src, row, 1, START, SIZE, C)
+
+
+@triton.jit
 def rsqrt(x):
-    """1 / sqrt(x), each step rounded to nearest: the chip's own rsqrt is off by two units of float32."""
+    """1 / sqrt(x), each step rounded to nearest: the chip's own rsqrt may be off by two units of float32."""
     return tl.div_rn(1.0, tl.sqrt_rn(x))
+
+
+@triton.jit
+def group_scale(largest, MOST: tl.constexpr):
+    """Scale of a group of codes from its largest magnitude: that becomes MOST, 448 for e4m3 and 127 for int8."""
+    return tl.maximum(tl.div_rn(largest, MOST), SCALE_FLOOR)
+
+
+@triton.jit
+def code(y, inverse, MOST: tl.constexpr):
+    """y / scale as a float32 that a cast to e4m3 or int8 keeps in range; int8 is rounded to nearest even here.
+
+    `inverse` is 1 / scale: one product per element, and a step of 2^-23 never moves a code by more than one.
+    """
+    q = tl.minimum(tl.maximum(y * inverse, -MOST), MOST)
+    if MOST == 127.0:
+        q = (q + TO_NEAREST) - TO_NEAREST
+    return q

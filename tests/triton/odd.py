@@ -3,6 +3,6 @@
 from liveact_kernels.contract import Case, bf16, f32
 
 ODD = {
-    "modulate": [Case("wide", L=3, C=1280, A=bf16), Case("narrow", L=9, C=2, A=f32)],
+    "modulate": [Case("wide", L=3, C=1280, A=bf16), Case("narrow", L=9, C=20, A=f32)],
 }
 """Op name -> cases; they join the op's own "cpu" cases in every test of this folder."""

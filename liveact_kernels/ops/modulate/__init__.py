@@ -22,7 +22,7 @@ modulate = Op(
     flops=lambda d: {"f32": 8 * d.L * d.C},
     tol=Rel(2.0, "fp32 statistics, one rounding of the output; a row of fp32 sums adds about one unit more in float32"),
     cases=_CASES,
-    backends={"torch": f"{__name__}.torch_backend:modulate"},
+    backends={"torch": f"{__name__}.torch_backend:modulate", "triton": f"{__name__}.triton_kernel:modulate"},
 )
 
 modulate_quant = Op(
@@ -36,5 +36,5 @@ modulate_quant = Op(
         "x_scale": Ulp(32, 1.0, "fp32 LayerNorm of a whole row, then a maximum"),
     },
     cases=_CASES,
-    backends={"torch": f"{__name__}.torch_backend:modulate_quant"},
+    backends={"torch": f"{__name__}.torch_backend:modulate_quant", "triton": f"{__name__}.triton_kernel:modulate_quant"},
 )

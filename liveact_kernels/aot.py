@@ -1,0 +1,219 @@
+"""Every Triton launch compiled for a named chip on a machine without one, and compared with a committed ledger.
+
+    python -m liveact_kernels.aot [--chip sm_90a ...] [--op NAME ...] [--update]
+
+Each op's launch runs on meta tensors of its real shapes, under a stub driver and with the launch itself stopped: what
+compiles is the specialisation (dtypes, constexprs, alignment, warps) that the chip would be given, not a copy of it.
+The process must not run under TRITON_INTERPRET. A launch names the instructions that it stands on in one line:
+
+    launch.requires_sass = ("QGMMA|HGMMA", "UTMALDG")   # on sm_90; alternatives with |
+
+It fails on a spill, on too much shared memory or on a missing instruction on sm_90, and on any change of the ledger;
+`--update` rewrites the ledger, and the commit says why. Registers depend on the compiler: versions have own ledgers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import triton
+from torch._subclasses.fake_tensor import FakeTensorMode
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
+
+from . import ops  # noqa: F401 - fills the registry
+from .contract import REGISTRY, Case, Op
+from .tuned import SHARED
+
+CHIPS = ("sm_90a", "sm_89", "sm_100a", "sm_120a")
+BOUND = 90  # the architecture on which faults fail the run; the others are compiled and recorded
+LEDGER = Path(__file__).parents[1] / "profiles" / "resources.json"
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+SPILLS = ("LDL", "STL")
+COUNTED = (
+    "QGMMA", "HGMMA", "IGMMA", "QMMA", "HMMA", "IMMA", "UTCQMMA", "UTCHMMA", "UTMALDG", "UTMASTG", "LDGSTS", "LDG",
+    "LDG.128", "STG", "STG.128", "BAR", "USETMAXREG", *SPILLS,
+)  # fmt: skip
+TOKENS = ("L", "M", "R")  # the dims that n ranks divide
+
+
+class StubDriver:
+    """What Triton asks of a driver before it launches; the architecture stands for the device's number."""
+
+    def __init__(self, arch: int):
+        self.arch = arch
+
+    def get_current_target(self) -> GPUTarget:
+        """The chip to compile for."""
+        return GPUTarget("cuda", self.arch, 32)
+
+    def get_current_device(self) -> int:
+        """A number per chip: Triton keeps compiled kernels per device."""
+        return self.arch
+
+    def get_current_stream(self, device: int) -> int:
+        """The default stream."""
+        return 0
+
+
+def meta_case(op: Op, case: Case) -> tuple[list[torch.Tensor | None], dict]:
+    """(outputs, arguments) of a case on meta: shapes, dtypes and strides, no memory."""
+    with FakeTensorMode():
+        fake = op.make(case)
+
+    def meta(shape, dtype):
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    args = {k: meta(v.shape, v.dtype) if isinstance(v, torch.Tensor) else v for k, v in fake.items()}
+    d = op.dims(args)
+    return [meta(s.shape(d), s.dtype_of(d)) if s.present(d) else None for s in op.out.values()], args
+
+
+def launched(op: Op, case: Case, arch: int) -> list:
+    """The kernels that one call of the op's triton backend launches, compiled for `arch`."""
+    triton.runtime.driver.set_active(StubDriver(arch))
+    kernels, run = [], JITFunction.run
+
+    def compile_only(self, *args, grid, warmup, **kw):
+        kernels.append(run(self, *args, grid=grid, warmup=True, **kw))
+        return kernels[-1]
+
+    outs, args = meta_case(op, case)
+    JITFunction.run = compile_only
+    try:
+        op.implementation("triton")(*outs, **args)
+    finally:
+        JITFunction.run = run
+    return kernels
+
+
+def measure(kernel) -> dict:
+    """Registers, spilled bytes, shared memory, warps, stages and counts of telling instructions of one kernel."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as f:
+        f.write(kernel.asm["cubin"])
+        f.flush()
+        use, sass = (
+            subprocess.run([TOOLS / tool, *flags, f.name], check=True, capture_output=True, text=True).stdout
+            for tool, *flags in (("cuobjdump", "-res-usage"), ("nvdisasm", "-c"))
+        )
+    numbers = {k: int(v) for k, v in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", use)}
+    found = Counter()
+    for opcode in re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]+)", sass, re.M):
+        name, *parts = opcode.split(".")
+        found.update([name] + ([f"{name}.128"] if "128" in parts else []))
+    return {
+        "regs": numbers["REG"],
+        "spill": numbers["STACK"] + numbers["LOCAL"],
+        "shared": kernel.metadata.shared,
+        "warps": kernel.metadata.num_warps,
+        "stages": kernel.metadata.num_stages,
+        "sass": {k: found[k] for k in COUNTED if found[k]},
+    }
+
+
+def faults(entry: dict, arch: int, requires: tuple[str, ...]) -> list[str]:
+    """What is wrong with a kernel whatever the ledger says."""
+    said = []
+    if entry["spill"] or any(entry["sass"].get(k) for k in SPILLS):
+        said.append(f"spills {entry['spill']} bytes")
+    if entry["shared"] > SHARED[arch]:
+        said.append(f"needs {entry['shared']} bytes of shared memory, a block has {SHARED[arch]}")
+    for wanted in requires if arch == BOUND else ():
+        if not any(entry["sass"].get(name) for name in wanted.split("|")):
+            said.append(f"has no {wanted} instruction")
+    return said
+
+
+def cases(op: Op) -> Iterator[tuple[str, Case]]:
+    """The op's real shapes, on one rank and on two."""
+    for case in op.cases:
+        if case.rung == "device":
+            yield case.id, case
+            halved = {k: v // 2 for k, v in case.dims.items() if k in TOKENS}
+            if halved and "P" not in case.dims:  # the window is whole on every rank
+                yield f"{case.id}/2", Case(case.id, rung="device", **case.dims | halved)
+
+
+def survey(names: list[str], arch: int) -> Iterator[tuple[str, dict, list[str]]]:
+    """(key, numbers, faults) of every distinct kernel of the named ops on one chip."""
+    for op in (REGISTRY[n] for n in names):
+        if "triton" not in op.backends:
+            continue
+        seen = set()
+        for label, case in cases(op):
+            for kernel in launched(op, case, arch):
+                if kernel.hash in seen:
+                    continue
+                seen.add(kernel.hash)
+                entry = measure(kernel)
+                requires = getattr(op.implementation("triton"), "requires_sass", ())
+                yield f"{op.name}/{label}/{kernel.metadata.name}", entry, faults(entry, arch, requires)
+
+
+def changes(old: dict, new: dict) -> list[str]:
+    """Differences between two ledgers of one chip, in words."""
+    said = [f"{key}: not in the ledger" for key in new.keys() - old.keys()]
+    said += [f"{key}: in the ledger, but no longer compiled" for key in old.keys() - new.keys()]
+    for key in old.keys() & new.keys():
+        said += [
+            f"{key}: {field} was {old[key].get(field)}, is {new[key].get(field)}"
+            for field in old[key].keys() | new[key].keys()
+            if old[key].get(field) != new[key].get(field)
+        ]
+    return sorted(said)
+
+
+def describe(entry: dict) -> str:
+    """One line of numbers."""
+    sass = " ".join(f"{k}:{v}" for k, v in entry["sass"].items())
+    return f"{entry['regs']:4} regs  {entry['shared']:6} B shared  {entry['warps']:2} warps  {sass}"
+
+
+def save(ledger: dict) -> None:
+    """One kernel per line, so that a change of the ledger reads as one."""
+    text = json.dumps(ledger, indent=1, sort_keys=True)
+    text = re.sub(r"\n {5,}", " ", re.sub(r"\n {4}\}", " }", text))
+    LEDGER.parent.mkdir(exist_ok=True)
+    LEDGER.write_text(text + "\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compile, print, compare; 1 when anything is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m liveact_kernels.aot", description=__doc__.split("\n")[0])
+    parser.add_argument("--chip", nargs="+", default=CHIPS, help=f"default: {' '.join(CHIPS)}")
+    parser.add_argument("--op", nargs="+", choices=[*REGISTRY], default=[*REGISTRY], metavar="NAME", help="default: all")
+    parser.add_argument("--update", action="store_true", help="write the ledger instead of comparing with it")
+    args = parser.parse_args(argv)
+    if os.environ.get("TRITON_INTERPRET"):
+        parser.error("TRITON_INTERPRET is set: the interpreter compiles nothing")
+    ledger = json.loads(LEDGER.read_text()) if LEDGER.is_file() else {}
+    own = ledger.setdefault(f"triton {triton.__version__}", {})
+    wrong = []
+    for chip in args.chip:
+        arch, table = int(re.sub(r"\D", "", chip)), {}
+        for key, entry, bad in survey(args.op, arch):
+            table[key] = entry
+            print(f"{chip:8} {key:64} {describe(entry)}", *[f"  !! {b}" for b in bad], flush=True)
+            wrong += [f"{chip} {key} {b}" for b in bad if arch == BOUND]
+        others = {k: v for k, v in own.get(chip, {}).items() if k.split("/")[0] not in args.op}
+        if not args.update:
+            wrong += [f"{chip} {line}" for line in changes(own.get(chip, {}), others | table)]
+        own[chip] = others | table
+    if args.update:
+        save(ledger)
+    print(*wrong, sep="\n", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

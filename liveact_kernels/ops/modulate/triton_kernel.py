@@ -1,0 +1,92 @@
+"""LayerNorm, multiplier and offset, with or without quantisation: each row is read once and written once."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from liveact_kernels import tuned
+from liveact_kernels.common.triton_rows import (
+    code,
+    group_scale,
+    inside,
+    load_part,
+    load_vector,
+    rsqrt,
+    split,
+    store_part,
+)
+
+
+@triton.jit
+def _centred(x, mean, row, L, START: tl.constexpr, SIZE: tl.constexpr, C: tl.constexpr):
+    """x - mean, and 0 in the padding, which must not count as variance."""
+    y = x - mean
+    if START + SIZE > C:
+        y = tl.where(inside(row, L, START, SIZE, C), y, 0.0)
+    return y
+
+
+@triton.jit
+def _affine(x, inverse, mul, add, START: tl.constexpr, SIZE: tl.constexpr, C: tl.constexpr):
+    return x * inverse * load_vector(mul, START, SIZE, C) + load_vector(add, START, SIZE, C)
+
+
+@triton.jit
+def modulate_kernel(
+    out, out_scale, x, mul, add, L, eps,
+    C: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """ROWS rows of a [L, C] matrix; out_scale None: no quantisation. Two parts because C is no power of two."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    a = load_part(x, row, L, 0, HEAD, C)
+    total = tl.sum(a, 1)
+    if TAIL:
+        b = load_part(x, row, L, HEAD, TAIL, C)
+        total += tl.sum(b, 1)
+    mean = (total * (1.0 / C))[:, None]
+
+    a = _centred(a, mean, row, L, 0, HEAD, C)
+    total = tl.sum(a * a, 1)
+    if TAIL:
+        b = _centred(b, mean, row, L, HEAD, TAIL, C)
+        total += tl.sum(b * b, 1)
+    inverse = rsqrt(total * (1.0 / C) + eps)[:, None]
+
+    a = _affine(a, inverse, mul, add, 0, HEAD, C)
+    if TAIL:
+        b = _affine(b, inverse, mul, add, HEAD, TAIL, C)
+    if out_scale is not None:
+        largest = tl.max(tl.abs(a), 1)
+        if TAIL:
+            largest = tl.maximum(largest, tl.max(tl.abs(b), 1))
+        scale = group_scale(largest, 448.0)
+        tl.store(out_scale + row, scale, mask=row < L)
+        per_code = tl.div_rn(1.0, scale)[:, None]
+        a = code(a, per_code, 448.0)
+        if TAIL:
+            b = code(b, per_code, 448.0)
+    store_part(out, a, row, L, 0, HEAD, C)
+    if TAIL:
+        store_part(out, b, row, L, HEAD, TAIL, C)
+
+
+def _heuristic(at: tuned.Limits, L: int, C: int) -> dict[str, int]:
+    return {"rows": 2 if L >= 4 * at.sms else 1, "warps": 4 if C > 1024 else 2}
+
+
+def _launch(out, out_scale, x, mul, add, eps):
+    L, C = x.shape
+    c = tuned.config("modulate", _heuristic, tuned.limits(x.device), L=L, C=C)
+    grid = (triton.cdiv(L, c["rows"]),)
+    modulate_kernel[grid](out, out_scale, x, mul, add, L, eps, C, *split(C), c["rows"], num_warps=c["warps"])
+
+
+def modulate(out, x, mul, add, eps=1e-6):
+    """See reference.modulate."""
+    _launch(out, None, x, mul, add, eps)
+
+
+def modulate_quant(x8, x_scale, x, mul, add, eps=1e-6):
+    """See reference.modulate_quant."""
+    _launch(x8, x_scale, x, mul, add, eps)
