@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import nvtx
+import torch
 
 if TYPE_CHECKING:
     from .contract import Op
@@ -124,7 +125,10 @@ def use(**backends: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def scope(label: str) -> Iterator[None]:
-    """Name the calls inside: session > block > step > layer. An NVTX range when NVTX is on."""
+    """Name the calls inside: session > block > step > layer. An NVTX range when NVTX is on; nothing while tracing."""
+    if torch.compiler.is_compiling():
+        yield
+        return
     STATE.scopes.append(label)
     push(label)
     try:

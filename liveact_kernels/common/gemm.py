@@ -78,7 +78,7 @@ def _finish(
         rows = om + tl.arange(0, acc.shape[0])
         scale = tl.maximum(tl.max(tl.abs(y), 1) / E4M3_MAX, SCALE_FLOOR)
         at = out_scale + rows * (N // acc.shape[1]) + on // acc.shape[1]
-        tl.store(at, scale, mask=(rows < M) & (on < N))
+        tl.store(at, scale, mask=rows < tl.where(on < N, M, 0))
         y *= (1.0 / scale)[:, None]
     if gate is not None:
         cols = on + tl.arange(0, acc.shape[1])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from liveact_kernels import tuned
+
 SCALE_FLOOR = tl.constexpr(1e-12)  # an all-zero group keeps a finite scale: common.quantise.SCALE_FLOOR
 TO_NEAREST = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it leaves no room for a fraction
 
@@ -16,6 +18,12 @@ def split(width: int) -> tuple[int, int]:
     """
     head = 1 << (width.bit_length() - 1)
     return head, triton.next_power_of_2(width - head) if width > head else 0
+
+
+def rows_heuristic(at: tuned.Limits, L: int, C: int) -> dict[str, int]:
+    """One row per program on a chip: it needs few registers, so many programs keep loads in flight, and every tile
+    has one shape, so no value changes threads. The interpreter pays per program, not per element: 16 rows there."""
+    return {"rows": 16 if at.sms == tuned.INTERPRET_SMS else 1, "warps": 4 if C >= 1024 else 1}
 
 
 @triton.jit

@@ -52,5 +52,5 @@ denoise_update = Op(
         Case("live_512x512", rung="device", Z=16, F=8, Y=64, X=64, A=bf16, has_noise=True,
              c_latent=0.1, c_velocity=-0.09, c_noise=0.9),
     ],
-    backends={"torch": torch_backend},
+    backends={"torch": torch_backend, "triton": f"{__name__}.triton_kernel:launch"},
 )  # fmt: skip

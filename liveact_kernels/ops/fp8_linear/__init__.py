@@ -41,7 +41,7 @@ def _op(name, args, out, tol, cases, **more):
         flops=lambda d: {"fp8": 2 * d.M * d.N * d.K},
         tol=tol,
         cases=cases,
-        backends={"torch": f"{__name__}.torch_backend:{name}"},
+        backends={"torch": f"{__name__}.torch_backend:{name}", "triton": f"{__name__}.triton_kernel:{name}"},
         **more,
     )
 

@@ -73,7 +73,7 @@ def _launch(out, out_scale, a8, a_scale, w8, w_scale, b, x=None, gate=None):
     )  # fmt: skip
 
 
-def fp8_linear(out, a8, a_scale, w8, w_scale, b, out_dtype):
+def fp8_linear(out, a8, a_scale, w8, w_scale, b, out_dtype=None):
     """See reference.fp8_linear; out already has out_dtype."""
     _launch(out, None, a8, a_scale, w8, w_scale, b)
 

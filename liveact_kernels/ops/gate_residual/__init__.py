@@ -31,5 +31,5 @@ gate_residual = Op(
         Case("tiny_f32", L=5, C=40, A=f32),
         Case("live_512x512", rung="device", L=8192, C=5120, A=bf16),
     ],
-    backends={"torch": torch_backend},
+    backends={"torch": torch_backend, "triton": f"{__name__}.triton_kernel:launch"},
 )

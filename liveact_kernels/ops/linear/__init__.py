@@ -32,7 +32,7 @@ def _op(name, args, cases=None):
         flops=lambda d: {compute_kind(d.A): 2 * d.M * d.N * d.K},
         tol=_TOL,
         cases=cases or _cases(),
-        backends={"torch": f"{__name__}.torch_backend:{name}"},
+        backends={"torch": f"{__name__}.torch_backend:{name}", "triton": f"{__name__}.triton_kernel:{name}"},
     )
 
 

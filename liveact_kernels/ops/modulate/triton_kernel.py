@@ -12,6 +12,7 @@ from liveact_kernels.common.triton_rows import (
     inside,
     load_part,
     load_vector,
+    rows_heuristic,
     rsqrt,
     split,
     store_part,
@@ -71,13 +72,9 @@ def modulate_kernel(
         store_part(out, b, row, L, HEAD, TAIL, C)
 
 
-def _heuristic(at: tuned.Limits, L: int, C: int) -> dict[str, int]:
-    return {"rows": 2 if L >= 4 * at.sms else 1, "warps": 4 if C > 1024 else 2}
-
-
 def _launch(out, out_scale, x, mul, add, eps):
     L, C = x.shape
-    c = tuned.config("modulate", _heuristic, tuned.limits(x.device), L=L, C=C)
+    c = tuned.config("modulate", rows_heuristic, tuned.limits(x.device), L=L, C=C)
     grid = (triton.cdiv(L, c["rows"]),)
     modulate_kernel[grid](out, out_scale, x, mul, add, L, eps, C, *split(C), c["rows"], num_warps=c["warps"])
 

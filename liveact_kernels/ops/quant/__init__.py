@@ -37,5 +37,5 @@ quant = Op(
         Case("groups", L=5, C=256, A=f32, groups=2),
         Case("live_512x512", rung="device", L=8192, C=5120, A=bf16, groups=40),
     ],
-    backends={"torch": torch_backend},
+    backends={"torch": torch_backend, "triton": f"{__name__}.triton_kernel:launch"},
 )
