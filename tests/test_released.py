@@ -86,6 +86,7 @@ def test_three_blocks(folder, dtype, size, activations):
     avatar = load_avatar(str(folder), dtype=dtype)
     assert avatar.dit.blocks[1].ffn.up.is_fp8 == (dtype == "fp8")
     assert (avatar.dit.dtype.itemsize, avatar.vae.conv1.weight.dtype.itemsize) == (activations, activations)
+    assert avatar.text.encoder.embed_tokens.weight.dtype.itemsize == activations  # bf16 in its file
     session, audio, seen = Session(avatar, picture(*size), PROMPT), iter(small.speech(10).split(1600)), []
     decode = session._decoder.decode
 

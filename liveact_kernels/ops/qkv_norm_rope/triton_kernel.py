@@ -61,7 +61,7 @@ def _normed(
     if TAIL:
         b = _load(src, row, L, 3 * H * D, HEAD, TAIL, H, D, WIDTH)
         total += tl.sum(tl.sum(b * b, 2), 1)
-    inverse = rsqrt(total * (1.0 / (H * D)) + eps)[:, None, None]
+    inverse = rsqrt(tl.div_rn(total, 1.0 * H * D) + eps)[:, None, None]
     a = a * inverse * _load(weight, only, 1, 0, 0, HEAD, H, D, WIDTH)
     _store(dst, rotate(a, turn, False), row, L, 0, HEAD, H, D, WIDTH)
     if TAIL:
