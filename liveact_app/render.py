@@ -51,6 +51,8 @@ def render(job: Job, path: str, stop: Interrupts, record_block: RecordBlock | No
         from liveact_model.weights import load_avatar
 
         device = _device(job.device)
+        if device != "cpu":
+            _self_test(device)
         note(f"loading {job.model!r} on {device}")
         avatar = load_avatar(job.model, dtype=job.dtype, wav2vec_dir=job.wav2vec_dir, device=device)
         size = job.size or tuple(avatar.default_size)
@@ -86,6 +88,20 @@ def _device(name: str) -> str:
             reason = str(error).splitlines()[0].rstrip(".")
             raise InputError(f"--device: {name!r} cannot be used here ({reason})") from error
     raise InputError(f"--device: expected auto, cpu, cuda or cuda:N, got {name!r}")
+
+
+def _self_test(device: str) -> None:
+    """Refuse to start on kernels that compute the wrong thing here: a version number proves nothing."""
+    from liveact_kernels import selftest
+
+    note(f"testing every op on {device}")
+    wrong = [o for o in selftest.run(device)[0] if not o.ok]
+    if wrong:
+        first = wrong[0]
+        raise InputError(
+            f"--backend: expected kernels that match their reference on {device}, but {len(wrong)} ops do not, first "
+            f"{first.op} on {first.backend} ({first.said}); --backend torch runs without them"
+        )
 
 
 def _check(job: Job, size: tuple[int, int], rate: Fraction, audio: AudioInfo) -> None:

@@ -7,7 +7,8 @@ import torch
 
 torch.set_num_threads(1)
 
-GOLDEN = Path(__file__).parent / "golden"
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = ROOT / "tests" / "golden"
 
 
 @pytest.fixture

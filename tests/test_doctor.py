@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from liveact_app.cli import main
+from liveact_app.render import _self_test
 from liveact_kernels import ops, selftest
 from liveact_kernels.contract import use
+from liveact_model.errors import InputError
 
 
 def test_every_op_is_right_here(capsys):
@@ -48,3 +50,15 @@ def test_unknown_backend_is_one_sentence(capsys, monkeypatch):
     monkeypatch.setenv("LIVEACT_BACKEND", "kv_compress=nope")
     assert main(["doctor"]) == 2
     assert "LIVEACT_BACKEND: expected one of" in capsys.readouterr().err
+
+
+def test_generation_refuses_wrong_kernels():
+    """Fail closed: what a GPU run does before its first block."""
+    ops.rms_norm.backends["fake"] = lambda out, x, weight, eps=1e-6: out.copy_(x)
+    try:
+        words = r"1 ops do not, first rms_norm on fake .*--backend torch"
+        with use(rms_norm="fake"), pytest.raises(InputError, match=words):
+            _self_test("cpu")
+    finally:
+        del ops.rms_norm.backends["fake"]
+    _self_test("cpu")
