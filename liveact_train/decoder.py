@@ -24,7 +24,7 @@ class DecoderConfig:
     data: str = "data/tiny"  # folder written by the data stage
     latents: str = "data/tiny/latents"  # folder written by the latents stage
     vae: str = "data/tiny/vae.safetensors"  # weights written by the vae stage
-    out: str = "liveact_model/assets/tiny/vae.safetensors"  # final weights to write, bfloat16
+    out: str = "data/tiny/final/vae.safetensors"  # final weights to write, bfloat16
     minutes: float = 8.0
     rate: float = 1e-3
     batch: int = 6

@@ -124,3 +124,14 @@ def write_released(folder):
     for write in (write_dit, write_clip, write_t5, write_tokenizer, write_vae, write_wav2vec2):
         write(folder)
     return folder
+
+
+def picture(height=32, width=48):
+    """[3, height, width] in [-1, 1]."""
+    return torch.rand(3, height, width, generator=torch.Generator().manual_seed(5)) * 2 - 1
+
+
+def relative(got, want):
+    """Relative L2 distance of two tensors of one shape."""
+    assert got.shape == want.shape
+    return float((got - want).norm() / want.norm())

@@ -4,16 +4,15 @@ import json
 import random
 import sys
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
 
-import liveact_model
 from liveact_model.errors import InputError
 from liveact_model.image.patches import PatchEncoder
 from liveact_model.text.words import ACTIONS, CONCEPTS, EMOTIONS, WordEncoder
 from liveact_model.vae.tiny import TinyVAE
+from liveact_model.weights import ASSETS, load_avatar
 from liveact_train.__main__ import STAGES, main, parser
 from liveact_train.data import speech
 from liveact_train.data.faces import EXTRA, POSE, render_uint8, still_pose
@@ -194,9 +193,8 @@ def test_every_stage_has_help_and_defaults(capsys):
 
 
 def test_the_shipped_vae_reconstructs_a_new_face_and_forgives_noise():
-    weights = Path(liveact_model.__file__).parent / "assets" / "tiny" / "vae.safetensors"
-    assert weights.stat().st_size < 8e6
-    model = load_vae(str(weights))
+    assert (ASSETS / "tiny" / "vae.safetensors").stat().st_size < 8e6
+    model = load_avatar("tiny").vae
     identity, _, pose = loud_clip(11)
     video = to_video(render_uint8(identity, pose)[:29].numpy())
     latents = model.encode(video)

@@ -30,25 +30,22 @@ def _like(x, q):
 
 
 @triton.jit
-def _codes_scale(scale, rows, n, head, heads):
-    """Scales of one head's rows; 0 outside, where the codes read 0 too."""
-    return tl.load(scale + rows * heads + head, mask=rows < n, other=0.0)
+def _scores(q, k, start, n, pitch, head, BN: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, TMA: tl.constexpr):
+    """q k^T against the BN keys from `start`, neither scaled nor masked."""
+    keys = _like(load_tile(k, start, head * D, pitch, n, head * D + D, BN, BD, TMA), q)
+    return tl.dot(q, keys.T, input_precision="ieee")
 
 
 @triton.jit
-def _tile(
-    acc, top, total, q, k, v, k_scale, v_scale, bias, scale2, start, n, pitch, head, heads,
+def _fold(
+    state, s, dtype_of, v, k_scale, v_scale, bias, scale2, start, n, pitch, head, heads,
     BN: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, MASK: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
-    """Fold the BN keys from `start` into the state. MASK: fewer than BN are left, or the last one carries a bias."""
+    """Fold BN keys with raw scores s into the state. MASK: fewer are left, or the last one carries a bias."""
+    acc, top, total = state
     rows = start + tl.arange(0, BN)
-    col = head * D
-    if v_scale is not None:
-        v_scale = _codes_scale(v_scale, rows, n, head, heads)
-    keys = _like(load_tile(k, start, col, pitch, n, col + D, BN, BD, TMA), q)
-    s = tl.dot(q, keys.T, input_precision="ieee")
-    if k_scale is not None:  # a key's scale times log2(e) / sqrt(D): then the scores need no further factor
-        s *= (_codes_scale(k_scale, rows, n, head, heads) * scale2)[None, :]
+    if k_scale is not None:  # a key's scale times log2(e) / sqrt(D): the scores then need no further factor
+        s *= (tl.load(k_scale + rows * heads + head, mask=rows < n, other=0.0) * scale2)[None, :]
     if MASK:
         if bias is not None:
             s += tl.where(rows == n - 1, bias, 0.0)[None, :]
@@ -62,39 +59,36 @@ def _tile(
     fade = tl.exp2(top - new)
     total = total * fade + tl.sum(p, 1)
     if v_scale is not None:
-        p *= v_scale[None, :]
-    values = _like(load_tile(v, start, col, pitch, n, col + D, BN, BD, TMA), q)
-    acc = tl.dot(p.to(q.dtype), values, acc * fade[:, None], input_precision="ieee")
+        p *= tl.load(v_scale + rows * heads + head, mask=rows < n, other=0.0)[None, :]
+    values = _like(load_tile(v, start, head * D, pitch, n, head * D + D, BN, BD, TMA), dtype_of)
+    acc = tl.dot(p.to(dtype_of.dtype), values, acc * fade[:, None], input_precision="ieee")
     return acc, new, total
 
 
 @triton.jit
 def attend(
     state, q, k, v, k_scale, v_scale, bias, scale2, first, n, pitch, head, heads,
-    BN: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, TAIL: tl.constexpr, TMA: tl.constexpr, WS: tl.constexpr,
+    BN: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, TAIL: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
     """State after the keys first..n of one segment; scale2 is log2(e) / sqrt(D).
 
     k_scale, v_scale  [n, heads] f32 of 8-bit codes, or None; folded into scores and probabilities, so that the codes
                       themselves are exact in bf16
     bias              added to the last key's raw score (before scale2), or None
-    TAIL              the last tile needs a mask: BN does not divide n, or there is a bias
+    TAIL              the last tile needs a mask: BN does not divide the segment, or there is a bias
+
+    The scores of a tile are started one step early: the tensor cores multiply while the exponentials of the tile
+    before are taken.
     """
-    acc, top, total = state
-    full = n
-    if TAIL:
-        full = first + (n - 1 - first) // BN * BN
-    for start in tl.range(first, full, BN, warp_specialize=WS):
-        acc, top, total = _tile(
-            acc, top, total, q, k, v, k_scale, v_scale, None, scale2, start, n, pitch, head, heads,
-            BN, D, BD, False, TMA,
+    s = _scores(q, k, first, n, pitch, head, BN, D, BD, TMA)
+    last = first + (n - 1 - first) // BN * BN
+    for start in range(first, last, BN):
+        following = _scores(q, k, start + BN, n, pitch, head, BN, D, BD, TMA)
+        state = _fold(
+            state, s, q, v, k_scale, v_scale, None, scale2, start, n, pitch, head, heads, BN, D, BD, False, TMA
         )  # fmt: skip
-    if TAIL:
-        acc, top, total = _tile(
-            acc, top, total, q, k, v, k_scale, v_scale, bias, scale2, full, n, pitch, head, heads,
-            BN, D, BD, True, TMA,
-        )  # fmt: skip
-    return acc, top, total
+        s = following
+    return _fold(state, s, q, v, k_scale, v_scale, bias, scale2, last, n, pitch, head, heads, BN, D, BD, TAIL, TMA)
 
 
 def rows_of(x: torch.Tensor) -> torch.Tensor:

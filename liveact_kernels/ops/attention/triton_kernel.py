@@ -8,34 +8,28 @@ import triton.language as tl
 
 from liveact_kernels import tuned
 from liveact_kernels.common.flash import LOG2E, attend, empty_state, rows_of
-from liveact_kernels.common.tiles import describe, described, load_tile, store_tile, tma_takes
+from liveact_kernels.common.tiles import described, load_tile, store_tile, tma_takes
 
 
 @triton.jit
 def attention_kernel(
     out, q, k_new, v_new, k_mem, v_mem, k_scale, v_scale, L, R, P, heads, q_pitch, new_pitch, mem_pitch, scale2,
     BM: tl.constexpr, BN: tl.constexpr, BN_MEM: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
-    NEW_TAIL: tl.constexpr, MEM_TAIL: tl.constexpr, TMA: tl.constexpr, WS: tl.constexpr,
+    NEW_TAIL: tl.constexpr, MEM_TAIL: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
     """softmax(q k^T / sqrt(D)) v of BM queries of one head; k_mem None when there is no memory yet."""
     om, head = tl.program_id(0) * BM, tl.program_id(1)
     col = head * D
-    if WS:
-        W = heads * D
-        q, out = describe(q, L, W, q_pitch, BM, BD), describe(out, L, W, W, BM, BD)
-        k_new, v_new = describe(k_new, R, W, new_pitch, BN, BD), describe(v_new, R, W, new_pitch, BN, BD)
-        if k_mem is not None:
-            k_mem, v_mem = describe(k_mem, P, W, mem_pitch, BN_MEM, BD), describe(v_mem, P, W, mem_pitch, BN_MEM, BD)
     state = empty_state(BM, BD)
     tile = load_tile(q, om, col, q_pitch, L, col + D, BM, BD, TMA)
     if k_mem is not None:
         state = attend(
             state, tile, k_mem, v_mem, k_scale, v_scale, None, scale2, 0, P, mem_pitch, head, heads,
-            BN_MEM, D, BD, MEM_TAIL, TMA, WS,
+            BN_MEM, D, BD, MEM_TAIL, TMA,
         )  # fmt: skip
     state = attend(
         state, tile, k_new, v_new, None, None, None, scale2, 0, R, new_pitch, head, heads,
-        BN, D, BD, NEW_TAIL, TMA, WS,
+        BN, D, BD, NEW_TAIL, TMA,
     )  # fmt: skip
     acc, _, total = state
     store_tile(out, acc / total[:, None], om, col, heads * D, L, col + D, TMA)
@@ -44,10 +38,10 @@ def attention_kernel(
 def _heuristic(at: tuned.Limits, L: int, R: int, P: int, H: int, D: int, bits: int) -> dict[str, int]:
     """128 queries and 128 keys; smaller where shared memory is, or where float32 products fill the registers."""
     if bits == 32:
-        return {"bm": 32, "bn": 32, "bn_mem": 32, "warps": 4, "stages": 1, "ws": 0}
+        return {"bm": 32, "bn": 32, "bn_mem": 32, "warps": 4, "stages": 1}
     if at.shared < 200_000:
-        return {"bm": 64, "bn": 64, "bn_mem": 64, "warps": 4, "stages": 2, "ws": 0}
-    return {"bm": 128, "bn": 128, "bn_mem": 64, "warps": 8, "stages": 2, "ws": 0}
+        return {"bm": 64, "bn": 64, "bn_mem": 64, "warps": 4, "stages": 2}
+    return {"bm": 128, "bn": 128, "bn_mem": 64, "warps": 8, "stages": 2}
 
 
 def launch(out, q, k_new, v_new, k_mem=None, v_mem=None, k_scale=None, v_scale=None):
@@ -60,12 +54,11 @@ def launch(out, q, k_new, v_new, k_mem=None, v_mem=None, k_scale=None, v_scale=N
     pitches = q.stride(0), k_new.stride(0), 0 if k_mem is None else k_mem.stride(0)
     keys = [x for x in (k_new, v_new, k_mem, v_mem) if x is not None]
     tma = q.dtype != torch.float32 and bd == D and at.arch >= 90 and tma_takes(out, q, *keys)
-    ws = tma and bool(c["ws"])
-    if tma and not ws:
+    if tma:
         out, q = described(out, bm, bd), described(q, bm, bd)
         k_new, v_new = described(k_new, bn, bd), described(v_new, bn, bd)
         k_mem, v_mem = (x if x is None else described(x, c["bn_mem"], bd) for x in (k_mem, v_mem))
     attention_kernel[(triton.cdiv(L, bm), H)](
         out, q, k_new, v_new, k_mem, v_mem, k_scale, v_scale, L, R, P, H, *pitches, LOG2E * D**-0.5,
-        bm, bn, c["bn_mem"], D, bd, R % bn != 0, P % c["bn_mem"] != 0, tma, ws, num_warps=c["warps"], num_stages=c["stages"],
+        bm, bn, c["bn_mem"], D, bd, R % bn != 0, P % c["bn_mem"] != 0, tma, num_warps=c["warps"], num_stages=c["stages"],
     )  # fmt: skip

@@ -45,14 +45,14 @@ def modulate_kernel(
     if TAIL:
         b = load_part(x, row, L, HEAD, TAIL, C)
         total += tl.sum(b, 1)
-    mean = (total * (1.0 / C))[:, None]
+    mean = tl.div_rn(total, 1.0 * C)[:, None]
 
     a = _centred(a, mean, row, L, 0, HEAD, C)
     total = tl.sum(a * a, 1)
     if TAIL:
         b = _centred(b, mean, row, L, HEAD, TAIL, C)
         total += tl.sum(b * b, 1)
-    inverse = rsqrt(total * (1.0 / C) + eps)[:, None]
+    inverse = rsqrt(tl.div_rn(total, 1.0 * C) + eps)[:, None]
 
     a = _affine(a, inverse, mul, add, 0, HEAD, C)
     if TAIL:

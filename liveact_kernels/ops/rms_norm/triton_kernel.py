@@ -20,7 +20,7 @@ def rms_norm_kernel(
     if TAIL:
         b = load_part(x, row, L, HEAD, TAIL, C)
         total += tl.sum(b * b, 1)
-    inverse = rsqrt(total * (1.0 / C) + eps)[:, None]
+    inverse = rsqrt(tl.div_rn(total, 1.0 * C) + eps)[:, None]
     store_part(out, a * inverse * load_vector(weight, 0, HEAD, C), row, L, 0, HEAD, C)
     if TAIL:
         store_part(out, b * inverse * load_vector(weight, HEAD, TAIL, C), row, L, HEAD, TAIL, C)
