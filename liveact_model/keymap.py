@@ -95,11 +95,14 @@ def _to_released(path: str, value: Tensor, shapes: tuple[tuple[int, ...], ...]) 
     return [p.reshape(s).contiguous() for p, s in zip(value.chunk(len(shapes)), shapes)]
 
 
-def load(dit: DiT, state: Mapping[str, Tensor], precision: str, what: str = "checkpoint") -> DiT:
+def load(
+    dit: DiT, state: Mapping[str, Tensor], precision: str, what: str = "checkpoint",
+    device: torch.device | None = None,
+) -> DiT:  # fmt: skip
     """Fill a DiT built on the meta device from released tensors, one layer at a time.
 
-    Linear layers take `precision` as they arrive, so that an FP8 load never holds the bf16 model; everything else
-    becomes float32. Raises InputError naming the first wrong key, its expected and its found shape.
+    Each tensor moves to `device` (None: stays) and linear layers take `precision` there as they arrive, so that an FP8
+    load never holds the bf16 model; everything else becomes float32. Raises InputError naming the first wrong key, its expected and its found shape.
     """
     c = dit.config
     _check(state, targets(c), what)
@@ -108,7 +111,7 @@ def load(dit: DiT, state: Mapping[str, Tensor], precision: str, what: str = "che
         module, name = _owner(dit, path)
         linear = isinstance(module, Linear)
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(precision, torch.bfloat16)
-        value = value.to(dtype if linear else torch.float32).contiguous()
+        value = value.to(device).to(dtype if linear else torch.float32).contiguous()
         if isinstance(module, nn.ParameterDict):
             module[name] = nn.Parameter(value, requires_grad=False)
         else:

@@ -43,7 +43,10 @@ FIXED = {"model_type": "i2v", "audio_window": 5, "vae_scale": 4, "eps": 1e-6}
 """What config.json may state and this engine has built in."""
 
 
-def load_released(folder: Path, config: dict[str, Any], precision: str, wav2vec_dir: str | Path | None) -> Avatar:
+def load_released(
+    folder: Path, config: dict[str, Any], precision: str, wav2vec_dir: str | Path | None,
+    device: torch.device | None = None,
+) -> Avatar:  # fmt: skip
     """Load a released directory; `config` is its config.json. Arguments and errors as in `weights.load_avatar`.
 
     The encoders keep the precision of their files, except that "float32" is float32 everywhere. What is dear comes
@@ -71,7 +74,7 @@ def load_released(folder: Path, config: dict[str, Any], precision: str, wav2vec_
             part.float()
     with torch.device("meta"):
         dit = DiT(dit_config)
-    load(dit, state, precision, "denoiser")
+    load(dit, state, precision, "denoiser", device)
     name = folder.resolve().name
     return Avatar(name, dit, vae, text, image, audio, DEFAULT_SIZE, DEFAULT_FPS, TIMESTEPS)
 

@@ -53,15 +53,15 @@ def load_avatar(
     config = read_json(folder / "config.json")
     with torch.no_grad():
         if config.get("format") == FORMAT:
-            avatar = _load_ours(folder, config, "float32" if dtype == "auto" else dtype)
+            avatar = _load_ours(folder, config, "float32" if dtype == "auto" else dtype, place)
         else:
             from .released import load_released
 
-            avatar = load_released(folder, config, "bfloat16" if dtype == "auto" else dtype, wav2vec_dir)
+            avatar = load_released(folder, config, "bfloat16" if dtype == "auto" else dtype, wav2vec_dir, place)
         return avatar.to(place)
 
 
-def _load_ours(folder: Path, config: dict[str, Any], precision: str) -> Avatar:
+def _load_ours(folder: Path, config: dict[str, Any], precision: str, device: torch.device) -> Avatar:
     from .audio.mel import MelEncoder
     from .image.patches import PatchEncoder
     from .text.words import WordEncoder
@@ -76,7 +76,7 @@ def _load_ours(folder: Path, config: dict[str, Any], precision: str) -> Avatar:
         raise InputError(f"model: {folder / 'config.json'} lacks or garbles {error}") from error
     with torch.device("meta"):
         dit = DiT(dit_config)
-    load(dit, Tensors([folder / "dit.safetensors"]), precision, "dit.safetensors")
+    load(dit, Tensors([folder / "dit.safetensors"]), precision, "dit.safetensors", device)
     vae = TinyVAE(**vae_args)
     _fill(vae, Tensors([folder / "vae.safetensors"]), "vae.safetensors")
     z, latent = vae.z_dim, (size[1] // 8, size[0] // 8)

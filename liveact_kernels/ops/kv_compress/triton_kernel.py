@@ -1,11 +1,15 @@
-"""The whole end-of-block update of the window in one launch, in place if the caller wants it: see NOTES.md for why.
+"""The whole end-of-block update of the window in one launch, in place if the caller wants it: NOTES.md says why.
 
-A program owns some channels of one head, of the keys or of the values, for all tokens of the memory; it walks the
-schedule in order and each entry's tokens upwards, and no other program reads or writes its channels.
+A program owns some channels of one head, of the keys or of the values. It walks the schedule in order and, where
+outputs may overwrite what others read, all tokens upwards; no other program touches its channels.
 """
 
 from __future__ import annotations
 
+import functools
+from typing import NamedTuple
+
+import torch
 import triton
 import triton.language as tl
 
@@ -13,22 +17,24 @@ from liveact_kernels import tuned
 from liveact_kernels.common.triton_rope import rotate
 from liveact_kernels.common.triton_rows import code, group_scale
 
-MOST = {"torch.int8": 127.0, "torch.float8_e4m3fn": 448.0}  # largest code of the 8-bit formats
+LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
+OLD, NEW = tl.constexpr(1), tl.constexpr(2)  # bits: an entry reads memory slots, the block's own slots
 
 
 @triton.jit
-def _source_rows(j, TAP: tl.constexpr, SOURCES: tl.constexpr, tokens, RASTER: tl.constexpr):
-    """Window row that tap TAP of outputs j reads: from the flattened sources (raster) or from source TAP (temporal)."""
-    S: tl.constexpr = len(SOURCES)
-    if S == 1 or not RASTER:
-        row = SOURCES[TAP] * tokens + j
-    else:
-        flat = j * S + TAP
+def _source_rows(
+    j, TAP: tl.constexpr, SOURCES: tl.constexpr, FROM: tl.constexpr, COUNT: tl.constexpr, tokens, RASTER: tl.constexpr
+):
+    """Window row that tap TAP of outputs j reads: in the flattened sources (raster) or in source TAP (temporal)."""
+    if RASTER and COUNT > 1:
+        flat = j * COUNT + TAP
         nth = flat // tokens
-        slot = tl.zeros_like(j) + SOURCES[0]
-        for n in tl.static_range(1, S):
-            slot = tl.where(nth == n, SOURCES[n], slot)
-        row = slot * tokens + flat - nth * tokens
+        slot = tl.zeros_like(j) + SOURCES[FROM]
+        for n in tl.static_range(1, COUNT):
+            slot = tl.where(nth == n, SOURCES[FROM + n], slot)
+        row = (slot - nth) * tokens + flat
+    else:
+        row = SOURCES[FROM + TAP] * tokens + j
     return row
 
 
@@ -39,18 +45,129 @@ def _place(row, pitch, column):
 
 
 @triton.jit
-def _values(
-    mem, mem_scale, new, row, inside, head, column, P, H, D, HAS_OLD: tl.constexpr, HAS_NEW: tl.constexpr
-):
+def _values(mem, mem_scale, new, row, inside, head, column, P, H, D: tl.constexpr, READS: tl.constexpr):
     """Float32 values of window rows: the memory's first P, dequantised, then the block's own; 0 outside."""
-    x = tl.zeros(inside.shape, tl.float32)
-    if HAS_OLD:
+    x = 0.0
+    if READS & OLD:
         old = inside & (row < P)[:, None, None]
         x = tl.load(mem + _place(row, H * D, column), mask=old, other=0.0).to(tl.float32)
         if mem_scale is not None:
-            scale = tl.load(mem_scale + row.to(tl.int64) * H + head, mask=row < P, other=0.0)
-            x *= scale[:, None, None]
-    if HAS_NEW:
+            x *= tl.load(mem_scale + row.to(tl.int64) * H + head, mask=row < P, other=0.0)[:, None, None]
+    if READS & NEW:
         fresh = inside & (row >= P)[:, None, None]
         x += tl.load(new + _place(row - P, H * D, column), mask=fresh, other=0.0).to(tl.float32)
     return x
+
+
+@triton.jit
+def _entry(
+    out, out_scale, mem, mem_scale, new, taps, rope, first, last, head, d, inside_head, tokens, P, H,
+    ENTRY: tl.constexpr, SLOT: tl.constexpr, COUNT: tl.constexpr, READS: tl.constexpr, SOURCES: tl.constexpr,
+    S: tl.constexpr, RASTER: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, MOST: tl.constexpr,
+):  # fmt: skip
+    """Chunks first .. last of one entry of the schedule; rope None: values, which are not rotated."""
+    column = head * D + d
+    for chunk in range(first, last):
+        j = chunk * ROWS + tl.arange(0, ROWS)
+        inside = (j < tokens)[:, None, None] & inside_head
+        y = tl.zeros(inside.shape, tl.float32)
+        for tap in tl.static_range(COUNT):
+            row = _source_rows(j, tap, SOURCES, ENTRY * S, COUNT, tokens, RASTER)
+            x = _values(mem, mem_scale, new, row, inside, head, column, P, H, D, READS)
+            if rope is not None:
+                x = rotate(x, tl.load(rope + _place(row, D, d), mask=inside, other=0.0), True)
+            if COUNT > 1:
+                x *= tl.load(taps + tap * H * D + column, mask=inside_head, other=0.0)
+            y += x
+        if rope is not None:
+            y = rotate(y, tl.load(rope + _place(SLOT * tokens + j, D, d), mask=inside, other=0.0), False)
+        to = ENTRY * tokens + j
+        if MOST:
+            scale = group_scale(tl.max(tl.max(tl.abs(y), 2), 1), MOST)
+            y = code(y, tl.div_rn(1.0, scale)[:, None, None], MOST)
+        if READS & OLD:
+            tl.debug_barrier()  # every thread has read its rows of this chunk before any thread overwrites one
+        if MOST:
+            tl.store(out_scale + to.to(tl.int64) * H + head, scale, mask=j < tokens)
+        tl.store(out + _place(to, H * D, column), y.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def kv_compress_kernel(
+    k_out, v_out, k_out_scale, v_out_scale, k_new, v_new, k_mem, v_mem, k_scale, v_scale, taps, taps_v, rope,
+    tokens, P, H,
+    SLOTS: tl.constexpr, COUNTS: tl.constexpr, READS: tl.constexpr, SOURCES: tl.constexpr, S: tl.constexpr,
+    RASTER: tl.constexpr, WALK: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+    K_MOST: tl.constexpr, V_MOST: tl.constexpr,
+):  # fmt: skip
+    """Grid: channels, keys or values, chunks of tokens (one program for all chunks when it must WALK)."""
+    SPLITS: tl.constexpr = (D + WIDTH - 1) // WIDTH
+    head = tl.program_id(0) // SPLITS
+    d = (tl.program_id(0) % SPLITS * WIDTH + tl.arange(0, WIDTH))[None, None, :]
+    first = tl.program_id(2)
+    last = first + 1
+    if WALK:
+        last = tl.cdiv(tokens, ROWS)
+    for e in tl.static_range(len(SLOTS)):
+        if tl.program_id(1) == 0:
+            _entry(
+                k_out, k_out_scale, k_mem, k_scale, k_new, taps, rope, first, last, head, d, d < D, tokens, P, H,
+                e, SLOTS[e], COUNTS[e], READS[e], SOURCES, S, RASTER, D, ROWS, K_MOST,
+            )  # fmt: skip
+        else:
+            _entry(
+                v_out, v_out_scale, v_mem, v_scale, v_new, taps_v, None, first, last, head, d, d < D, tokens, P, H,
+                e, SLOTS[e], COUNTS[e], READS[e], SOURCES, S, RASTER, D, ROWS, V_MOST,
+            )  # fmt: skip
+
+
+class Entries(NamedTuple):
+    """A schedule as the flat tuples that a kernel can unroll: per entry its slot, number of sources, OLD | NEW."""
+
+    slots: tuple[int, ...]
+    counts: tuple[int, ...]
+    reads: tuple[int, ...]
+    sources: tuple[int, ...]
+
+
+@functools.lru_cache(maxsize=64)
+def entries(schedule: tuple, memory_slots: int, taps: int, raster: bool) -> Entries:
+    """Flatten a schedule, once per schedule.
+
+    Raises ValueError when walking it in order would overwrite a memory slot before its last reader.
+    """
+    written: set[int] = set()
+    for slot, sources in schedule:
+        late = written & set(sources) or (raster and slot < memory_slots and slot in sources[1:])
+        if late:
+            raise ValueError(f"kv_compress: expected no source to be overwritten before it is read, got {schedule}")
+        if slot < memory_slots:
+            written.add(slot)
+    reads = [1 * any(s < memory_slots for s in src) + 2 * any(s >= memory_slots for s in src) for _, src in schedule]
+    padded = [s for _, src in schedule for s in (*src, *[0] * (taps - len(src)))]
+    return Entries(
+        tuple(slot for slot, _ in schedule), tuple(len(src) for _, src in schedule), tuple(reads), tuple(padded)
+    )
+
+
+def _heuristic(at: tuned.Limits, tokens: int, D: int, eight_bit: int) -> dict[str, int]:
+    """A head per program when it needs the head's maximum, else a quarter of 128 channels: enough for every SM."""
+    width = triton.next_power_of_2(D) if eight_bit else min(32, triton.next_power_of_2(D))
+    return {"width": width, "rows": 64 if eight_bit else 32, "warps": 16 if eight_bit else 4}
+
+
+def launch(
+    k_out, v_out, k_out_scale, v_out_scale, k_new, v_new, k_mem, v_mem, k_scale, v_scale, taps, taps_v, rope,
+    schedule, tokens, k_dtype, v_dtype, grouping="raster",
+):  # fmt: skip
+    """See reference.kv_compress."""
+    (_, H, D), P, raster = k_new.shape, 0 if k_mem is None else k_mem.shape[0], grouping == "raster"
+    most = LARGEST.get(k_dtype, 0.0), LARGEST.get(v_dtype, 0.0)
+    c = tuned.config("kv_compress", _heuristic, tuned.limits(k_new.device), tokens=tokens, D=D, eight_bit=int(any(most)))
+    walk = raster and P > 0
+    grid = (H * triton.cdiv(D, c["width"]), 2, 1 if walk else triton.cdiv(tokens, c["rows"]))
+    kv_compress_kernel[grid](
+        k_out, v_out, k_out_scale, v_out_scale, k_new, v_new, k_mem, v_mem, k_scale, v_scale, taps,
+        taps if taps_v is None else taps_v, rope, tokens, P, H, *entries(schedule, P // tokens, taps.shape[0], raster),
+        taps.shape[0], raster, walk, D, c["width"], c["rows"], *most, num_warps=c["warps"],
+    )  # fmt: skip
