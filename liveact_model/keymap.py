@@ -102,7 +102,8 @@ def load(
     """Fill a DiT built on the meta device from released tensors, one layer at a time.
 
     Each tensor moves to `device` (None: stays) and linear layers take `precision` there as they arrive, so that an FP8
-    load never holds the bf16 model; everything else becomes float32. Raises InputError naming the first wrong key, its expected and its found shape.
+    load never holds the bf16 model; everything else becomes float32. Raises InputError naming the first wrong key, its
+    expected and its found shape.
     """
     c = dit.config
     _check(state, targets(c), what)

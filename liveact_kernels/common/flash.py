@@ -69,6 +69,7 @@ def _fold(
 def attend(
     state, q, k, v, k_scale, v_scale, bias, scale2, first, n, pitch, head, heads,
     BN: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, TAIL: tl.constexpr, TMA: tl.constexpr,
+    SINGLE: tl.constexpr = False,
 ):  # fmt: skip
     """State after the keys first..n of one segment; scale2 is log2(e) / sqrt(D).
 
@@ -76,18 +77,21 @@ def attend(
                       themselves are exact in bf16
     bias              added to the last key's raw score (before scale2), or None
     TAIL              the last tile needs a mask: BN does not divide the segment, or there is a bias
+    SINGLE            the segment has no more than BN keys
 
     The scores of a tile are started one step early: the tensor cores multiply while the exponentials of the tile
     before are taken.
     """
     s = _scores(q, k, first, n, pitch, head, BN, D, BD, TMA)
-    last = first + (n - 1 - first) // BN * BN
-    for start in range(first, last, BN):
-        following = _scores(q, k, start + BN, n, pitch, head, BN, D, BD, TMA)
-        state = _fold(
-            state, s, q, v, k_scale, v_scale, None, scale2, start, n, pitch, head, heads, BN, D, BD, False, TMA
-        )  # fmt: skip
-        s = following
+    last = first
+    if not SINGLE:
+        last += (n - 1 - first) // BN * BN
+        for start in range(first, last, BN):
+            following = _scores(q, k, start + BN, n, pitch, head, BN, D, BD, TMA)
+            state = _fold(
+                state, s, q, v, k_scale, v_scale, None, scale2, start, n, pitch, head, heads, BN, D, BD, False, TMA
+            )  # fmt: skip
+            s = following
     return _fold(state, s, q, v, k_scale, v_scale, bias, scale2, last, n, pitch, head, heads, BN, D, BD, TAIL, TMA)
 
 

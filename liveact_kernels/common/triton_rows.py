@@ -76,7 +76,7 @@ def rsqrt(x):
 @triton.jit
 def group_scale(largest, MOST: tl.constexpr):
     """Scale of a group of codes from its largest magnitude: that becomes MOST, 448 for e4m3 and 127 for int8."""
-    return tl.maximum(tl.div_rn(largest, MOST), SCALE_FLOOR)
+    return tl.maximum(tl.div_rn(largest, 1.0 * MOST), SCALE_FLOOR)
 
 
 @triton.jit
@@ -85,7 +85,7 @@ def code(y, inverse, MOST: tl.constexpr):
 
     `inverse` is 1 / scale: one product per element, and a step of 2^-23 never moves a code by more than one.
     """
-    q = tl.minimum(tl.maximum(y * inverse, -MOST), MOST)
-    if MOST == 127.0:
+    q = tl.minimum(tl.maximum(y * inverse, -1.0 * MOST), 1.0 * MOST)
+    if MOST == 127:
         q = (q + TO_NEAREST) - TO_NEAREST
     return q

@@ -35,20 +35,24 @@ def attention_kernel(
     store_tile(out, acc / total[:, None], om, col, heads * D, L, col + D, TMA)
 
 
-def _heuristic(at: tuned.Limits, L: int, R: int, P: int, H: int, D: int, bits: int) -> dict[str, int]:
-    """128 queries and 128 keys; smaller where shared memory is, or where float32 products fill the registers."""
+def _heuristic(at: tuned.Limits, L: int, R: int, P: int, H: int, D: int, bits: int, mem_bits: int) -> dict[str, int]:
+    """128 queries; 128 new keys a step, 64 of the memory (two loops share the memory of a block) and of 8-bit windows.
+
+    Less where shared memory is smaller, and where float32 products fill the registers.
+    """
     if bits == 32:
         return {"bm": 32, "bn": 32, "bn_mem": 32, "warps": 4, "stages": 1}
     if at.shared < 200_000:
-        return {"bm": 64, "bn": 64, "bn_mem": 64, "warps": 4, "stages": 2}
-    return {"bm": 128, "bn": 128, "bn_mem": 64, "warps": 8, "stages": 2}
+        return {"bm": 64, "bn": 32, "bn_mem": 32, "warps": 4, "stages": 2}
+    return {"bm": 128, "bn": 64 if mem_bits == 8 else 128, "bn_mem": 64, "warps": 8, "stages": 2}
 
 
 def launch(out, q, k_new, v_new, k_mem=None, v_mem=None, k_scale=None, v_scale=None):
     """See reference.attention."""
     (L, H, D), R, P = q.shape, k_new.shape[0], 0 if k_mem is None else k_mem.shape[0]
     at = tuned.limits(q.device)
-    c = tuned.config("attention", _heuristic, at, L=L, R=R, P=P, H=H, D=D, bits=8 * q.element_size())
+    bits, mem_bits = 8 * q.element_size(), 0 if k_mem is None else 8 * k_mem.element_size()
+    c = tuned.config("attention", _heuristic, at, L=L, R=R, P=P, H=H, D=D, bits=bits, mem_bits=mem_bits)
     bm, bn, bd = c["bm"], c["bn"], max(16, triton.next_power_of_2(D))
     out, q, k_new, v_new, k_mem, v_mem = (x if x is None else rows_of(x) for x in (out, q, k_new, v_new, k_mem, v_mem))
     pitches = q.stride(0), k_new.stride(0), 0 if k_mem is None else k_mem.stride(0)
@@ -62,3 +66,6 @@ def launch(out, q, k_new, v_new, k_mem=None, v_mem=None, k_scale=None, v_scale=N
         out, q, k_new, v_new, k_mem, v_mem, k_scale, v_scale, L, R, P, H, *pitches, LOG2E * D**-0.5,
         bm, bn, c["bn_mem"], D, bd, R % bn != 0, P % c["bn_mem"] != 0, tma, num_warps=c["warps"], num_stages=c["stages"],
     )  # fmt: skip
+
+
+launch.requires_sass = ("HGMMA", "UTMALDG")

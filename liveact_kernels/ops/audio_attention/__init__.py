@@ -36,7 +36,10 @@ audio_attention = Op(
     cases=[
         Case("tiny", L=12, F=3, N=4, H=2, D=16, A=f32),
         Case("bf16", L=10, F=2, N=8, H=3, D=20, A=bf16),
+        Case("ragged", L=140, F=2, N=21, H=5, D=32, A=bf16),
+        Case("many_keys", L=80, F=2, N=100, H=1, D=24, A=bf16),
         Case("live_512x512", rung="device", L=8192, F=8, N=32, H=40, D=128, A=bf16),
+        Case("live_416x720", rung="device", L=9360, F=8, N=32, H=40, D=128, A=bf16),
     ],
-    backends={"torch": torch_backend},
+    backends={"torch": torch_backend, "triton": f"{__name__}.triton_kernel:launch"},
 )

@@ -55,7 +55,10 @@ cross_attention = Op(
         Case("tiny", L=6, N=5, I=7, H=2, D=16, A=f32, pad=11),
         Case("no_padding", L=5, N=4, I=3, H=3, D=20, A=f32),
         Case("bf16", L=8, N=9, I=17, H=2, D=32, A=bf16, pad=500),
+        Case("ragged", L=130, N=70, I=129, H=2, D=32, A=bf16, pad=9),
+        Case("ragged_odd", L=140, N=64, I=20, H=3, D=20, A=bf16, pad=3),
         Case("live_512x512", rung="device", L=8192, N=512, I=257, H=40, D=128, A=bf16),
+        Case("live_416x720", rung="device", L=9360, N=100, I=257, H=40, D=128, A=bf16, pad=413),
     ],
-    backends={"torch": torch_backend},
+    backends={"torch": torch_backend, "triton": f"{__name__}.triton_kernel:launch"},
 )

@@ -2,7 +2,7 @@
 
 import torch
 
-from liveact_kernels.contract import ACT, Case, Op, Rel, T, Ulp, bf16, f32, fp8
+from liveact_kernels.contract import ACT, ByDtype, Case, Op, Rel, T, Ulp, bf16, f32, fp8
 
 from . import reference as ref
 
@@ -19,15 +19,23 @@ _ARGS = {
     "b": T("N", f32, optional=True),
 }
 _WHY = "fp32 accumulate and epilogue, one rounding of the output"
-_LIVE = {"M": 8192, "G": 1, "has_b": True}
+_TOL = ByDtype({bf16: Rel(1.2, _WHY), f32: Rel(32.0, "an fp32 sum over K")})
 
 
-def _cases(live_nk, **extra):
+def _cases(*live, **extra):
+    """Cases of one op; `live` are (name, N, K, G) of the layers that call it."""
+    device = [
+        Case(f"live_{layer}_{size}", rung="device", M=M, N=N, K=K, G=G, has_b=True, **extra)
+        for layer, N, K, G in live
+        for size, M in (("512x512", 8192), ("416x720", 9360))
+    ]
     return [
         Case("tiny", M=8, N=256, K=64, G=1, has_b=True, **extra),
         Case("groups", M=6, N=48, K=256, G=2, has_b=True, **extra),
-        Case("live_512x512", rung="device", **_LIVE, N=live_nk[0], K=live_nk[1], **extra),
-        Case("live_416x720", rung="device", **_LIVE | {"M": 9360}, N=live_nk[0], K=live_nk[1], **extra),
+        Case("ragged", M=130, N=384, K=400, G=1, has_b=True, **extra),
+        Case("ragged_groups", M=70, N=200, K=384, G=3, has_b=False, **extra),
+        Case("unaligned", M=3, N=40, K=36, G=2, has_b=True, **extra),
+        *device,
     ]
 
 
@@ -41,13 +49,13 @@ def _op(name, args, out, tol, cases, **more):
         flops=lambda d: {"fp8": 2 * d.M * d.N * d.K},
         tol=tol,
         cases=cases,
-        backends={"torch": f"{__name__}.torch_backend:{name}", "triton": f"{__name__}.triton_kernel:{name}"},
+        backends={b: f"{__name__}.{b}_{kind}:{name}" for b, kind in (("torch", "backend"), ("triton", "kernel"))},
         **more,
     )
 
 
 fp8_linear = _op(
-    "fp8_linear", _ARGS, {"out": T("M N", "out_dtype")}, Rel(1.2, _WHY), _cases((15360, 5120), out_dtype=bf16)
+    "fp8_linear", _ARGS, {"out": T("M N", "out_dtype")}, _TOL, _cases(("qkv", 15360, 5120, 1), ("q", 5120, 5120, 1), out_dtype=bf16)
 )
 
 fp8_linear_gelu = _op(
@@ -58,7 +66,7 @@ fp8_linear_gelu = _op(
         "x8": Ulp(1, 0.02, "fp32 GELU and scale move a value across a rounding boundary", floor=2e-3),
         "x_scale": Ulp(256, 1.0, "the group's maximum carries the fp32 sum over K"),
     },
-    _cases((13824, 5120)),
+    _cases(("ffn_up", 13824, 5120, 1)),
     where={"GN": "N // 128 if N % 128 == 0 else 1"},
 )
 
@@ -66,14 +74,14 @@ fp8_linear_gate = _op(
     "fp8_linear_gate",
     _ARGS | {"x": T("M N", ACT), "gate": T("N", f32)},
     {"out": T("M N", ACT)},
-    Rel(1.2, _WHY),
-    _cases((5120, 13824), A=bf16),
+    _TOL,
+    _cases(("ffn_down", 5120, 13824, 108), ("o", 5120, 5120, 40), A=bf16),
 )
 
 fp8_linear_residual = _op(
     "fp8_linear_residual",
     _ARGS | {"x": T("M N", ACT)},
     {"out": T("M N", ACT)},
-    Rel(1.2, _WHY),
-    _cases((5120, 5120), A=bf16),
+    _TOL,
+    _cases(("o", 5120, 5120, 40), A=bf16),
 )

@@ -91,3 +91,7 @@ def fp8_linear_residual(out, a8, a_scale, w8, w_scale, b, x):
 def fp8_linear_gelu(x8, x_scale, a8, a_scale, w8, w_scale, b):
     """See reference.fp8_linear_gelu."""
     _launch(x8, x_scale, a8, a_scale, w8, w_scale, b)
+
+
+for _op in (fp8_linear, fp8_linear_gelu, fp8_linear_gate, fp8_linear_residual):
+    _op.requires_sass = ("QGMMA", "UTMALDG")

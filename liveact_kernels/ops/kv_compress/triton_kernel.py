@@ -17,8 +17,7 @@ from liveact_kernels import tuned
 from liveact_kernels.common.triton_rope import rotate
 from liveact_kernels.common.triton_rows import code, group_scale
 
-LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
-OLD, NEW = tl.constexpr(1), tl.constexpr(2)  # bits: an entry reads memory slots, the block's own slots
+LARGEST = {torch.int8: 127, torch.float8_e4m3fn: 448}
 
 
 @triton.jit
@@ -45,15 +44,15 @@ def _place(row, pitch, column):
 
 
 @triton.jit
-def _values(mem, mem_scale, new, row, inside, head, column, P, H, D: tl.constexpr, READS: tl.constexpr):
+def _values(mem, mem_scale, new, row, inside, head, column, P, H, D, OLD: tl.constexpr, NEW: tl.constexpr):
     """Float32 values of window rows: the memory's first P, dequantised, then the block's own; 0 outside."""
     x = 0.0
-    if READS & OLD:
+    if OLD:
         old = inside & (row < P)[:, None, None]
         x = tl.load(mem + _place(row, H * D, column), mask=old, other=0.0).to(tl.float32)
         if mem_scale is not None:
             x *= tl.load(mem_scale + row.to(tl.int64) * H + head, mask=row < P, other=0.0)[:, None, None]
-    if READS & NEW:
+    if NEW:
         fresh = inside & (row >= P)[:, None, None]
         x += tl.load(new + _place(row - P, H * D, column), mask=fresh, other=0.0).to(tl.float32)
     return x
@@ -62,18 +61,20 @@ def _values(mem, mem_scale, new, row, inside, head, column, P, H, D: tl.constexp
 @triton.jit
 def _entry(
     out, out_scale, mem, mem_scale, new, taps, rope, first, last, head, d, inside_head, tokens, P, H,
-    ENTRY: tl.constexpr, SLOT: tl.constexpr, COUNT: tl.constexpr, READS: tl.constexpr, SOURCES: tl.constexpr,
-    S: tl.constexpr, RASTER: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, MOST: tl.constexpr,
+    ENTRY: tl.constexpr, SLOT: tl.constexpr, COUNT: tl.constexpr, OLD: tl.constexpr, NEW: tl.constexpr,
+    SOURCES: tl.constexpr, S: tl.constexpr, RASTER: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
+    MOST: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Chunks first .. last of one entry of the schedule; rope None: values, which are not rotated."""
     column = head * D + d
-    for chunk in range(first, last):
+    # Only what no program writes may be fetched ahead of the stores: the block's own slots.
+    for chunk in tl.range(first, last, num_stages=1 if OLD else STAGES):
         j = chunk * ROWS + tl.arange(0, ROWS)
         inside = (j < tokens)[:, None, None] & inside_head
         y = tl.zeros(inside.shape, tl.float32)
         for tap in tl.static_range(COUNT):
             row = _source_rows(j, tap, SOURCES, ENTRY * S, COUNT, tokens, RASTER)
-            x = _values(mem, mem_scale, new, row, inside, head, column, P, H, D, READS)
+            x = _values(mem, mem_scale, new, row, inside, head, column, P, H, D, OLD, NEW)
             if rope is not None:
                 x = rotate(x, tl.load(rope + _place(row, D, d), mask=inside, other=0.0), True)
             if COUNT > 1:
@@ -85,7 +86,7 @@ def _entry(
         if MOST:
             scale = group_scale(tl.max(tl.max(tl.abs(y), 2), 1), MOST)
             y = code(y, tl.div_rn(1.0, scale)[:, None, None], MOST)
-        if READS & OLD:
+        if OLD:
             tl.debug_barrier()  # every thread has read its rows of this chunk before any thread overwrites one
         if MOST:
             tl.store(out_scale + to.to(tl.int64) * H + head, scale, mask=j < tokens)
@@ -96,9 +97,9 @@ def _entry(
 def kv_compress_kernel(
     k_out, v_out, k_out_scale, v_out_scale, k_new, v_new, k_mem, v_mem, k_scale, v_scale, taps, taps_v, rope,
     tokens, P, H,
-    SLOTS: tl.constexpr, COUNTS: tl.constexpr, READS: tl.constexpr, SOURCES: tl.constexpr, S: tl.constexpr,
-    RASTER: tl.constexpr, WALK: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
-    K_MOST: tl.constexpr, V_MOST: tl.constexpr,
+    SLOTS: tl.constexpr, COUNTS: tl.constexpr, OLD: tl.constexpr, NEW: tl.constexpr, SOURCES: tl.constexpr,
+    S: tl.constexpr, RASTER: tl.constexpr, WALK: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr,
+    ROWS: tl.constexpr, K_MOST: tl.constexpr, V_MOST: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Grid: channels, keys or values, chunks of tokens (one program for all chunks when it must WALK)."""
     SPLITS: tl.constexpr = (D + WIDTH - 1) // WIDTH
@@ -112,21 +113,22 @@ def kv_compress_kernel(
         if tl.program_id(1) == 0:
             _entry(
                 k_out, k_out_scale, k_mem, k_scale, k_new, taps, rope, first, last, head, d, d < D, tokens, P, H,
-                e, SLOTS[e], COUNTS[e], READS[e], SOURCES, S, RASTER, D, ROWS, K_MOST,
+                e, SLOTS[e], COUNTS[e], OLD[e], NEW[e], SOURCES, S, RASTER, D, ROWS, K_MOST, STAGES,
             )  # fmt: skip
         else:
             _entry(
                 v_out, v_out_scale, v_mem, v_scale, v_new, taps_v, None, first, last, head, d, d < D, tokens, P, H,
-                e, SLOTS[e], COUNTS[e], READS[e], SOURCES, S, RASTER, D, ROWS, V_MOST,
+                e, SLOTS[e], COUNTS[e], OLD[e], NEW[e], SOURCES, S, RASTER, D, ROWS, V_MOST, STAGES,
             )  # fmt: skip
 
 
 class Entries(NamedTuple):
-    """A schedule as the flat tuples that a kernel can unroll: per entry its slot, number of sources, OLD | NEW."""
+    """A schedule as flat tuples that a kernel can unroll: per entry its slot, how many sources, and which kinds."""
 
     slots: tuple[int, ...]
     counts: tuple[int, ...]
-    reads: tuple[int, ...]
+    reads_memory: tuple[bool, ...]
+    reads_block: tuple[bool, ...]
     sources: tuple[int, ...]
 
 
@@ -138,22 +140,23 @@ def entries(schedule: tuple, memory_slots: int, taps: int, raster: bool) -> Entr
     """
     written: set[int] = set()
     for slot, sources in schedule:
-        late = written & set(sources) or (raster and slot < memory_slots and slot in sources[1:])
-        if late:
-            raise ValueError(f"kv_compress: expected no source to be overwritten before it is read, got {schedule}")
-        if slot < memory_slots:
-            written.add(slot)
-    reads = [1 * any(s < memory_slots for s in src) + 2 * any(s >= memory_slots for s in src) for _, src in schedule]
-    padded = [s for _, src in schedule for s in (*src, *[0] * (taps - len(src)))]
+        if written & set(sources) or (raster and slot < memory_slots and slot in sources[1:]):
+            raise ValueError(f"kv_compress: expected a schedule that reads a slot before it overwrites it, got {schedule}")
+        written |= {slot} & set(range(memory_slots))
+    lists = [sources for _, sources in schedule]
     return Entries(
-        tuple(slot for slot, _ in schedule), tuple(len(src) for _, src in schedule), tuple(reads), tuple(padded)
+        slots=tuple(slot for slot, _ in schedule),
+        counts=tuple(len(sources) for sources in lists),
+        reads_memory=tuple(min(sources) < memory_slots for sources in lists),
+        reads_block=tuple(max(sources) >= memory_slots for sources in lists),
+        sources=tuple(s for sources in lists for s in (*sources, *[0] * (taps - len(sources)))),
     )
 
 
 def _heuristic(at: tuned.Limits, tokens: int, D: int, eight_bit: int) -> dict[str, int]:
     """A head per program when it needs the head's maximum, else a quarter of 128 channels: enough for every SM."""
     width = triton.next_power_of_2(D) if eight_bit else min(32, triton.next_power_of_2(D))
-    return {"width": width, "rows": 64 if eight_bit else 32, "warps": 16 if eight_bit else 4}
+    return {"width": width, "rows": 32, "warps": 16 if eight_bit else 4, "stages": 2}
 
 
 def launch(
@@ -162,12 +165,16 @@ def launch(
 ):  # fmt: skip
     """See reference.kv_compress."""
     (_, H, D), P, raster = k_new.shape, 0 if k_mem is None else k_mem.shape[0], grouping == "raster"
-    most = LARGEST.get(k_dtype, 0.0), LARGEST.get(v_dtype, 0.0)
+    most = LARGEST.get(k_dtype, 0), LARGEST.get(v_dtype, 0)
     c = tuned.config("kv_compress", _heuristic, tuned.limits(k_new.device), tokens=tokens, D=D, eight_bit=int(any(most)))
     walk = raster and P > 0
     grid = (H * triton.cdiv(D, c["width"]), 2, 1 if walk else triton.cdiv(tokens, c["rows"]))
     kv_compress_kernel[grid](
         k_out, v_out, k_out_scale, v_out_scale, k_new, v_new, k_mem, v_mem, k_scale, v_scale, taps,
         taps if taps_v is None else taps_v, rope, tokens, P, H, *entries(schedule, P // tokens, taps.shape[0], raster),
-        taps.shape[0], raster, walk, D, c["width"], c["rows"], *most, num_warps=c["warps"],
+        taps.shape[0], raster, walk, D, c["width"], c["rows"], *most, c["stages"],
+        num_warps=c["warps"],
     )  # fmt: skip
+
+
+launch.requires_sass = ("BAR",)  # between a chunk's loads and its stores

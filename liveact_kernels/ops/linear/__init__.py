@@ -19,7 +19,10 @@ def _cases(**extra):
     return [
         Case("tiny", M=8, N=48, K=64, A=f32, has_b=True, **extra),
         Case("tiny_bf16", M=7, N=40, K=96, A=bf16, has_b=True, **extra),
+        Case("ragged", M=130, N=300, K=144, A=bf16, has_b=True, **extra),
+        Case("odd", M=70, N=77, K=33, A=f32, has_b=False, **extra),
         Case("live_o_512x512", rung="device", M=8192, N=5120, K=5120, A=bf16, has_b=True, **extra),
+        Case("live_o_416x720", rung="device", M=9360, N=5120, K=5120, A=bf16, has_b=True, **extra),
     ]
 
 
@@ -32,7 +35,7 @@ def _op(name, args, cases=None):
         flops=lambda d: {compute_kind(d.A): 2 * d.M * d.N * d.K},
         tol=_TOL,
         cases=cases or _cases(),
-        backends={"torch": f"{__name__}.torch_backend:{name}", "triton": f"{__name__}.triton_kernel:{name}"},
+        backends={b: f"{__name__}.{b}_{kind}:{name}" for b, kind in (("torch", "backend"), ("triton", "kernel"))},
     )
 
 

@@ -49,3 +49,7 @@ def linear_gate(out, a, w, b, x, gate):
 def linear_residual(out, a, w, b, x):
     """See reference.linear_residual."""
     _launch(out, a, w, b, x)
+
+
+for _op in (linear, linear_gelu, linear_gate, linear_residual):
+    _op.requires_sass = ("HGMMA", "UTMALDG")

@@ -61,12 +61,12 @@ def modulate_kernel(
         largest = tl.max(tl.abs(a), 1)
         if TAIL:
             largest = tl.maximum(largest, tl.max(tl.abs(b), 1))
-        scale = group_scale(largest, 448.0)
+        scale = group_scale(largest, 448)
         tl.store(out_scale + row, scale, mask=row < L)
         per_code = tl.div_rn(1.0, scale)[:, None]
-        a = code(a, per_code, 448.0)
+        a = code(a, per_code, 448)
         if TAIL:
-            b = code(b, per_code, 448.0)
+            b = code(b, per_code, 448)
     store_part(out, a, row, L, 0, HEAD, C)
     if TAIL:
         store_part(out, b, row, L, HEAD, TAIL, C)

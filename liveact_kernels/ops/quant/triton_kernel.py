@@ -18,12 +18,12 @@ def quant_kernel(x8, x_scale, x, L, C: tl.constexpr, HEAD: tl.constexpr, TAIL: t
     if TAIL:
         b = load_part(x, row, L, HEAD, TAIL, C)
         largest = tl.maximum(largest, tl.max(tl.abs(b), 1))
-    scale = group_scale(largest, 448.0)
+    scale = group_scale(largest, 448)
     tl.store(x_scale + row, scale, mask=row < L)
     per_code = tl.div_rn(1.0, scale)[:, None]
-    store_part(x8, code(a, per_code, 448.0), row, L, 0, HEAD, C)
+    store_part(x8, code(a, per_code, 448), row, L, 0, HEAD, C)
     if TAIL:
-        store_part(x8, code(b, per_code, 448.0), row, L, HEAD, TAIL, C)
+        store_part(x8, code(b, per_code, 448), row, L, HEAD, TAIL, C)
 
 
 def _heuristic(at: tuned.Limits, L: int, C: int) -> dict[str, int]:
