@@ -70,6 +70,7 @@ class Op:
         self.backends: dict[str, Callable | str] = {"reference": reference, **(backends or {})}
         parameters = inspect.signature(reference).parameters
         self.scalars = {p: v.default for p, v in parameters.items() if p not in self.args}
+        self._absent = {a: None for a, s in self.args.items() if s.optional}
         self._plans: dict[tuple, Plan] = {}
         REGISTRY[name] = self
 
@@ -211,7 +212,7 @@ class Op:
         began = time.perf_counter() if clocked else 0.0
         push(plan.label)
         try:
-            out = _run(plan, out, kw)
+            out = _run(plan, out, self._absent | kw)
         finally:
             pop()
         if STATE.recorders:

@@ -37,6 +37,15 @@ def test_rules_between_arguments():
         ops.audio_attention(q=x(10, 2, 8), k=x(3, 4, 2, 8), v=x(3, 4, 2, 8))
 
 
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_an_optional_argument_may_be_left_out(backend):
+    q, k, v = torch.randn(3, 6, 2, 8)
+    with use(attention=backend):
+        short = ops.attention(q=q, k_new=k, v_new=v)
+        full = ops.attention(q=q, k_new=k, v_new=v, k_mem=None, v_mem=None, k_scale=None, v_scale=None)
+    assert torch.equal(short, full)
+
+
 def test_out_receives_the_result_and_nothing_else():
     cache = torch.zeros(12, 8)
     fresh = ops.gate_residual(x=x(4, 8), y=x(4, 8), gate=x(8))

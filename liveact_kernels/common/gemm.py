@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .tiles import describe, described, gelu_tanh, load_tile, scratch, store_tile, tile_at
+from .tiles import OPTIONS, describe, described, gelu_tanh, load_tile, scratch, store_tile, tile_at
 
 E4M3_MAX, SCALE_FLOOR = tl.constexpr(448.0), tl.constexpr(1e-12)
 
@@ -131,5 +131,5 @@ def launch_gemm(
     gemm_kernel[(min(at.sms, tiles),)](
         out, out_scale, a, group_scale, row_scale, w, w_scale, b, x, gate, M, N, K, G,
         bm, bn, bk, c["halves"], triton.cdiv(K // G, bk), c["band"], promote, gelu, tma,
-        bool(c["flatten"]) and not ws, ws, num_warps=c["warps"], num_stages=c["stages"],
+        bool(c["flatten"]) and not ws, ws, num_warps=c["warps"], num_stages=c["stages"], **OPTIONS,
     )  # fmt: skip

@@ -7,7 +7,8 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-Source = torch.Tensor | TensorDescriptor
+OPTIONS = {"enable_fp_fusion": True}
+"""Compiler options of every kernel here: a product and a sum may become one instruction. Triton 3.10 wants it said."""
 
 
 def tma_takes(*matrices: torch.Tensor) -> bool:

@@ -8,7 +8,7 @@ import triton.language as tl
 
 from liveact_kernels import tuned
 from liveact_kernels.common.flash import LOG2E, attend, empty_state, rows_of
-from liveact_kernels.common.tiles import described, load_tile, store_tile, tma_takes
+from liveact_kernels.common.tiles import OPTIONS, described, load_tile, store_tile, tma_takes
 
 
 @triton.jit
@@ -43,7 +43,7 @@ def _heuristic(at: tuned.Limits, L: int, R: int, P: int, H: int, D: int, bits: i
     if bits == 32:
         return {"bm": 32, "bn": 32, "bn_mem": 32, "warps": 4, "stages": 1}
     if at.shared < 200_000:
-        return {"bm": 64, "bn": 32, "bn_mem": 32, "warps": 4, "stages": 2}
+        return {"bm": 64, "bn": 32, "bn_mem": 32, "warps": 8, "stages": 2}
     return {"bm": 128, "bn": 64 if mem_bits == 8 else 128, "bn_mem": 64, "warps": 8, "stages": 2}
 
 
@@ -64,7 +64,7 @@ def launch(out, q, k_new, v_new, k_mem=None, v_mem=None, k_scale=None, v_scale=N
         k_mem, v_mem = (x if x is None else described(x, c["bn_mem"], bd) for x in (k_mem, v_mem))
     attention_kernel[(triton.cdiv(L, bm), H)](
         out, q, k_new, v_new, k_mem, v_mem, k_scale, v_scale, L, R, P, H, *pitches, LOG2E * D**-0.5,
-        bm, bn, c["bn_mem"], D, bd, R % bn != 0, P % c["bn_mem"] != 0, tma, num_warps=c["warps"], num_stages=c["stages"],
+        bm, bn, c["bn_mem"], D, bd, R % bn != 0, P % c["bn_mem"] != 0, tma, num_warps=c["warps"], num_stages=c["stages"], **OPTIONS,
     )  # fmt: skip
 
 

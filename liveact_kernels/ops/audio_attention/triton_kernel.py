@@ -8,7 +8,7 @@ import triton.language as tl
 
 from liveact_kernels import tuned
 from liveact_kernels.common.flash import LOG2E, attend, empty_state, rows_of
-from liveact_kernels.common.tiles import load_tile, store_tile
+from liveact_kernels.common.tiles import OPTIONS, load_tile, store_tile
 
 
 @triton.jit
@@ -46,7 +46,7 @@ def launch(out, q, k, v):
     audio_attention_kernel[grid](
         out, q, k, v, L // F, N, H, q.stride(0), k.stride(0), LOG2E * D**-0.5,
         c["bm"], c["bn"], D, max(16, triton.next_power_of_2(D)), c["heads"], N % c["bn"] != 0, N <= c["bn"],
-        num_warps=c["warps"], num_stages=c["stages"],
+        num_warps=c["warps"], num_stages=c["stages"], **OPTIONS,
     )  # fmt: skip
 
 

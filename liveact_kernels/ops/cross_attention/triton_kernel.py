@@ -10,7 +10,7 @@ import triton.language as tl
 
 from liveact_kernels import tuned
 from liveact_kernels.common.flash import LOG2E, attend, empty_state, rows_of
-from liveact_kernels.common.tiles import described, load_tile, store_tile, tma_takes
+from liveact_kernels.common.tiles import OPTIONS, described, load_tile, store_tile, tma_takes
 
 
 @triton.jit
@@ -40,7 +40,7 @@ def _heuristic(at: tuned.Limits, L: int, N: int, I: int, H: int, D: int, bits: i
     if bits == 32:
         return {"bm": 32, "bn": 32, "warps": 4, "stages": 1}
     if at.shared < 200_000:
-        return {"bm": 64, "bn": 32, "warps": 4, "stages": 2}
+        return {"bm": 64, "bn": 32, "warps": 8, "stages": 2}
     return {"bm": 128, "bn": 64, "warps": 8, "stages": 2}
 
 
@@ -58,7 +58,7 @@ def launch(out, q, k_text, v_text, k_image, v_image, pad=1):
         keys = [described(x, bn, bd) for x in keys]
     cross_attention_kernel[(triton.cdiv(L, bm), H)](
         out, q, *keys, L, N, I, H, *pitches, math.log(pad) * D**0.5, LOG2E * D**-0.5,
-        bm, bn, D, bd, I % bn != 0, tma, num_warps=c["warps"], num_stages=c["stages"],
+        bm, bn, D, bd, I % bn != 0, tma, num_warps=c["warps"], num_stages=c["stages"], **OPTIONS,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import triton.language as tl
 
 from liveact_kernels import tuned
 from liveact_kernels.common.gemm import E4M3_MAX, SCALE_FLOOR, affine, launch_gemm, products
-from liveact_kernels.common.tiles import gelu_tanh, store_tile, tma_takes
+from liveact_kernels.common.tiles import OPTIONS, gelu_tanh, store_tile, tma_takes
 
 GROUP = 128
 """Columns of one half of a tile and of one scale of the quantised output; the most of K summed at low precision."""
@@ -48,7 +48,7 @@ def _heuristic(at: tuned.Limits, M: int, N: int, K: int, G: int) -> dict[str, in
     One tile's epilogue overlaps the next one's loads (flatten) where registers allow: with per-token scales.
     """
     large = at.shared >= 200_000
-    wide = large and triton.cdiv(M, 128) * triton.cdiv(N, 2 * GROUP) >= at.sms
+    wide = large and (G == 1 or at.arch < 100) and triton.cdiv(M, 128) * triton.cdiv(N, 2 * GROUP) >= at.sms
     shape = {"bm": 128, "warps": 8} if M > 64 else {"bm": 64, "warps": 4}
     bk = min(GROUP, triton.next_power_of_2(max(K // G, 32)))
     rest = {"band": 8, "flatten": int(G == 1), "ws": 0, "stages": 3 if large else 2}
@@ -63,7 +63,8 @@ def _launch(out, out_scale, a8, a_scale, w8, w_scale, b, x=None, gate=None):
     if out_scale is not None and N % GROUP:
         steps, bm, bn = triton.cdiv(K // G, c["bk"]), 64, 64
         gelu_rows_kernel[(triton.cdiv(M, bm),)](
-            out, out_scale, a8, group_scale, row_scale, w8, w_scale, b, M, N, K, G, bm, bn, c["bk"], steps
+            out, out_scale, a8, group_scale, row_scale, w8, w_scale, b, M, N, K, G, bm, bn, c["bk"], steps,
+            **OPTIONS,
         )
         return
     tma = at.arch >= 90 and tma_takes(a8, w8, out, *([] if x is None else [x])) and (G == 1 or K // G % c["bk"] == 0)
