@@ -15,7 +15,6 @@ It fails on a spill, on too much shared memory or on a missing instruction on sm
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import subprocess
@@ -33,11 +32,11 @@ from triton.runtime.jit import JITFunction
 
 from . import ops  # noqa: F401 - fills the registry
 from .contract import REGISTRY, Case, Op
+from .ledger import Ledger
 from .tuned import SHARED
 
 CHIPS = ("sm_90a", "sm_89", "sm_100a", "sm_120a")
 BOUND = 90  # the architecture on which faults fail the run; the others are compiled and recorded
-LEDGER = Path(__file__).parents[1] / "profiles" / "resources.json"
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 SPILLS = ("LDL", "STL")
 COUNTED = (
@@ -121,97 +120,86 @@ def measure(kernel) -> dict:
     }
 
 
-def faults(entry: dict, arch: int, requires: tuple[str, ...]) -> list[str]:
+def faults(entry: dict, arch: int) -> list[str]:
     """What is wrong with a kernel whatever the ledger says."""
     said = []
     if entry["spill"] or any(entry["sass"].get(k) for k in SPILLS):
         said.append(f"spills {entry['spill']} bytes")
     if entry["shared"] > SHARED[arch]:
         said.append(f"needs {entry['shared']} bytes of shared memory, a block has {SHARED[arch]}")
-    for wanted in requires if arch == BOUND else ():
-        if not any(entry["sass"].get(name) for name in wanted.split("|")):
-            said.append(f"has no {wanted} instruction")
     return said
 
 
-def cases(op: Op) -> Iterator[tuple[str, Case]]:
-    """The op's real shapes, on one rank and on two."""
+def missing(entries: list[dict], requires: tuple[str, ...]) -> list[str]:
+    """Required instructions that no kernel of a call has."""
+    have = {name for e in entries for name in e["sass"]}
+    return [f"has no {wanted} instruction" for wanted in requires if not have & set(wanted.split("|"))]
+
+
+def cases(op: Op, ranks: bool) -> Iterator[tuple[str, Case]]:
+    """The op's real shapes, on one rank and, if asked, on two."""
     for case in op.cases:
         if case.rung == "device":
             yield case.id, case
             halved = {k: v // 2 for k, v in case.dims.items() if k in TOKENS}
-            if halved and "P" not in case.dims:  # the window is whole on every rank
+            if ranks and halved and "P" not in case.dims:  # the window is whole on every rank
                 yield f"{case.id}/2", Case(case.id, rung="device", **case.dims | halved)
 
 
-def survey(names: list[str], arch: int) -> Iterator[tuple[str, dict, list[str]]]:
-    """(key, numbers, faults) of every distinct kernel of the named ops on one chip."""
+def survey(op: Op, arch: int) -> Iterator[tuple[str, dict, list[str]]]:
+    """(key, numbers, faults) of every distinct kernel of an op on one chip."""
+    requires = getattr(op.implementation("triton"), "requires_sass", ()) if arch == BOUND else ()
+    seen: dict[str, dict] = {}
+    for label, case in cases(op, ranks=arch == BOUND):
+        kernels = launched(op, case, arch)
+        fresh = [k for k in kernels if k.hash not in seen]
+        seen |= {k.hash: measure(k) for k in fresh}
+        lacks = missing([seen[k.hash] for k in kernels], requires)
+        for kernel in fresh:
+            entry = seen[kernel.hash]
+            yield f"{op.name}/{label}/{kernel.metadata.name}", entry, faults(entry, arch) + lacks
+
+
+def compiled(names: list[str], chip: str) -> tuple[dict, list[str]]:
+    """(ledger of a chip, faults that fail the run) for the named ops, printed as they come."""
+    arch, table, wrong = int(re.sub(r"\D", "", chip)), {}, []
     for op in (REGISTRY[n] for n in names):
-        if "triton" not in op.backends:
-            continue
-        seen = set()
-        for label, case in cases(op):
-            for kernel in launched(op, case, arch):
-                if kernel.hash in seen:
-                    continue
-                seen.add(kernel.hash)
-                entry = measure(kernel)
-                requires = getattr(op.implementation("triton"), "requires_sass", ())
-                yield f"{op.name}/{label}/{kernel.metadata.name}", entry, faults(entry, arch, requires)
+        for key, entry, bad in survey(op, arch) if "triton" in op.backends else ():
+            table[key] = entry
+            sass = " ".join(f"{k}:{v}" for k, v in entry["sass"].items())
+            numbers = f"{entry['regs']:4} regs  {entry['shared']:6} B shared  {entry['warps']:2} warps"
+            print(f"{chip:8} {key:64} {numbers}  {sass}", *[f"  !! {b}" for b in bad], flush=True)
+            wrong += [f"{chip} {key} {b}" for b in bad if arch == BOUND]
+    return table, wrong
 
 
-def changes(old: dict, new: dict) -> list[str]:
-    """Differences between two ledgers of one chip, in words."""
-    said = [f"{key}: not in the ledger" for key in new.keys() - old.keys()]
-    said += [f"{key}: in the ledger, but no longer compiled" for key in old.keys() - new.keys()]
-    for key in old.keys() & new.keys():
-        said += [
-            f"{key}: {field} was {old[key].get(field)}, is {new[key].get(field)}"
-            for field in old[key].keys() | new[key].keys()
-            if old[key].get(field) != new[key].get(field)
-        ]
-    return sorted(said)
-
-
-def describe(entry: dict) -> str:
-    """One line of numbers."""
-    sass = " ".join(f"{k}:{v}" for k, v in entry["sass"].items())
-    return f"{entry['regs']:4} regs  {entry['shared']:6} B shared  {entry['warps']:2} warps  {sass}"
-
-
-def save(ledger: dict) -> None:
-    """One kernel per line, so that a change of the ledger reads as one."""
-    text = json.dumps(ledger, indent=1, sort_keys=True)
-    text = re.sub(r"\n {5,}", " ", re.sub(r"\n {4}\}", " }", text))
-    LEDGER.parent.mkdir(exist_ok=True)
-    LEDGER.write_text(text + "\n")
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m liveact_kernels.aot", description=__doc__.split("\n")[0])
+    parser.add_argument("--chip", nargs="+", default=CHIPS, choices=CHIPS, metavar="sm_XX", help=" ".join(CHIPS))
+    parser.add_argument("--op", nargs="+", default=[*REGISTRY], choices=[*REGISTRY], metavar="NAME", help="all ops")
+    parser.add_argument("--update", action="store_true", help="write the ledger instead of comparing with it")
+    args = parser.parse_args(argv)
+    if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
+        parser.error("TRITON_INTERPRET is set: the interpreter compiles nothing")
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:
     """Compile, print, compare; 1 when anything is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m liveact_kernels.aot", description=__doc__.split("\n")[0])
-    parser.add_argument("--chip", nargs="+", default=CHIPS, help=f"default: {' '.join(CHIPS)}")
-    parser.add_argument("--op", nargs="+", choices=[*REGISTRY], default=[*REGISTRY], metavar="NAME", help="default: all")
-    parser.add_argument("--update", action="store_true", help="write the ledger instead of comparing with it")
-    args = parser.parse_args(argv)
-    if os.environ.get("TRITON_INTERPRET"):
-        parser.error("TRITON_INTERPRET is set: the interpreter compiles nothing")
-    ledger = json.loads(LEDGER.read_text()) if LEDGER.is_file() else {}
-    own = ledger.setdefault(f"triton {triton.__version__}", {})
+    args = arguments(argv)
+    book = Ledger(f"triton {triton.__version__}")
+    if not (book.known or args.update):
+        print(f"no ledger for {book.version}: checking spills, shared memory and instructions alone")
     wrong = []
     for chip in args.chip:
-        arch, table = int(re.sub(r"\D", "", chip)), {}
-        for key, entry, bad in survey(args.op, arch):
-            table[key] = entry
-            print(f"{chip:8} {key:64} {describe(entry)}", *[f"  !! {b}" for b in bad], flush=True)
-            wrong += [f"{chip} {key} {b}" for b in bad if arch == BOUND]
-        others = {k: v for k, v in own.get(chip, {}).items() if k.split("/")[0] not in args.op}
-        if not args.update:
-            wrong += [f"{chip} {line}" for line in changes(own.get(chip, {}), others | table)]
-        own[chip] = others | table
+        table, bad = compiled(args.op, chip)
+        wrong += bad + ([] if args.update else book.changes(chip, table, args.op))
+        book.replace(chip, table, args.op)
     if args.update:
-        save(ledger)
-    print(*wrong, sep="\n", file=sys.stderr)
+        book.save()
+    for line in wrong:
+        print(line, file=sys.stderr)
     return 1 if wrong else 0
 
 

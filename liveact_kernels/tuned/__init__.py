@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from typing import NamedTuple
 
 import torch
-import triton
 
 
 class Limits(NamedTuple):
@@ -41,11 +41,16 @@ COMPILE_SMS, INTERPRET_SMS = 132, 2
 _pinned: dict[str, int] = {}
 
 
+def _tables() -> list[str]:
+    return [f.name.removesuffix(".json") for f in resources.files(__name__).iterdir() if f.name.endswith(".json")]
+
+
 @functools.cache
 def _of_cuda(index: int) -> Limits:
     facts = torch.cuda.get_device_properties(index)
     arch = 10 * facts.major + facts.minor
-    chip = facts.name.lower().removeprefix("nvidia ").split()[0]
+    name = re.sub(r"nvidia|geforce|\W", "", facts.name.lower())
+    chip = next((t for t in _tables() if name.startswith(t)), name)
     return Limits(chip, arch, facts.multi_processor_count, SHARED.get(arch, SHARED[89]))
 
 
@@ -58,6 +63,8 @@ def limits(device: torch.device) -> Limits:
         return _of_cuda(torch.cuda.current_device() if device.index is None else device.index)
     arch, sms = 90, INTERPRET_SMS
     if device.type == "meta":
+        import triton  # a machine without it can still read the tables
+
         arch, sms = triton.runtime.driver.active.get_current_target().arch, COMPILE_SMS
     return Limits(TABLES.get(arch, "unknown"), arch, sms, SHARED.get(arch, SHARED[89]))
 

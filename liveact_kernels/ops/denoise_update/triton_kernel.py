@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from liveact_kernels import tuned
+from liveact_kernels.common.tiles import OPTIONS
 
 
 @triton.jit
@@ -39,5 +40,5 @@ def launch(out, tokens, latent, noise, c_latent, c_velocity, c_noise=0.0):
     grid = (triton.cdiv(F * Y * X, c["block"]),)
     denoise_update_kernel[grid](
         out, tokens, latent, noise, float(c_latent), float(c_velocity), float(c_noise), F,
-        Z, Y, X, triton.next_power_of_2(Z), c["block"], num_warps=c["warps"],
+        Z, Y, X, triton.next_power_of_2(Z), c["block"], num_warps=c["warps"], **OPTIONS,
     )  # fmt: skip

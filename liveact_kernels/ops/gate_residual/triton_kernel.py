@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from liveact_kernels import tuned
+from liveact_kernels.common.tiles import OPTIONS
 from liveact_kernels.common.triton_rows import load_part, load_vector, rows_heuristic, split, store_part
 
 
@@ -31,4 +32,4 @@ def launch(out, x, y, gate):
     L, C = x.shape
     c = tuned.config("gate_residual", rows_heuristic, tuned.limits(x.device), L=L, C=C)
     grid = (triton.cdiv(L, c["rows"]),)
-    gate_residual_kernel[grid](out, x, y, gate, L, C, *split(C), c["rows"], num_warps=c["warps"])
+    gate_residual_kernel[grid](out, x, y, gate, L, C, *split(C), c["rows"], num_warps=c["warps"], **OPTIONS)

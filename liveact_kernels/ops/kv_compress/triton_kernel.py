@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from liveact_kernels import tuned
+from liveact_kernels.common.tiles import OPTIONS
 from liveact_kernels.common.triton_rope import rotate
 from liveact_kernels.common.triton_rows import code, group_scale
 
@@ -141,7 +142,8 @@ def entries(schedule: tuple, memory_slots: int, taps: int, raster: bool) -> Entr
     written: set[int] = set()
     for slot, sources in schedule:
         if written & set(sources) or (raster and slot < memory_slots and slot in sources[1:]):
-            raise ValueError(f"kv_compress: expected a schedule that reads a slot before it overwrites it, got {schedule}")
+            want = "a schedule that reads a slot before it overwrites it"
+            raise ValueError(f"kv_compress: expected {want}, got {schedule}")
         written |= {slot} & set(range(memory_slots))
     lists = [sources for _, sources in schedule]
     return Entries(
@@ -155,8 +157,10 @@ def entries(schedule: tuple, memory_slots: int, taps: int, raster: bool) -> Entr
 
 def _heuristic(at: tuned.Limits, tokens: int, D: int, eight_bit: int) -> dict[str, int]:
     """A head per program when it needs the head's maximum, else a quarter of 128 channels: enough for every SM."""
-    width = triton.next_power_of_2(D) if eight_bit else min(32, triton.next_power_of_2(D))
-    return {"width": width, "rows": 32, "warps": 16 if eight_bit else 4, "stages": 2}
+    if not eight_bit:
+        return {"width": min(32, triton.next_power_of_2(D)), "rows": 32, "warps": 4, "stages": 2}
+    small = at.arch != 90  # less shared memory, or ptxas spills at 16 warps
+    return {"width": triton.next_power_of_2(D), "rows": 16 if small else 32, "warps": 8 if small else 16, "stages": 2}
 
 
 def launch(
@@ -166,14 +170,15 @@ def launch(
     """See reference.kv_compress."""
     (_, H, D), P, raster = k_new.shape, 0 if k_mem is None else k_mem.shape[0], grouping == "raster"
     most = LARGEST.get(k_dtype, 0), LARGEST.get(v_dtype, 0)
-    c = tuned.config("kv_compress", _heuristic, tuned.limits(k_new.device), tokens=tokens, D=D, eight_bit=int(any(most)))
+    at, eight_bit = tuned.limits(k_new.device), int(any(most))
+    c = tuned.config("kv_compress", _heuristic, at, tokens=tokens, D=D, eight_bit=eight_bit)
     walk = raster and P > 0
     grid = (H * triton.cdiv(D, c["width"]), 2, 1 if walk else triton.cdiv(tokens, c["rows"]))
     kv_compress_kernel[grid](
         k_out, v_out, k_out_scale, v_out_scale, k_new, v_new, k_mem, v_mem, k_scale, v_scale, taps,
         taps if taps_v is None else taps_v, rope, tokens, P, H, *entries(schedule, P // tokens, taps.shape[0], raster),
         taps.shape[0], raster, walk, D, c["width"], c["rows"], *most, c["stages"],
-        num_warps=c["warps"],
+        num_warps=c["warps"], **OPTIONS,
     )  # fmt: skip
 
 

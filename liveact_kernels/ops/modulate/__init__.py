@@ -36,5 +36,8 @@ modulate_quant = Op(
         "x_scale": Ulp(32, 1.0, "fp32 LayerNorm of a whole row, then a maximum"),
     },
     cases=_CASES,
-    backends={"torch": f"{__name__}.torch_backend:modulate_quant", "triton": f"{__name__}.triton_kernel:modulate_quant"},
+    backends={
+        "torch": f"{__name__}.torch_backend:modulate_quant",
+        "triton": f"{__name__}.triton_kernel:modulate_quant",
+    },
 )

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from liveact_kernels import tuned
+from liveact_kernels.common.tiles import OPTIONS
 from liveact_kernels.common.triton_rows import (
     code,
     group_scale,
@@ -76,7 +77,7 @@ def _launch(out, out_scale, x, mul, add, eps):
     L, C = x.shape
     c = tuned.config("modulate", rows_heuristic, tuned.limits(x.device), L=L, C=C)
     grid = (triton.cdiv(L, c["rows"]),)
-    modulate_kernel[grid](out, out_scale, x, mul, add, L, eps, C, *split(C), c["rows"], num_warps=c["warps"])
+    modulate_kernel[grid](out, out_scale, x, mul, add, L, eps, C, *split(C), c["rows"], num_warps=c["warps"], **OPTIONS)
 
 
 def modulate(out, x, mul, add, eps=1e-6):

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from liveact_kernels import tuned
+from liveact_kernels.common.tiles import OPTIONS
 from liveact_kernels.common.triton_rope import rotate
 from liveact_kernels.common.triton_rows import rows_heuristic, rsqrt, split
 
@@ -101,5 +102,5 @@ def launch(q, k, v, qkv, norm_q, norm_k, rope, eps=1e-6):
     c = tuned.config("qkv_norm_rope", rows_heuristic, tuned.limits(q.device), L=L, C=H * D)
     qkv_norm_rope_kernel[(triton.cdiv(L, c["rows"]), 3)](
         q, k, v, qkv, norm_q, norm_k, rope, L, eps,
-        H, D, *split(H), triton.next_power_of_2(D), c["rows"], num_warps=c["warps"],
+        H, D, *split(H), triton.next_power_of_2(D), c["rows"], num_warps=c["warps"], **OPTIONS,
     )  # fmt: skip

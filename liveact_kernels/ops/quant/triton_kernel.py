@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from liveact_kernels import tuned
+from liveact_kernels.common.tiles import OPTIONS
 from liveact_kernels.common.triton_rows import code, group_scale, load_part, split, store_part
 
 
@@ -37,4 +38,4 @@ def launch(x8, x_scale, x, groups=1):
     L, C = x.shape[0] * groups, x.shape[1] // groups
     c = tuned.config("quant", _heuristic, tuned.limits(x.device), L=L, C=C)
     grid = (triton.cdiv(L, c["rows"]),)
-    quant_kernel[grid](x8, x_scale, x, L, C, *split(C), c["rows"], num_warps=c["warps"])
+    quant_kernel[grid](x8, x_scale, x, L, C, *split(C), c["rows"], num_warps=c["warps"], **OPTIONS)

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from liveact_kernels import tuned
+from liveact_kernels.common.tiles import OPTIONS
 from liveact_kernels.common.triton_rows import load_part, load_vector, rows_heuristic, rsqrt, split, store_part
 
 
@@ -31,4 +32,4 @@ def launch(out, x, weight, eps=1e-6):
     L, C = x.shape
     c = tuned.config("rms_norm", rows_heuristic, tuned.limits(x.device), L=L, C=C)
     grid = (triton.cdiv(L, c["rows"]),)
-    rms_norm_kernel[grid](out, x, weight, L, eps, C, *split(C), c["rows"], num_warps=c["warps"])
+    rms_norm_kernel[grid](out, x, weight, L, eps, C, *split(C), c["rows"], num_warps=c["warps"], **OPTIONS)
