@@ -47,7 +47,7 @@ def draw(chip: str = "h200") -> str:
     for name, colour in zip(rows[0][1], COLOURS):
         out += [f'<rect x="{x:.0f}" y="34" width="12" height="12" fill="{colour}"/>',
                 f'<text x="{x + 16:.0f}" y="45">{name}</text>']  # fmt: skip
-        x += 34 + 7.2 * len(name)
+        x += 29 + 6.9 * len(name)
     for i, (size, groups) in enumerate(rows):
         out += bar(TOP + i * (BAR + GAP), size, groups, scale)
     limit = LEFT + LIMIT_MS * scale
