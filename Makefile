@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TRITON := $(VENV)/.triton
 
-.PHONY: demo test lint verify budget bench clean
+.PHONY: demo test aot lint verify budget bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -12,14 +13,22 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
 	touch $(STAMP)
 
+$(TRITON): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[triton]"
+	touch $(TRITON)
+
 demo: $(STAMP)  ## a talking video from the picture and the recording in examples/
 	mkdir -p out
 	$(BIN)/liveact generate --image examples/face.png --audio examples/speech.wav \
 	  --prompt "a happy person talking" --scale 6 --out out/demo.mp4
 
-test: $(STAMP)  ## lint and the whole CPU test suite
+test: $(TRITON)  ## lint and the whole CPU test suite; Triton's interpreter has a process of its own
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest tests/triton
+
+aot: $(TRITON)  ## every Triton kernel compiled for an H200 (and three more chips) without one: profiles/resources.json
+	$(BIN)/python -m liveact_kernels.aot
 
 verify: $(STAMP)  ## recorded runs of the released model through this installation
 	$(BIN)/liveact verify --golden tests/golden

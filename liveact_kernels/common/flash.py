@@ -1,7 +1,8 @@
 """Streaming softmax attention over segments of keys: the part that every attention kernel shares.
 
-Keys, values and queries are [rows, H * D] matrices of which a program reads the D columns of its head. Scores stay in
-units of log2, so that a probability is one exp2; running maximum, sum and output are float32.
+Keys, values and queries are [rows, H * D] matrices of which a program reads the D columns of its head; rows may lie
+apart (a column of a wider buffer), keys and values of a segment equally so. Scores stay in units of log2, so that a
+probability is one exp2; running maximum, sum and output are float32.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def _scores(q, k, start, n, pitch, head, BN: tl.constexpr, D: tl.constexpr, BD: 
 
 @triton.jit
 def _fold(
-    state, s, dtype_of, v, k_scale, v_scale, bias, scale2, start, n, pitch, head, heads,
+    state, s, q, v, k_scale, v_scale, bias, scale2, start, n, pitch, head, heads,
     BN: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, MASK: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
     """Fold BN keys with raw scores s into the state. MASK: fewer are left, or the last one carries a bias."""
@@ -60,8 +61,8 @@ def _fold(
     total = total * fade + tl.sum(p, 1)
     if v_scale is not None:
         p *= tl.load(v_scale + rows * heads + head, mask=rows < n, other=0.0)[None, :]
-    values = _like(load_tile(v, start, head * D, pitch, n, head * D + D, BN, BD, TMA), dtype_of)
-    acc = tl.dot(p.to(dtype_of.dtype), values, acc * fade[:, None], input_precision="ieee")
+    values = _like(load_tile(v, start, head * D, pitch, n, head * D + D, BN, BD, TMA), q)
+    acc = tl.dot(p.to(q.dtype), values, acc * fade[:, None], input_precision="ieee")
     return acc, new, total
 
 

@@ -10,8 +10,7 @@ import triton
 import triton.language as tl
 
 from .tiles import OPTIONS, describe, described, gelu_tanh, load_tile, scratch, store_tile, tile_at
-
-E4M3_MAX, SCALE_FLOOR = tl.constexpr(448.0), tl.constexpr(1e-12)
+from .triton_rows import code, group_scale
 
 
 @triton.jit
@@ -76,10 +75,10 @@ def _finish(
         y = gelu_tanh(y)
     if out_scale is not None:
         rows = om + tl.arange(0, acc.shape[0])
-        scale = tl.maximum(tl.max(tl.abs(y), 1) / E4M3_MAX, SCALE_FLOOR)
+        scale = group_scale(tl.max(tl.abs(y), 1), 448)
         at = out_scale + rows * (N // acc.shape[1]) + on // acc.shape[1]
         tl.store(at, scale, mask=rows < tl.where(on < N, M, 0))
-        y *= (1.0 / scale)[:, None]
+        y = code(y, (1.0 / scale)[:, None], 448)
     if gate is not None:
         cols = on + tl.arange(0, acc.shape[1])
         y *= tl.load(gate + cols, mask=cols < N, other=0.0)[None, :]

@@ -83,9 +83,11 @@ def group_scale(largest, MOST: tl.constexpr):
 def code(y, inverse, MOST: tl.constexpr):
     """y / scale as a float32 that a cast to e4m3 or int8 keeps in range; int8 is rounded to nearest even here.
 
-    `inverse` is 1 / scale: one product per element, and a step of 2^-23 never moves a code by more than one.
+    `inverse` is 1 / scale: one product per element, and a step of 2^-23 never moves a code by more than one. NaN
+    stays NaN, or a broken row would pass for -MOST.
     """
-    q = tl.minimum(tl.maximum(y * inverse, -1.0 * MOST), 1.0 * MOST)
+    q = tl.maximum(y * inverse, -1.0 * MOST, propagate_nan=tl.PropagateNan.ALL)
+    q = tl.minimum(q, 1.0 * MOST, propagate_nan=tl.PropagateNan.ALL)
     if MOST == 127:
         q = (q + TO_NEAREST) - TO_NEAREST
     return q

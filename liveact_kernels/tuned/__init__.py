@@ -41,7 +41,8 @@ COMPILE_SMS, INTERPRET_SMS = 132, 2
 _pinned: dict[str, int] = {}
 
 
-def _tables() -> list[str]:
+def tables() -> list[str]:
+    """Chips that have a table."""
     return [f.name.removesuffix(".json") for f in resources.files(__name__).iterdir() if f.name.endswith(".json")]
 
 
@@ -50,7 +51,7 @@ def _of_cuda(index: int) -> Limits:
     facts = torch.cuda.get_device_properties(index)
     arch = 10 * facts.major + facts.minor
     name = re.sub(r"nvidia|geforce|\W", "", facts.name.lower())
-    chip = next((t for t in _tables() if name.startswith(t)), name)
+    chip = next((t for t in tables() if name.startswith(t)), name)
     return Limits(chip, arch, facts.multi_processor_count, SHARED.get(arch, SHARED[89]))
 
 

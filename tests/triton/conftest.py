@@ -21,6 +21,12 @@ if INTERPRETED and HAS_TRITON:
     interp.install()
 
 
+def pytest_configure(config):
+    """NumPy warns of the infinities and NaN that a chip computes in silence."""
+    config.addinivalue_line("filterwarnings", r"ignore::RuntimeWarning:triton\.runtime\.interpreter")
+    config.addinivalue_line("filterwarnings", r"ignore::DeprecationWarning:triton\.runtime\.interpreter")
+
+
 @pytest.fixture(autouse=True)
 def _needs_triton():
     if not HAS_TRITON:

@@ -1,8 +1,40 @@
 """Shapes beyond the ops' own cases that a kernel's masks must survive: not multiples of a tile, one row, odd heads."""
 
-from liveact_kernels.contract import Case, bf16, f32
+from liveact_kernels.contract import Case, bf16, f32, fp8, int8
+
+_ROWS = [
+    Case("wide", L=3, C=1280, A=bf16),
+    Case("narrow", L=9, C=20, A=f32),
+    Case("no_tail", L=17, C=64, A=bf16),
+    Case("odd_width", L=2, C=77, A=f32),
+]
+_UPDATE = {"c_latent": 0.25, "c_velocity": -0.5}
 
 ODD = {
-    "modulate": [Case("wide", L=3, C=1280, A=bf16), Case("narrow", L=9, C=20, A=f32)],
-}
+    "modulate": _ROWS,
+    "modulate_quant": _ROWS,
+    "rms_norm": [*_ROWS, Case("one_row", L=1, C=136, A=bf16)],
+    "gate_residual": [*_ROWS, Case("one_row", L=1, C=136, A=bf16)],
+    "quant": [
+        Case("whole_rows", L=2, C=1280, A=bf16),
+        Case("groups_of_40", L=7, C=200, A=bf16, groups=5),
+        Case("one_row", L=1, C=3, A=f32),
+    ],
+    "denoise_update": [
+        Case("odd_channels", Z=3, F=1, Y=2, X=2, A=bf16, has_noise=True, c_noise=0.5, **_UPDATE),
+        Case("several_programs", Z=2, F=3, Y=6, X=10, A=f32, **_UPDATE),
+        Case("velocity", Z=4, F=2, Y=4, X=4, A=f32, c_latent=0, c_velocity=1),
+    ],
+    "qkv_norm_rope": [
+        Case("one_row", L=1, C=64, E=4, A=bf16),
+        Case("five_heads", L=18, C=5 * 24, E=12, A=bf16),
+        Case("one_head", L=3, C=16, E=8, A=f32),
+    ],
+    "kv_compress": [
+        Case("three_taps", H=1, E=4, A=f32, KM=f32, VM=f32, has_k_mem=True, has_v_mem=True, P=14, R=14, tokens=7, S=3,
+             k_dtype=f32, v_dtype=f32, schedule=((0, (0, 1, 2)), (1, (3,)))),
+        Case("long_first_block", H=2, E=4, A=bf16, R=6 * 35, tokens=35, S=5, k_dtype=int8, v_dtype=fp8,
+             schedule=tuple((slot, (slot,)) for slot in range(6))),
+    ],
+}  # fmt: skip
 """Op name -> cases; they join the op's own "cpu" cases in every test of this folder."""

@@ -13,7 +13,8 @@ from liveact_kernels.common.tiles import OPTIONS, described, load_tile, store_ti
 
 @triton.jit
 def attention_kernel(
-    out, q, k_new, v_new, k_mem, v_mem, k_scale, v_scale, L, R, P, heads, q_pitch, new_pitch, mem_pitch, scale2,
+    out, q, k_new, v_new, k_mem, v_mem, k_scale, v_scale, L, R, P, heads,
+    out_pitch, q_pitch, new_pitch, mem_pitch, scale2,
     BM: tl.constexpr, BN: tl.constexpr, BN_MEM: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
     NEW_TAIL: tl.constexpr, MEM_TAIL: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
@@ -32,7 +33,7 @@ def attention_kernel(
         BN, D, BD, NEW_TAIL, TMA,
     )  # fmt: skip
     acc, _, total = state
-    store_tile(out, acc / total[:, None], om, col, heads * D, L, col + D, TMA)
+    store_tile(out, acc / total[:, None], om, col, out_pitch, L, col + D, TMA)
 
 
 def _heuristic(at: tuned.Limits, L: int, R: int, P: int, H: int, D: int, bits: int, mem_bits: int) -> dict[str, int]:
@@ -55,7 +56,7 @@ def launch(out, q, k_new, v_new, k_mem=None, v_mem=None, k_scale=None, v_scale=N
     c = tuned.config("attention", _heuristic, at, L=L, R=R, P=P, H=H, D=D, bits=bits, mem_bits=mem_bits)
     bm, bn, bd = c["bm"], c["bn"], max(16, triton.next_power_of_2(D))
     out, q, k_new, v_new, k_mem, v_mem = (x if x is None else rows_of(x) for x in (out, q, k_new, v_new, k_mem, v_mem))
-    pitches = q.stride(0), k_new.stride(0), 0 if k_mem is None else k_mem.stride(0)
+    pitches = out.stride(0), q.stride(0), k_new.stride(0), 0 if k_mem is None else k_mem.stride(0)
     keys = [x for x in (k_new, v_new, k_mem, v_mem) if x is not None]
     tma = q.dtype != torch.float32 and bd == D and at.arch >= 90 and tma_takes(out, q, *keys)
     if tma:
@@ -64,7 +65,8 @@ def launch(out, q, k_new, v_new, k_mem=None, v_mem=None, k_scale=None, v_scale=N
         k_mem, v_mem = (x if x is None else described(x, c["bn_mem"], bd) for x in (k_mem, v_mem))
     attention_kernel[(triton.cdiv(L, bm), H)](
         out, q, k_new, v_new, k_mem, v_mem, k_scale, v_scale, L, R, P, H, *pitches, LOG2E * D**-0.5,
-        bm, bn, c["bn_mem"], D, bd, R % bn != 0, P % c["bn_mem"] != 0, tma, num_warps=c["warps"], num_stages=c["stages"], **OPTIONS,
+        bm, bn, c["bn_mem"], D, bd, R % bn != 0, P % c["bn_mem"] != 0, tma,
+        num_warps=c["warps"], num_stages=c["stages"], **OPTIONS,
     )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 
@@ -13,7 +12,7 @@ from liveact_kernels.common.tiles import OPTIONS, load_tile, store_tile
 
 @triton.jit
 def audio_attention_kernel(
-    out, q, k, v, T, N, heads, q_pitch, k_pitch, scale2,
+    out, q, k, v, T, N, heads, out_pitch, q_pitch, k_pitch, scale2,
     BM: tl.constexpr, BN: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, HEADS: tl.constexpr, TAIL: tl.constexpr,
     SINGLE: tl.constexpr,
 ):  # fmt: skip
@@ -27,7 +26,7 @@ def audio_attention_kernel(
             empty_state(BM, BD), tile, k, v, None, None, None, scale2, frame * N, frame * N + N, k_pitch, head, heads,
             BN, D, BD, TAIL, False, SINGLE,
         )  # fmt: skip
-        store_tile(out, acc / total[:, None], om, col, heads * D, rows, col + D, False)
+        store_tile(out, acc / total[:, None], om, col, out_pitch, rows, col + D, False)
 
 
 def _heuristic(at: tuned.Limits, L: int, F: int, N: int, H: int, D: int, bits: int) -> dict[str, int]:
@@ -44,7 +43,7 @@ def launch(out, q, k, v):
     out, q, k, v = (rows_of(x) for x in (out, q, k, v))
     grid = (triton.cdiv(L // F, c["bm"]), F, triton.cdiv(H, c["heads"]))
     audio_attention_kernel[grid](
-        out, q, k, v, L // F, N, H, q.stride(0), k.stride(0), LOG2E * D**-0.5,
+        out, q, k, v, L // F, N, H, out.stride(0), q.stride(0), k.stride(0), LOG2E * D**-0.5,
         c["bm"], c["bn"], D, max(16, triton.next_power_of_2(D)), c["heads"], N % c["bn"] != 0, N <= c["bn"],
         num_warps=c["warps"], num_stages=c["stages"], **OPTIONS,
     )  # fmt: skip

@@ -15,7 +15,8 @@ from liveact_kernels.common.tiles import OPTIONS, described, load_tile, store_ti
 
 @triton.jit
 def cross_attention_kernel(
-    out, q, k_text, v_text, k_image, v_image, L, N, I, heads, q_pitch, text_pitch, image_pitch, bias, scale2,
+    out, q, k_text, v_text, k_image, v_image, L, texts, images, heads,
+    out_pitch, q_pitch, text_pitch, image_pitch, bias, scale2,
     BM: tl.constexpr, BN: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
     IMAGE_TAIL: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
@@ -24,18 +25,18 @@ def cross_attention_kernel(
     col = head * D
     tile = load_tile(q, om, col, q_pitch, L, col + D, BM, BD, TMA)
     acc, _, total = attend(
-        empty_state(BM, BD), tile, k_text, v_text, None, None, bias, scale2, 0, N, text_pitch, head, heads,
+        empty_state(BM, BD), tile, k_text, v_text, None, None, bias, scale2, 0, texts, text_pitch, head, heads,
         BN, D, BD, True, TMA,
     )  # fmt: skip
     text = acc / total[:, None]
     acc, _, total = attend(
-        empty_state(BM, BD), tile, k_image, v_image, None, None, None, scale2, 0, I, image_pitch, head, heads,
+        empty_state(BM, BD), tile, k_image, v_image, None, None, None, scale2, 0, images, image_pitch, head, heads,
         BN, D, BD, IMAGE_TAIL, TMA,
     )  # fmt: skip
-    store_tile(out, text + acc / total[:, None], om, col, heads * D, L, col + D, TMA)
+    store_tile(out, text + acc / total[:, None], om, col, out_pitch, L, col + D, TMA)
 
 
-def _heuristic(at: tuned.Limits, L: int, N: int, I: int, H: int, D: int, bits: int) -> dict[str, int]:  # noqa: E741
+def _heuristic(at: tuned.Limits, L: int, texts: int, images: int, H: int, D: int, bits: int) -> dict[str, int]:
     """128 queries and 64 keys: 257 image keys waste less of their last tile than with 128."""
     if bits == 32:
         return {"bm": 32, "bn": 32, "warps": 4, "stages": 1}
@@ -46,19 +47,20 @@ def _heuristic(at: tuned.Limits, L: int, N: int, I: int, H: int, D: int, bits: i
 
 def launch(out, q, k_text, v_text, k_image, v_image, pad=1):
     """See the reference; log(pad) goes to the kernel in units of the raw score, before the scale D^-0.5."""
-    (L, H, D), N, I = q.shape, k_text.shape[0], k_image.shape[0]  # noqa: E741
+    (L, H, D), texts, images = q.shape, k_text.shape[0], k_image.shape[0]
     at = tuned.limits(q.device)
-    c = tuned.config("cross_attention", _heuristic, at, L=L, N=N, I=I, H=H, D=D, bits=8 * q.element_size())
+    bits = 8 * q.element_size()
+    c = tuned.config("cross_attention", _heuristic, at, L=L, texts=texts, images=images, H=H, D=D, bits=bits)
     bm, bn, bd = c["bm"], c["bn"], max(16, triton.next_power_of_2(D))
     out, q, *keys = (rows_of(x) for x in (out, q, k_text, v_text, k_image, v_image))
-    pitches = q.stride(0), keys[0].stride(0), keys[2].stride(0)
+    pitches = out.stride(0), q.stride(0), keys[0].stride(0), keys[2].stride(0)
     tma = q.dtype != torch.float32 and bd == D and at.arch >= 90 and tma_takes(out, q, *keys)
     if tma:
         out, q = described(out, bm, bd), described(q, bm, bd)
         keys = [described(x, bn, bd) for x in keys]
     cross_attention_kernel[(triton.cdiv(L, bm), H)](
-        out, q, *keys, L, N, I, H, *pitches, math.log(pad) * D**0.5, LOG2E * D**-0.5,
-        bm, bn, D, bd, I % bn != 0, tma, num_warps=c["warps"], num_stages=c["stages"], **OPTIONS,
+        out, q, *keys, L, texts, images, H, *pitches, math.log(pad) * D**0.5, LOG2E * D**-0.5,
+        bm, bn, D, bd, images % bn != 0, tma, num_warps=c["warps"], num_stages=c["stages"], **OPTIONS,
     )  # fmt: skip
 
 

@@ -55,7 +55,11 @@ def _op(name, args, out, tol, cases, **more):
 
 
 fp8_linear = _op(
-    "fp8_linear", _ARGS, {"out": T("M N", "out_dtype")}, _TOL, _cases(("qkv", 15360, 5120, 1), ("q", 5120, 5120, 1), out_dtype=bf16)
+    "fp8_linear",
+    _ARGS,
+    {"out": T("M N", "out_dtype")},
+    _TOL,
+    _cases(("qkv", 15360, 5120, 1), ("q", 5120, 5120, 1), out_dtype=bf16),
 )
 
 fp8_linear_gelu = _op(

@@ -10,8 +10,9 @@ import triton
 import triton.language as tl
 
 from liveact_kernels import tuned
-from liveact_kernels.common.gemm import E4M3_MAX, SCALE_FLOOR, affine, launch_gemm, products
+from liveact_kernels.common.gemm import affine, launch_gemm, products
 from liveact_kernels.common.tiles import OPTIONS, gelu_tanh, store_tile, tma_takes
+from liveact_kernels.common.triton_rows import code, group_scale
 
 GROUP = 128
 """Columns of one half of a tile and of one scale of the quantised output; the most of K summed at low precision."""
@@ -19,7 +20,7 @@ GROUP = 128
 
 @triton.jit
 def gelu_rows_kernel(
-    x8, x_scale, a8, group_scale, row_scale, w8, w_scale, b, M, N, K, G,
+    x8, x_scale, a8, per_group, per_token, w8, w_scale, b, M, N, K, G,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
     """GELU and codes with one scale per row: its maximum must be known before the first code, so sums are made twice.
@@ -32,13 +33,13 @@ def gelu_rows_kernel(
     scale = top
     for write in tl.static_range(2):
         for on in range(0, N, BN):
-            acc, _ = products(a8, group_scale, w8, om, on, M, N, K, G, BM, BN, BK, 1, STEPS, True, False)
-            y = gelu_tanh(affine(acc, row_scale, w_scale, b, om, on, M, N))
+            acc, _ = products(a8, per_group, w8, om, on, M, N, K, G, BM, BN, BK, 1, STEPS, True, False)
+            y = gelu_tanh(affine(acc, per_token, w_scale, b, om, on, M, N))
             if write:
-                store_tile(x8, y * (1.0 / scale)[:, None], om, on, N, M, N, False)
+                store_tile(x8, code(y, (1.0 / scale)[:, None], 448), om, on, N, M, N, False)
             else:
                 top = tl.maximum(top, tl.max(tl.abs(y), 1))
-        scale = tl.maximum(top / E4M3_MAX, SCALE_FLOOR)
+        scale = group_scale(top, 448)
     tl.store(x_scale + rows, scale, mask=rows < M)
 
 
@@ -55,43 +56,44 @@ def _heuristic(at: tuned.Limits, M: int, N: int, K: int, G: int) -> dict[str, in
     return shape | rest | {"bn": GROUP, "bk": bk, "halves": 1 + wide}
 
 
-def _launch(out, out_scale, a8, a_scale, w8, w_scale, b, x=None, gate=None):
+def _launch(op, out, out_scale, a8, a_scale, w8, w_scale, b, x=None, gate=None):
     (M, K), (N, G) = a8.shape, (w8.shape[0], a_scale.shape[1])
     at = tuned.limits(a8.device)
-    c = tuned.config("fp8_linear", _heuristic, at, M=M, N=N, K=K, G=G)
-    group_scale, row_scale = (None, a_scale) if G == 1 else (a_scale, None)
+    c = tuned.config(op, _heuristic, at, M=M, N=N, K=K, G=G)
+    if out_scale is not None:
+        c = {**c, "bn": GROUP}  # a half is a group of the output, whatever was tuned
+    per_group, per_token = (None, a_scale) if G == 1 else (a_scale, None)
     if out_scale is not None and N % GROUP:
         steps, bm, bn = triton.cdiv(K // G, c["bk"]), 64, 64
         gelu_rows_kernel[(triton.cdiv(M, bm),)](
-            out, out_scale, a8, group_scale, row_scale, w8, w_scale, b, M, N, K, G, bm, bn, c["bk"], steps,
-            **OPTIONS,
+            out, out_scale, a8, per_group, per_token, w8, w_scale, b, M, N, K, G, bm, bn, c["bk"], steps, **OPTIONS
         )
         return
     tma = at.arch >= 90 and tma_takes(a8, w8, out, *([] if x is None else [x])) and (G == 1 or K // G % c["bk"] == 0)
     launch_gemm(
-        at, c, out, a8, w8, b=b, x=x, gate=gate, out_scale=out_scale, group_scale=group_scale, row_scale=row_scale,
+        at, c, out, a8, w8, b=b, x=x, gate=gate, out_scale=out_scale, group_scale=per_group, row_scale=per_token,
         w_scale=w_scale, promote=True, gelu=out_scale is not None, tma=tma,
     )  # fmt: skip
 
 
 def fp8_linear(out, a8, a_scale, w8, w_scale, b, out_dtype=None):
     """See reference.fp8_linear; out already has out_dtype."""
-    _launch(out, None, a8, a_scale, w8, w_scale, b)
+    _launch("fp8_linear", out, None, a8, a_scale, w8, w_scale, b)
 
 
 def fp8_linear_gate(out, a8, a_scale, w8, w_scale, b, x, gate):
     """See reference.fp8_linear_gate."""
-    _launch(out, None, a8, a_scale, w8, w_scale, b, x, gate)
+    _launch("fp8_linear_gate", out, None, a8, a_scale, w8, w_scale, b, x, gate)
 
 
 def fp8_linear_residual(out, a8, a_scale, w8, w_scale, b, x):
     """See reference.fp8_linear_residual."""
-    _launch(out, None, a8, a_scale, w8, w_scale, b, x)
+    _launch("fp8_linear_residual", out, None, a8, a_scale, w8, w_scale, b, x)
 
 
 def fp8_linear_gelu(x8, x_scale, a8, a_scale, w8, w_scale, b):
     """See reference.fp8_linear_gelu."""
-    _launch(x8, x_scale, a8, a_scale, w8, w_scale, b)
+    _launch("fp8_linear_gelu", x8, x_scale, a8, a_scale, w8, w_scale, b)
 
 
 for _op in (fp8_linear, fp8_linear_gelu, fp8_linear_gate, fp8_linear_residual):

@@ -23,9 +23,9 @@ def _heuristic(at: tuned.Limits, M: int, N: int, K: int, bits: int) -> dict[str,
     return common | {"bm": 64, "bn": 64, "bk": 128, "warps": 4}
 
 
-def _launch(out, a, w, b, x=None, gate=None, gelu=False):
+def _launch(op, out, a, w, b, x=None, gate=None, gelu=False):
     at = tuned.limits(a.device)
-    c = tuned.config("linear", _heuristic, at, M=a.shape[0], N=w.shape[0], K=a.shape[1], bits=8 * a.element_size())
+    c = tuned.config(op, _heuristic, at, M=a.shape[0], N=w.shape[0], K=a.shape[1], bits=8 * a.element_size())
     narrow = a.dtype != torch.float32  # exact float32 products read registers: nothing for the copy engine to feed
     tma = narrow and at.arch >= 90 and tma_takes(a, w, out, *([] if x is None else [x]))
     launch_gemm(at, c, out, a, w, b=b, x=x, gate=gate, gelu=gelu, tma=tma)
@@ -33,22 +33,22 @@ def _launch(out, a, w, b, x=None, gate=None, gelu=False):
 
 def linear(out, a, w, b):
     """See reference.linear."""
-    _launch(out, a, w, b)
+    _launch("linear", out, a, w, b)
 
 
 def linear_gelu(out, a, w, b):
     """See reference.linear_gelu."""
-    _launch(out, a, w, b, gelu=True)
+    _launch("linear_gelu", out, a, w, b, gelu=True)
 
 
 def linear_gate(out, a, w, b, x, gate):
     """See reference.linear_gate."""
-    _launch(out, a, w, b, x, gate)
+    _launch("linear_gate", out, a, w, b, x, gate)
 
 
 def linear_residual(out, a, w, b, x):
     """See reference.linear_residual."""
-    _launch(out, a, w, b, x)
+    _launch("linear_residual", out, a, w, b, x)
 
 
 for _op in (linear, linear_gelu, linear_gate, linear_residual):

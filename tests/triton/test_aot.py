@@ -1,0 +1,81 @@
+"""The ahead-of-time check finds what it is there to find: spills, missing instructions, a changed ledger."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton.language", reason="triton is not installed: pip install 'liveact[triton]'")
+from liveact_kernels import aot
+from liveact_kernels.contract import REGISTRY
+from liveact_kernels.ledger import Ledger
+
+ENTRY = {"regs": 64, "spill": 0, "shared": 1024, "warps": 4, "stages": 2, "sass": {"LDG": 3, "HGMMA": 8}}
+ROOT = Path(__file__).parents[2]
+
+
+def test_faults_name_spills_and_too_much_shared_memory():
+    assert aot.faults(ENTRY, 90) == []
+    assert aot.faults(ENTRY | {"spill": 48}, 90) == ["spills 48 bytes"]
+    assert aot.faults(ENTRY | {"sass": {"STL": 2}}, 90), "local stores are spills even when no stack is reported"
+    assert aot.faults(ENTRY | {"shared": 232449}, 90) == ["needs 232449 bytes of shared memory, a block has 232448"]
+
+
+def test_required_instructions_take_alternatives_and_any_kernel_of_the_call():
+    other = ENTRY | {"sass": {"UTMALDG": 1}}
+    assert aot.missing([ENTRY, other], ("QGMMA|HGMMA", "UTMALDG")) == []
+    assert aot.missing([ENTRY], ("QGMMA|HGMMA", "UTMALDG")) == ["has no UTMALDG instruction"]
+
+
+def test_real_shapes_are_compiled_for_one_rank_and_for_two():
+    dims = {label: case.dims for label, case in aot.cases(REGISTRY["modulate"], ranks=True)}
+    assert dims["live_416x720"]["L"] == 9360 and dims["live_416x720/2"]["L"] == 4680
+    outs, args = aot.meta_case(REGISTRY["modulate_quant"], REGISTRY["modulate_quant"].cases[-1])
+    assert [tuple(o.shape) for o in outs] == [(9360, 5120), (9360, 1)] and args["x"].device.type == "meta"
+
+
+def test_ledger_reports_every_kind_of_change_and_keeps_other_ops(tmp_path):
+    path = tmp_path / "resources.json"
+    book = Ledger("triton 1", path)
+    assert not book.known and book.changes("sm_90a", {"a/x/k": ENTRY}, ["a"]) == []
+    book.replace("sm_90a", {"a/x/k": ENTRY, "b/x/k": ENTRY}, ["a", "b"])
+    book.save()
+
+    book = Ledger("triton 1", path)
+    assert book.changes("sm_90a", {"a/x/k": ENTRY}, ["a"]) == []
+    assert book.changes("sm_90a", {"a/x/k": ENTRY | {"regs": 65}}, ["a"]) == ["sm_90a a/x/k: regs was 64, is 65"]
+    assert book.changes("sm_90a", {}, ["a"]) == ["sm_90a a/x/k: in the ledger, but no longer compiled"]
+    assert book.changes("sm_90a", {"a/x/k": ENTRY, "a/y/k": ENTRY}, ["a"]) == ["sm_90a a/y/k: not in the ledger"]
+    book.replace("sm_90a", {"a/x/k": ENTRY | {"regs": 65}}, ["a"])
+    book.save()
+    saved = json.loads(path.read_text())["triton 1"]["sm_90a"]
+    assert saved["a/x/k"]["regs"] == 65 and saved["b/x/k"] == ENTRY
+
+
+COMPILE = """
+from liveact_kernels import aot, tuned
+from liveact_kernels.contract import REGISTRY
+op = REGISTRY["quant"]
+for rows in (1, 64):
+    with tuned.pinned(rows=rows, warps=1):
+        for kernel in aot.launched(op, op.cases[-1], 90):
+            print(rows, *aot.faults(aot.measure(kernel), 90))
+"""
+
+
+def test_a_kernel_that_spills_is_found():
+    """In a process of its own: here the interpreter stands in for the compiler."""
+    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", COMPILE], env=env, cwd=ROOT, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and lines[0] == "1" and lines[1].startswith("64 spills"), done.stdout + done.stderr
+
+
+def test_the_interpreter_is_refused(capsys, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(SystemExit) as stop:
+        aot.main(["--op", "quant"])
+    assert stop.value.code == 2 and "TRITON_INTERPRET" in capsys.readouterr().err
