@@ -55,18 +55,23 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float((a * b).sum() / norm) if norm > 0 else 0.0
 
 
+def border_step(video: np.ndarray) -> float:
+    """Mean change of the picture where a block begins, over that at other latent frame borders: 1 is seamless."""
+    step = np.abs(np.diff(video.astype(np.float32), axis=0)).mean((1, 2, 3))
+    inner = [i for i in range(4, len(step), 4) if i not in (20, 52)]
+    return float(step[[20, 52]].mean() / step[inner].mean())
+
+
 def measures(video: np.ndarray, seen: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """Numbers of one clip. video [F, H, W, 3] uint8, seen and truth [F, attributes] as POSE names them."""
     open_, late = POSE.index("open"), slice(40, None)
     x = video.astype(np.float32) / 255
-    step = np.abs(np.diff(x, axis=0)).mean((1, 2, 3))
-    inner = [i for i in range(3, len(step), 4) if i not in (20, 52)]  # ordinary latent borders: 4k -> 4k + 1
     corner = x[:, BACKGROUND[0], BACKGROUND[1]].mean((1, 2))
     out = {
         "mouth_correlation": correlation(seen[:, open_], truth[:, open_]),
         "mouth_amplitude": float(seen[:, open_].std() / max(truth[:, open_].std(), 1e-6)),
         "background_drift": float(np.abs(corner[-16:].mean(0) - corner[0]).mean()),
-        "border_step": float(step[[20, 52]].mean() / step[inner].mean()),
+        "border_step": border_step(video),
     }
     for name in ("smile", "brow_angle", "brow_height", "wave"):
         k = POSE.index(name)
@@ -84,8 +89,9 @@ def evaluate(c: EvaluateConfig) -> None:
         video = generate(avatar, clip.video[0], clip.samples, clip.prompts, c).numpy()
         count = min(len(video), len(clip.attributes))
         seen = probe(torch.from_numpy(video).permute(0, 3, 1, 2).float() / 127.5 - 1).numpy()
-        results.append(measures(video[:count], seen[:count], np.asarray(clip.attributes)[:count]))
         truth = np.asarray(clip.video).transpose(0, 2, 3, 1)
+        found = measures(video[:count], seen[:count], np.asarray(clip.attributes)[:count])
+        results.append(found | {"border_step_of_truth": border_step(truth)})
         rows += [np.concatenate(v[: count : count // 10][:10], 1) for v in (truth, video)]
     summary = {k: round(float(np.mean([r[k] for r in results])), 4) for k in results[0]}
     print(json.dumps(summary, indent=1))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,7 +56,15 @@ def test_ledger_reports_every_kind_of_change_and_keeps_other_ops(tmp_path):
     assert saved["a/x/k"]["regs"] == 65 and saved["b/x/k"] == ENTRY
 
 
-COMPILE = """
+def compiled(source: str) -> str:
+    """Output of a process that compiles; in this one the interpreter stands in for the compiler."""
+    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", source], env=env, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+SPILL = """
 from liveact_kernels import aot, tuned
 from liveact_kernels.contract import REGISTRY
 op = REGISTRY["quant"]
@@ -67,11 +76,26 @@ for rows in (1, 64):
 
 
 def test_a_kernel_that_spills_is_found():
-    """In a process of its own: here the interpreter stands in for the compiler."""
-    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    done = subprocess.run([sys.executable, "-c", COMPILE], env=env, cwd=ROOT, capture_output=True, text=True)
-    lines = done.stdout.splitlines()
-    assert done.returncode == 0 and lines[0] == "1" and lines[1].startswith("64 spills"), done.stdout + done.stderr
+    small, large = compiled(SPILL).splitlines()
+    assert small == "1" and large.startswith("64 spills")
+
+
+IN_PLACE = """
+from liveact_kernels import aot, tuned
+from liveact_kernels.contract import REGISTRY
+op = REGISTRY["kv_compress"]
+with tuned.pinned(stages=1):  # no barriers but its own
+    print(aot.launched(op, next(c for c in op.cases if c.rung == "device"), 90)[0].asm["ptx"])
+"""
+
+
+def test_kv_compress_reads_a_chunk_before_its_barrier_and_writes_it_after():
+    """What the interpreter cannot show: it runs a program's loads before its stores whatever stands between."""
+    events = re.findall(r"^\s*(?:@%\w+\s+)?(ld\.global|st\.global|bar\.sync|bra|\$L\w+:)", compiled(IN_PLACE), re.M)
+    kinds = "".join({"ld.global": "r", "st.global": "w", "bar.sync": "|", "bra": " "}.get(e, " ") for e in events)
+    guarded = [chunk for chunk in kinds.split() if "|" in chunk]
+    assert len(guarded) == 2, "keys and values each have one entry that reads memory"
+    assert all(re.fullmatch(r"r{15,}\|w+", chunk) for chunk in guarded), guarded
 
 
 def test_the_interpreter_is_refused(capsys, monkeypatch):
