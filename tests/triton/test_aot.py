@@ -91,7 +91,7 @@ with tuned.pinned(stages=1):  # no barriers but its own
 
 def test_kv_compress_reads_a_chunk_before_its_barrier_and_writes_it_after():
     """What the interpreter cannot show: it runs a program's loads before its stores whatever stands between."""
-    events = re.findall(r"^\s*(?:@%\w+\s+)?(ld\.global|st\.global|bar\.sync|bra|\$L\w+:)", compiled(IN_PLACE), re.M)
+    events = re.findall(r"^\s*(?:@%\w+\s+)?(ld\.global|st\.global|bar\.sync|bra|\$L__BB\w+:)", compiled(IN_PLACE), re.M)
     kinds = "".join({"ld.global": "r", "st.global": "w", "bar.sync": "|", "bra": " "}.get(e, " ") for e in events)
     guarded = [chunk for chunk in kinds.split() if "|" in chunk]
     assert len(guarded) == 2, "keys and values each have one entry that reads memory"
