@@ -237,6 +237,9 @@ def _run(plan: Plan, out: list | None, kw: Mapping[str, Any]) -> list:
     if out is None:
         out = [None if s is None else torch.empty(s[0], dtype=s[1], device=plan.device) for s in plan.outs]
     if plan.launch is not None:
+        for name, t in (*kw.items(), *(("out", o) for o in out)):  # strides are not in a plan's key
+            if isinstance(t, torch.Tensor) and not t.is_contiguous():
+                raise ValueError(f"{plan.label}: {name} must be contiguous, got strides {t.stride()}")
         if STATE.poison:
             for o in filter(lambda o: o is not None, out):
                 o.view(torch.uint8).fill_(0xFF)  # NaN in bf16, fp32 and e4m3

@@ -18,14 +18,14 @@ from .config import MEMORY_SLOTS, WINDOW_SLOTS
 
 Schedule = tuple[tuple[int, tuple[int, ...]], ...]
 
-SLOTS = {
-    "reference": range(0, 2),
-    "long_term": range(2, 4),
-    "short_term": range(4, 6),
-    "current": range(MEMORY_SLOTS, WINDOW_SLOTS),
-}
-"""The window by name. Reference: the video's first two latent frames, for ever. Long-term: five slots folded into each,
-again and again. Short-term: the last two latent frames before the current block."""
+class Slots:
+    """The window by name; one latent frame each."""
+
+    reference = range(0, 2)  # the video's first two, for ever
+    long_term = range(2, 4)  # five slots folded into each, again and again
+    short_term = range(4, MEMORY_SLOTS)  # the last two before the current block
+    current = range(MEMORY_SLOTS, WINDOW_SLOTS)
+
 
 TWO_RANK_RELEASED: Schedule = ((2, (2, 6, 7, 8, 9)), (3, (3, 4, 5, 10, 11)), (4, (12,)), (5, (13,)))
 """What the released two-GPU run compresses, in global slots: each rank folds five of its own. For parity only."""
@@ -65,7 +65,7 @@ class Window:
 
     def positions(self, frames: int, first: bool) -> Tensor:
         """Rope rows of a block of `frames` latent frames: slots 0.. for the first block, 6.. for all later."""
-        start = 0 if first else SLOTS["current"].start
+        start = 0 if first else Slots.current.start
         return self.rope[start * self.tokens : (start + frames) * self.tokens]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, taps: Tensor, taps_v: Tensor | None) -> Tensor:
@@ -93,7 +93,7 @@ class Window:
         if mem is None:
             self.layers[layer] = LayerMemory(*ops.kv_compress(**args))
             return
-        kept = SLOTS["reference"].stop * self.tokens  # these stay as they are
+        kept = Slots.reference.stop * self.tokens  # these stay as they are
         if torch.is_grad_enabled():  # training keeps the graph: no write in place
             new = ops.kv_compress(**args)
             pairs = zip((mem.k, mem.v, mem.k_scale, mem.v_scale), new)

@@ -73,6 +73,19 @@ def test_a_launch_backend_writes_poisoned_outputs_and_is_recorded():
     assert calls[0].dims.label() == "L=4,C=8,A=f32"
 
 
+def test_a_strided_tensor_never_reaches_a_kernel():
+    ops.rms_norm.backends["fake"] = lambda out, x, weight, eps=1e-6: out.copy_(x)
+    try:
+        with use(rms_norm="fake"):
+            ops.rms_norm(x=x(4, 8), weight=x(8))
+            with pytest.raises(ValueError, match=r"rms_norm\[.*: x must be contiguous, got strides \(1, 4\)"):
+                ops.rms_norm(x=x(8, 4).T, weight=x(8))
+            with pytest.raises(ValueError, match="out must be contiguous"):
+                ops.rms_norm(x=x(4, 8), weight=x(8), out=x(8, 4).T)
+    finally:
+        del ops.rms_norm.backends["fake"]
+
+
 def test_backend_choice_by_name_beats_all_and_unknown_names_are_listed():
     args = {"x": x(4, 8), "y": x(4, 8), "gate": x(8)}
     with use(all="reference", gate_residual="torch"), record() as calls:

@@ -5,7 +5,7 @@ from liveact_kernels.contract import ACT, Case, Op, Rel, T, bf16, f32
 
 from .reference import qkv_norm_rope as _reference
 
-_TOL = Rel(2.0, "fp32 inside, one rounding")
+_TOL = Rel(3.0, "fp32 inside, one rounding; in float32 the norm and the rotation add their own")
 
 qkv_norm_rope = Op(
     "qkv_norm_rope",
