@@ -9,6 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from liveact_app.cli import main
 from liveact_app.verify import REPLAYS, find, replay
+from liveact_app.verify.dit import Replay
+from liveact_app.verify.golden import load
 from liveact_model.errors import InputError
 
 CORE = ("dit_tiny", "dit_tiny_sp2", "memory", "rope", "sampler")
@@ -99,3 +101,24 @@ def test_no_folder_and_an_empty_one(tmp_path):
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(InputError, match="--golden"):
             find(folder)
+
+
+def test_a_recording_of_one_block_replays(golden, tmp_path):
+    """Its caches have fourteen slots of which six are filled."""
+    meta, tensors = json.loads((golden / "dit_tiny.json").read_text()), load_file(golden / "dit_tiny.safetensors")
+    keep = {n: t for n, t in tensors.items() if not n.startswith("out.") or n.startswith("out.conv.noise_pred.0.")}
+    meta |= {"variants": {"conv": "float32"}, "tensor_list": {}}
+    (tmp_path / "one.json").write_text(json.dumps(meta))
+    save_file(keep, tmp_path / "one.safetensors")
+    seen = Replay(load(tmp_path / "one.json"), load(tmp_path / "one.json"), "conv", "conv").run().windows[1].unroped()
+    for name, t in zip("kv", seen):
+        cache = torch.zeros(1, t.shape[1] // 6 * 14, *t.shape[2:])
+        cache[:, : t.shape[1]] = t
+        keep[f"out.conv.cache.{name}.step1.layer0"] = cache
+    save_file(keep, tmp_path / "one.safetensors")
+    assert {r.variant: r.verdict for r in replay(tmp_path / "one.json")} == {
+        "conv noise_pred": "pass", "conv cache": "pass",
+    }  # fmt: skip
+    keep["out.conv.cache.k.step1.layer0"] *= 1.001
+    save_file(keep, tmp_path / "one.safetensors")
+    assert "FAIL" in {r.verdict for r in replay(tmp_path / "one.json")}

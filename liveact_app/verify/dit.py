@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from liveact_kernels import ops
 from liveact_kernels.common.rope import rotate
 from liveact_model.cache import TWO_RANK_RELEASED, Window
+from liveact_model.errors import InputError
 from liveact_model.keymap import infer_config, load
 from liveact_model.model import DiT
 from liveact_model.schedule import coefficients
@@ -114,7 +116,12 @@ class Replay:
         self.outputs[name] = velocity
 
     def _guidance(self) -> float:
-        return float(self.golden.meta.get("audio_cfg", 1.7))
+        """The recorded strength: a field of the sidecar, or `audio_cfg=..` in the variant's description."""
+        stated = re.search(r"audio_cfg\s*=\s*([0-9.]*[0-9])", str(self.golden.meta["variants"]["cfg"]))
+        found = self.golden.meta.get("audio_cfg", stated and stated[1])
+        if found is None:
+            raise InputError(f"golden sidecar {self.golden.path.name}: expected audio_cfg=.. in variants.cfg, got none")
+        return float(found)
 
     def _noise(self, i: int, s: int) -> Tensor | None:
         name = f"in.renoise.{i}.{s}"
@@ -150,15 +157,21 @@ class Replay:
                 errors.append((rel_l2(got, self.golden.get(recorded)), name.removeprefix(f"{kind}.")))
         return max(errors)
 
-    def cache_error(self, prefix: str = "cache", slots=slice(None), cut=slice(None)) -> float:
-        """Largest error of layer 0's keys (before RoPE) and values against the recorded caches of every step."""
+    def cache_error(self, prefix: str = "cache", slots: Sequence[int] = range(14)) -> float:
+        """Largest error of layer 0's keys (before RoPE) and values against the recorded caches of every step.
+
+        slots  which window slots the recorded cache holds, in its order; a run of one block has filled only six
+        """
         errors, tokens = [], self.windows[0].tokens
         for s, window in enumerate(self.windows):
             for kind, got in zip("kv", window.unroped()):
                 name = f"out.{self.variant}.{prefix}.{kind}.step{s}.layer0"
                 if name in self.golden.tensors:
-                    got = got.unflatten(1, (-1, tokens))[:, slots].flatten(1, 2)
-                    errors.append(rel_l2(got, self.golden.get(name)[:, cut]))
+                    got = got.unflatten(1, (-1, tokens))
+                    want = self.golden.get(name).unflatten(1, (-1, tokens))
+                    held = [(i, slot) for i, slot in enumerate(slots) if slot < got.shape[1]]
+                    here, there = [slot for _, slot in held], [i for i, _ in held]
+                    errors.append(rel_l2(got[:, here], want[:, there]))
         return max(errors, default=float("inf"))
 
     def by_iteration(self, against: str) -> list[float]:
