@@ -17,6 +17,7 @@ BLOCK_VIDEO_FRAMES = VIDEO_FRAMES_PER_LATENT * BLOCK_LATENT_FRAMES  # 32
 PATCH = 2  # tokens are 2x2 latent pixels of one latent frame
 TAPS = 5  # slots that one compression folds into one
 MASK_CHANNELS = 4
+EPS = 1e-6  # of every norm of the denoiser; the ops have it as their default
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class DiTConfig:
     audio_hidden: int = 512
     audio_tokens: int = 32
     audio_dim: int = 768
-    eps: float = 1e-6
+    eps: float = EPS
     rope_theta: float = 10000.0
     memory: str = "conv"
     grouping: str = "raster"
@@ -57,6 +58,8 @@ class DiTConfig:
             raise InputError(f"config: dim must be num_heads times an even number, got {self.dim} / {self.num_heads}")
         if self.in_dim != 2 * self.out_dim + MASK_CHANNELS:
             raise InputError(f"config: in_dim must be 2 * out_dim + 4, got {self.in_dim} with out_dim {self.out_dim}")
+        if self.eps != EPS:
+            raise InputError(f"config: eps must be {EPS}, which the norms are built with, got {self.eps}")
         if self.memory not in ("conv", "mean") or self.grouping not in ("raster", "temporal"):
             raise InputError(f"config: unknown memory {self.memory!r} or grouping {self.grouping!r}")
 

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from liveact_model.errors import InputError
+
+
+def read_json(path: Path, what: str = "model") -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        InputError: the file is missing, unreadable, or holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{what}: expected a readable JSON file {path}, got: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{what}: expected a JSON object in {path}, got {type(value).__name__}")
+    return value
 
 
 def load_pickle(path: str | Path, what: str) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from .errors import InputError
 from .keymap import export, load
 from .model import DiT
 from .schedule import TIMESTEPS
+from .statedict import read_json
 
 ASSETS = Path(__file__).parent / "assets"
 AVATARS = ("tiny",)
@@ -117,17 +118,6 @@ def dit_files(folder: Path) -> list[Path]:
         if not path.is_file():
             raise InputError(f"model: expected the denoiser's file {path}, found none")
     return found
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; InputError if the file is missing or holds something else."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"model: expected a readable JSON file {path}, got: {error}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"model: expected a JSON object in {path}, got {type(value).__name__}")
-    return value
 
 
 class Tensors(Mapping[str, Tensor]):

@@ -168,3 +168,5 @@ def test_bad_configs():
         DiTConfig(dim=100, num_heads=3)
     with pytest.raises(InputError, match="in_dim must be"):
         DiTConfig(in_dim=16)
+    with pytest.raises(InputError, match="eps must be 1e-06"):
+        DiTConfig(eps=1e-5)

@@ -49,14 +49,19 @@ def test_seed_audio_prompt_sampler_and_guidance_all_matter():
 
 
 def test_prompt_change_keeps_memory_and_starts_at_the_next_block():
-    _, straight = run(4, prompt="happy")
-    session, blocks = run(2, prompt="happy")
-    session.push_audio(small.speech(12)[16000 * 4 :])
-    session.set_prompt("happy")
-    same = run(4, prompt="happy")[1]
-    assert all(torch.equal(a, b) for a, b in zip(straight[:2], blocks)) and torch.equal(same[3], straight[3])
-    session.set_prompt("angry")
-    assert not torch.equal(session.next_block(), straight[2])
+    def four(change):
+        session = Session(small.avatar(), small.picture(), "happy")
+        session.push_audio(small.speech(12))
+        out = [session.next_block() for _ in range(2)]
+        session.set_prompt(change)
+        return out + [session.next_block() for _ in range(2)]
+
+    straight, same, changed = four("happy"), four("happy"), four("angry")
+    assert all(torch.equal(a, b) for a, b in zip(straight, same))
+    assert all(torch.equal(a, b) for a, b in zip(straight[:2], changed[:2]))
+    assert not torch.equal(straight[2], changed[2])
+    fresh = run(4, chunk=12 * 16000, prompt="angry")[1]
+    assert not torch.equal(fresh[2], changed[2])  # what went before the change is remembered
 
 
 @pytest.mark.parametrize("options", [{}, {"eight_bit_memory": True}, {"audio_cfg": 1.5}])

@@ -13,7 +13,7 @@ from liveact_kernels.ops.kv_compress import STEADY
 from liveact_model.cache import TWO_RANK_RELEASED, LayerMemory, Window
 from liveact_model.rope import rope_table
 
-from .golden import Golden, Row, mismatches, rel_l2
+from .golden import Golden, Row, rel_l2
 
 TOLERANCE, ROPE_MAX_ABS = 1e-5, 2e-5
 RANK_SLOTS = {"single": [list(range(14))], "sp": [[0, 1, 2, 6, 7, 8, 9], [3, 4, 5, 10, 11, 12, 13]]}
@@ -135,4 +135,4 @@ def replay_rope(g: Golden) -> Iterator[Row]:
         rope = rope_table(dim, first + frames, rows, columns, theta)[first * rows * columns :]
         got = rotate(g.get(f"in.{name}")[0], rope)
         error = (got - g.get(f"out.{name}_roped")[0]).abs().max().item()
-        yield g.row(f"{name} roped", error, ROPE_MAX_ABS, f"max abs; {mismatches(got, got):.0f} non-finite")
+        yield g.row(f"{name} roped", error, ROPE_MAX_ABS, "max abs")

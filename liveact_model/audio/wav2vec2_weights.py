@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from liveact_model.errors import InputError
-from liveact_model.statedict import load_pickle
+from liveact_model.statedict import load_pickle, read_json
 
 SAMPLE_RATE = 16000
 WHAT = "audio encoder weights"
@@ -90,26 +89,14 @@ def plain_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
-def _read_json(path: Path, required: bool) -> dict[str, Any]:
-    if not required and not path.exists():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"wav2vec_dir: expected a readable JSON file {path}, got: {error}") from error
-    if not isinstance(found, dict):
-        raise InputError(f"wav2vec_dir: expected a JSON object in {path}, got {type(found).__name__}")
-    return found
-
-
 def read_directory(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], bool]:
     """State dict, config.json and `do_normalize` of a Hugging Face folder.
 
     Raises:
         InputError: a file is missing or unreadable, or the audio is not expected at 16 kHz.
     """
-    settings = _read_json(path / "config.json", required=True)
-    audio = _read_json(path / "preprocessor_config.json", required=False)
+    settings, extra = read_json(path / "config.json", "wav2vec_dir"), path / "preprocessor_config.json"
+    audio = read_json(extra, "wav2vec_dir") if extra.exists() else {}
     if audio.get("sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
         raise InputError(f"wav2vec_dir: expected a sampling_rate of {SAMPLE_RATE}, got {audio['sampling_rate']}")
     weights = path / "model.safetensors"
