@@ -64,5 +64,9 @@ attention = Op(
         Case("live_512x512", rung="device", L=8192, R=8192, P=6144, H=40, D=128, **memory_dims(False)),
         Case("live_416x720", rung="device", L=9360, R=9360, P=7020, H=40, D=128, **memory_dims(True)),
     ],
-    backends={"torch": f"{__name__}.torch_backend:attention", "triton": f"{__name__}.triton_kernel:launch"},
+    backends={
+        "torch": f"{__name__}.torch_backend:attention",
+        "triton": f"{__name__}.triton_kernel:launch",
+        **{vendor: f"{__name__}.vendor_backend:{vendor}" for vendor in ("sdpa", "cudnn", "flash", "sage")},
+    },
 )
