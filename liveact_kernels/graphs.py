@@ -74,7 +74,8 @@ class Graphs:
     def capture(self, call: Call) -> Call:
         """Record what `call` launches, without running it; returns the replay. Raises RuntimeError from CUDA."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # Other threads (the one that encodes video, say) may use the device meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             call()
         self._pool = graph.pool()
         self.captured += 1
