@@ -17,7 +17,7 @@ import torch
 from .available import VENDORS
 from .dispatch import FUNCTIONAL, REGISTRY, STATE, Call, backend_of, pop, push, record, run_poisoned, scope, use
 from .spec import ACT, Case, Dims, DType, T, bf16, cast, evaluate, f32, fp8, int8, to_fp8
-from .tolerance import ByDtype, Exact, Rel, Ulp
+from .tolerance import ByDtype, Exact, Rel, Tolerance, Ulp
 
 __all__ = [
     "ACT", "REGISTRY", "ByDtype", "Case", "DType", "Dims", "Exact", "Op", "Rel", "T", "Ulp", "bf16", "f32", "fp8",
@@ -46,6 +46,8 @@ class Op:
     flops      dims -> {"fp8" | "bf16" | "f32": count}, 2 per multiply-add
     bytes      dims -> bytes moved; by default each tensor once
     tol        one tolerance, or one per output
+    rows       a dim of whose indices each can be computed alone, arguments and results cut alike: what does not fit in
+               float64 is then compared in slices
     backends   name -> callable or "module:attribute", imported when first used. A callable may carry
                `takes`: dims -> None, or why it does not take such a call; `tol`: its own bound, where another recipe
                than the op's is its point
@@ -62,6 +64,7 @@ class Op:
         tol: Any,
         cases: list[Case],
         where: Mapping[str, str] | None = None,
+        rows: str | None = None,
         require: tuple[str, ...] = (),
         bytes: Callable[[Dims], float] | None = None,
         backends: Mapping[str, Callable | str] | None = None,
@@ -69,7 +72,7 @@ class Op:
         self.name, self.reference, self.args, self.out = name, reference, dict(args), dict(out)
         self.flops, self._bytes, self.cases = flops, bytes, cases
         self.tol = tol if isinstance(tol, dict) else dict.fromkeys(out, tol)
-        self.where, self.require = dict(where or {}), tuple(require)
+        self.where, self.require, self.rows = dict(where or {}), tuple(require), rows
         self.backends: dict[str, Callable | str] = {"reference": reference, **(backends or {})}
         parameters = inspect.signature(reference).parameters
         self.scalars = {p: v.default for p, v in parameters.items() if p not in self.args}
@@ -181,9 +184,12 @@ class Op:
     def check(self, got, want, backend: str = "reference") -> list[tuple[str, bool, str]]:
         """[(output, accepted, explanation)] of a backend's results against the reference, each with its tolerance."""
         got, want = (x if isinstance(x, tuple) else (x,) for x in (got, want))
-        own = getattr(self.implementation(backend), "tol", None)
         rows = zip(self.out, got, want)
-        return [(n, *(own or self.tol[n]).check(g, w.double())) for n, g, w in rows if g is not None]
+        return [(n, *self.tolerance(n, backend).check(g, w.double())) for n, g, w in rows if g is not None]
+
+    def tolerance(self, output: str, backend: str = "reference") -> Tolerance:
+        """How wrong an output may be: the backend's own bound, else the op's."""
+        return getattr(self.implementation(backend), "tol", None) or self.tol[output]
 
     # ---- calls ------------------------------------------------------------------------------------------------
 

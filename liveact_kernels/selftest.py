@@ -58,7 +58,7 @@ def smallest(op: Op, backend: str) -> Case:
     """The op's smallest case that the backend takes; raises ValueError when it takes none that runs everywhere."""
     whys, cases = [], [c for c in op.cases if c.rung == "cpu"]
     for case in sorted(cases, key=lambda c: math.prod(v for v in c.dims.values() if type(v) is int)):
-        if not (why := op.refused(backend, op.dims(op.make(case)))):
+        if not (why := op.refused(backend, op.dims_of(case))):
             return case
         whys.append(why)
     raise ValueError(f"{op.name}: backend {backend!r} takes none of its cases: {whys[0]}")

@@ -53,6 +53,7 @@ attention = Op(
     ),
     flops=lambda d: {compute_kind(d.A): 4 * d.L * d.W * d.H * d.D},
     tol=Rel(5.0, "fp32 softmax; probabilities rounded to the activation dtype before the second product"),
+    rows="L",
     cases=[
         Case("first_block", L=6, R=6, H=2, D=16, A=f32),
         Case("memory", L=8, R=8, P=6, H=3, D=20, **memory_dims(False, f32)),

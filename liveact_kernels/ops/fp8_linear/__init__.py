@@ -49,6 +49,7 @@ def _op(name, args, out, tol, cases, backends=None, **more):
         require=("K % G == 0",),
         flops=lambda d: {"fp8": 2 * d.M * d.N * d.K},
         tol=tol,
+        rows="M",
         cases=cases,
         backends=own | (backends or {}),
         **more,
