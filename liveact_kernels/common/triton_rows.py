@@ -26,6 +26,10 @@ def rows_heuristic(at: tuned.Limits, L: int, C: int) -> dict[str, int]:
     return {"rows": 16 if at.sms == tuned.INTERPRET_SMS else 1, "warps": 4 if C >= 1024 else 1}
 
 
+ROWS_CANDIDATES = tuned.grid(rows=(1, 2, 4), warps=(1, 2, 4, 8, 16))
+"""What a tuner tries for the kernels that `rows_heuristic` serves."""
+
+
 @triton.jit
 def inside(row, L, START: tl.constexpr, SIZE: tl.constexpr, C: tl.constexpr):
     """[rows, SIZE] mask of the elements of columns START .. START + SIZE that a [L, C] matrix has."""

@@ -71,3 +71,4 @@ def launch(out, q, k_new, v_new, k_mem=None, v_mem=None, k_scale=None, v_scale=N
 
 
 launch.requires_sass = ("HGMMA", "UTMALDG")
+launch.candidates = tuned.grid(bm=(64, 128), bn=(64, 128), bn_mem=(64, 128), warps=(4, 8), stages=(1, 2, 3))

@@ -163,6 +163,12 @@ def _heuristic(at: tuned.Limits, tokens: int, D: int, eight_bit: int) -> dict[st
     return {"width": triton.next_power_of_2(D), "rows": 16 if small else 32, "warps": 8 if small else 16, "stages": 2}
 
 
+def _candidates(tokens: int, D: int, eight_bit: int) -> tuple[dict[str, int], ...]:
+    """8 bits need a head's maximum, so there a program owns whole heads."""
+    widths = (triton.next_power_of_2(D),) if eight_bit else (16, 32, 64, 128)
+    return tuned.grid(width=widths, rows=(16, 32, 64), warps=(4, 8, 16), stages=(1, 2, 3))
+
+
 def launch(
     k_out, v_out, k_out_scale, v_out_scale, k_new, v_new, k_mem, v_mem, k_scale, v_scale, taps, taps_v, rope,
     schedule, tokens, k_dtype, v_dtype, grouping="raster",
@@ -183,3 +189,4 @@ def launch(
 
 
 launch.requires_sass = ("BAR",)  # between a chunk's loads and its stores
+launch.candidates = _candidates

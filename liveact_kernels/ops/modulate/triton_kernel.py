@@ -8,6 +8,7 @@ import triton.language as tl
 from liveact_kernels import tuned
 from liveact_kernels.common.tiles import OPTIONS
 from liveact_kernels.common.triton_rows import (
+    ROWS_CANDIDATES,
     code,
     group_scale,
     inside,
@@ -73,18 +74,21 @@ def modulate_kernel(
         store_part(out, b, row, L, HEAD, TAIL, C)
 
 
-def _launch(out, out_scale, x, mul, add, eps):
+def _launch(op, out, out_scale, x, mul, add, eps):
     L, C = x.shape
-    c = tuned.config("modulate", rows_heuristic, tuned.limits(x.device), L=L, C=C)
+    c = tuned.config(op, rows_heuristic, tuned.limits(x.device), L=L, C=C)
     grid = (triton.cdiv(L, c["rows"]),)
     modulate_kernel[grid](out, out_scale, x, mul, add, L, eps, C, *split(C), c["rows"], num_warps=c["warps"], **OPTIONS)
 
 
 def modulate(out, x, mul, add, eps=1e-6):
     """See reference.modulate."""
-    _launch(out, None, x, mul, add, eps)
+    _launch("modulate", out, None, x, mul, add, eps)
 
 
 def modulate_quant(x8, x_scale, x, mul, add, eps=1e-6):
     """See reference.modulate_quant."""
-    _launch(x8, x_scale, x, mul, add, eps)
+    _launch("modulate_quant", x8, x_scale, x, mul, add, eps)
+
+
+modulate.candidates = modulate_quant.candidates = ROWS_CANDIDATES

@@ -8,7 +8,7 @@ import triton.language as tl
 from liveact_kernels import tuned
 from liveact_kernels.common.tiles import OPTIONS
 from liveact_kernels.common.triton_rope import rotate
-from liveact_kernels.common.triton_rows import rows_heuristic, rsqrt, split
+from liveact_kernels.common.triton_rows import ROWS_CANDIDATES, rows_heuristic, rsqrt, split
 
 
 @triton.jit
@@ -104,3 +104,6 @@ def launch(q, k, v, qkv, norm_q, norm_k, rope, eps=1e-6):
         q, k, v, qkv, norm_q, norm_k, rope, L, eps,
         H, D, *split(H), triton.next_power_of_2(D), c["rows"], num_warps=c["warps"], **OPTIONS,
     )  # fmt: skip
+
+
+launch.candidates = ROWS_CANDIDATES
