@@ -10,7 +10,7 @@ from .frame_attention import frame_attention
 from .gate_residual import gate_residual
 from .kv_compress import kv_compress
 from .linear import linear, linear_gate, linear_gelu, linear_residual
-from .modulate import modulate, modulate_quant
+from .modulate import gate_modulate_quant, modulate, modulate_quant
 from .norm_silu import norm_silu
 from .qkv_norm_rope import qkv_norm_rope
 from .quant import quant
@@ -19,7 +19,7 @@ from .upsample_conv import upsample_conv
 
 __all__ = [
     "attention", "audio_attention", "causal_conv3d", "cross_attention", "denoise_update", "fp8_linear",
-    "fp8_linear_gate", "fp8_linear_gelu", "fp8_linear_residual", "frame_attention", "gate_residual", "kv_compress",
-    "linear", "linear_gate", "linear_gelu", "linear_residual", "modulate", "modulate_quant", "norm_silu",
-    "qkv_norm_rope", "quant", "rms_norm", "upsample_conv",
+    "fp8_linear_gate", "fp8_linear_gelu", "fp8_linear_residual", "frame_attention", "gate_modulate_quant",
+    "gate_residual", "kv_compress", "linear", "linear_gate", "linear_gelu", "linear_residual", "modulate",
+    "modulate_quant", "norm_silu", "qkv_norm_rope", "quant", "rms_norm", "upsample_conv",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ _UPDATE = {"c_latent": 0.25, "c_velocity": -0.5}
 ODD = {
     "modulate": _ROWS,
     "modulate_quant": _ROWS,
+    "gate_modulate_quant": _ROWS,
     "rms_norm": [*_ROWS, Case("one_row", L=1, C=136, A=bf16)],
     "gate_residual": [*_ROWS, Case("one_row", L=1, C=136, A=bf16)],
     "quant": [
