@@ -72,12 +72,16 @@ def device_of(text: str) -> torch.device:
 
 
 def chip_of(name: str | None, ceilings: str, device: torch.device) -> hw.Chip | None:
-    """Ceilings by name, else the device's own; None where none are known. Raises InputError."""
+    """Ceilings by name, else the device's own; None where none are known, as on a CPU. Raises InputError."""
+    given = name is not None
     name = name or (hw.key_of(chip_name(device)) if device.type == "cuda" else None)
     try:
-        return hw.chip(name or next(iter(hw.CHIPS)), ceilings) if name or ceilings != "datasheet" else None
+        chip = hw.chip(name or next(iter(hw.CHIPS)), ceilings) if name or ceilings != "datasheet" else None
     except ValueError as error:
         raise InputError(f"--{error}") from error
+    if given and device.type == "cpu":
+        raise InputError(f"--chip: expected no ceilings of a GPU for times of a CPU, got {name!r}")
+    return chip
 
 
 def by_share(names: list[str]) -> list[str]:
