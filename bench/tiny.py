@@ -25,6 +25,7 @@ from liveact_kernels.contract import record
 from liveact_model.session import Session
 from liveact_model.weights import load_avatar
 
+
 def model_speed(dtype: str, blocks: int) -> dict:
     """Median video frames per second of steady blocks, denoising and decoding, one thread."""
     avatar = load_avatar("tiny", dtype=dtype)
