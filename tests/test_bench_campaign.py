@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import time
 
 import campaign
 import pytest
@@ -43,11 +44,19 @@ def test_a_section_that_hangs_is_killed_with_its_children_and_keeps_its_log(tmp_
     outcome = campaign.run_section(python("hangs", code), tmp_path, 1.5)
     assert outcome.status == "out of time (2 s)" and outcome.seconds < 10
     child = int(re.search(r"child ([0-9]+)", (tmp_path / "hangs.log").read_text())[1])
+    deadline = time.monotonic() + 10
+    while (alive := _alive(child)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive
+
+
+def _alive(pid):
+    """Whether a process still runs; a zombie is dead, only not yet collected by its new parent."""
     try:
-        with open(f"/proc/{child}/stat", encoding="utf-8") as stat:
-            assert stat.read().rpartition(")")[2].split()[0] == "Z"  # dead, only not yet collected by its new parent
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
-        pass
+        return False
 
 
 def test_time_that_is_left_goes_to_those_after():
