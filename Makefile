@@ -40,8 +40,8 @@ verify: $(STAMP)  ## recorded runs of the released model through this installati
 budget: $(STAMP)  ## what a video frame must cost on an H200
 	$(BIN)/liveact budget --model liveact-18b --size 512*512
 
-bench: $(STAMP)  ## speed of the tiny model on this machine
-	$(BIN)/python bench/tiny.py
+bench: $(STAMP)  ## every op here, against its peers and its floor; OP=attention,kv_compress picks some
+	$(BIN)/python bench/run.py $(if $(OP),--op $(OP))
 
 clean:
 	rm -rf $(VENV) out build *.egg-info
