@@ -55,6 +55,7 @@ class Session:
         self._audio = avatar.audio.stream(fps, *(() if audio_levels is None else (audio_levels,)))
         self._start(image, prompt, eight_bit_memory)
 
+    @scope("session.start")
     @torch.no_grad()
     def _start(self, image: Tensor, prompt: str, eight_bit_memory: bool) -> None:
         dit, anchor = self.avatar.dit, self.avatar.anchor()
@@ -150,10 +151,11 @@ class Session:
 
     def next_block(self) -> Tensor:
         """The next block's video frames: uint8 [21 or 32, H, W, 3] where the model lives."""
-        with scope(f"block[{self.blocks_made}]"):
+        with scope("session"), scope(f"block[{self.blocks_made}]"), torch.no_grad():
             latents = self.next_latents()
-            with scope("vae"), torch.no_grad():
+            with scope("vae"):
                 frames = self._decoder.decode(latents)
+            with scope("uint8"):
                 return ((frames.float() + 1) * 127.5).round_().clamp_(0, 255).byte().permute(1, 2, 3, 0).contiguous()
 
     def _noise(self, shape: tuple[int, ...], block: int, step: int) -> Tensor:
