@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from liveact_app.backend import backends
+from liveact_app.backend import backends, must_run_on
 from liveact_app.job import Job
 from liveact_app.media.audio import AudioInfo, AudioReader, model_audio, scan
 from liveact_app.media.background import BackgroundWriter
@@ -51,6 +51,7 @@ def render(job: Job, path: str, stop: Interrupts, record_block: RecordBlock | No
         from liveact_model.weights import load_avatar
 
         device = _device(job.device)
+        must_run_on(device)
         if device != "cpu":
             _self_test(device)
         note(f"loading {job.model!r} on {device}")

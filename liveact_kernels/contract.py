@@ -148,19 +148,26 @@ class Op:
 
     # ---- tests ------------------------------------------------------------------------------------------------
 
-    def make(self, case: Case, device: str | torch.device = "cpu", seed: int = 0) -> dict[str, Any]:
-        """Random arguments for a case."""
+    def make(
+        self, case: Case, device: str | torch.device = "cpu", seed: int = 0, generator: torch.Generator | None = None
+    ) -> dict[str, Any]:
+        """Random arguments for a case.
+
+        Drawn on the CPU, so that they are the same on every device, unless a `generator` of another device draws them
+        there: a benchmark of large tensors has no time to draw them on the host.
+        """
         d = Dims(**{p: v for p, v in self.scalars.items() if v is not inspect.Parameter.empty} | case.dims)
         for a, s in self.args.items():
             setattr(d, f"has_{a}", getattr(d, f"has_{a}", not s.optional))
         self.derive(d)
-        g = torch.Generator().manual_seed(seed)
+        g = torch.Generator().manual_seed(seed) if generator is None else generator
         made: dict[str, Any] = {p: getattr(d, p) for p in self.scalars}
         for a, s in self.args.items():
             if not getattr(d, f"has_{a}"):
                 made[a] = None
                 continue
-            x = s.draw(g, s.shape(d), d) if s.draw else torch.randn(s.shape(d), generator=g)
+            with g.device:
+                x = s.draw(g, s.shape(d), d) if s.draw else torch.randn(s.shape(d), generator=g)
             made[a] = cast(x, s.dtype_of(d)).to(device)
         return made
 
@@ -184,7 +191,7 @@ class Op:
         """Check the arguments and choose the backend."""
         d = self.dims(kw)
         device = next(t.device for a in self.args if (t := kw.get(a)) is not None)
-        backend = "meta" if device.type == "meta" else backend_of(self, device.type)
+        backend = "meta" if device.type == "meta" else backend_of(self, device)
         launch = None if backend == "meta" else self.implementation(backend)
         outs = tuple((s.shape(d), s.dtype_of(d)) if s.present(d) else None for s in self.out.values())
         return Plan(d, device, backend, launch, f"{self.name}[{d.label()}]", outs)
