@@ -19,7 +19,7 @@ torch calls between the ops, the conversion to uint8 and the copy to the host (P
 examples:
   liveact budget --model liveact-18b --size 512*512,416*720 --chip h200
   liveact budget --op fp8_linear         the shapes of one op and what bounds each
-  liveact budget --flops                 TFLOP per video frame: released path, ours, and the paper's number
+  liveact budget --flops                 TFLOP per video frame: released, ours, the paper's number
 """
 
 

@@ -108,7 +108,8 @@ def test_shapes_name_what_bounds_them(calls):
 
 
 @pytest.mark.parametrize("arguments,words", [
-    (["--op", "nope"], "--op: expected one that a block calls"), (["--chip", "b200", "--ceilings", "measured"], "measured"),
+    (["--op", "nope"], "--op: expected one that a block calls"),
+    (["--chip", "b200", "--ceilings", "measured"], "nothing was measured"),
     (["--ceilings", "x"], "--ceilings: expected one of"), (["--op", "quant", "--flops"], "--op: expected without"),
     (["--size", "512*512,17*16"], "multiples of 16"), (["--size", "512*512,"], "--size"),
 ])  # fmt: skip
