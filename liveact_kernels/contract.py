@@ -148,6 +148,13 @@ class Op:
 
     # ---- tests ------------------------------------------------------------------------------------------------
 
+    def dims_of(self, case: Case) -> Dims:
+        """Dims of a case, derived ones included; no tensor is made."""
+        d = Dims(**{p: v for p, v in self.scalars.items() if v is not inspect.Parameter.empty} | case.dims)
+        for a, s in self.args.items():
+            setattr(d, f"has_{a}", getattr(d, f"has_{a}", not s.optional))
+        return self.derive(d)
+
     def make(
         self, case: Case, device: str | torch.device = "cpu", seed: int = 0, generator: torch.Generator | None = None
     ) -> dict[str, Any]:
@@ -156,10 +163,7 @@ class Op:
         Drawn on the CPU, so that they are the same on every device, unless a `generator` of another device draws them
         there: a benchmark of large tensors has no time to draw them on the host.
         """
-        d = Dims(**{p: v for p, v in self.scalars.items() if v is not inspect.Parameter.empty} | case.dims)
-        for a, s in self.args.items():
-            setattr(d, f"has_{a}", getattr(d, f"has_{a}", not s.optional))
-        self.derive(d)
+        d = self.dims_of(case)
         g = torch.Generator().manual_seed(seed) if generator is None else generator
         made: dict[str, Any] = {p: getattr(d, p) for p in self.scalars}
         for a, s in self.args.items():
