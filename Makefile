@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TRITON := $(VENV)/.triton
 
-.PHONY: demo test aot lint verify budget bench clean
+.PHONY: demo test aot gpu lint verify budget bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -30,14 +30,18 @@ test: $(TRITON)  ## lint and the whole CPU test suite; Triton's interpreter has 
 aot: $(TRITON)  ## every Triton kernel compiled for an H200 (and three more chips) without one: profiles/resources.json
 	$(BIN)/python -m liveact_kernels.aot
 
+gpu: $(TRITON)  ## on a GPU: every op on every backend against float64 at real size, races, determinism, a session
+	mkdir -p out
+	$(BIN)/python -m pytest tests/gpu -m gpu --junitxml=out/gpu.xml
+
 verify: $(STAMP)  ## recorded runs of the released model through this installation
 	$(BIN)/liveact verify --golden tests/golden
 
 budget: $(STAMP)  ## what a video frame must cost on an H200
 	$(BIN)/liveact budget --model liveact-18b --size 512*512
 
-bench: $(STAMP)  ## speed of the tiny model on this machine
-	$(BIN)/python bench/tiny.py
+bench: $(STAMP)  ## every op here, against its peers and its floor; OP=attention,kv_compress picks some
+	$(BIN)/python bench/run.py $(if $(OP),--op $(OP))
 
 clean:
 	rm -rf $(VENV) out build *.egg-info

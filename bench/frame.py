@@ -12,6 +12,7 @@ exit codes: 0 measured (whatever the verdict), 2 unusable input or too little me
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -177,13 +178,11 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--size: {error}") from error
     chip, rows, bar = chip_of(args.chip, args.ceilings, device), Rows(args.out), Progress(1 + len(sizes))
 
-    def need(which: str, size: tuple[int, int]) -> int:
-        return predict(avatar(args.model, which, "meta"), size, which == "fp8", device)
-
-    bytes_by_size = {size: need(precision, size) for size in sizes}
-    largest = max(sizes, key=bytes_by_size.get)
-    smaller = [("fp8", largest), ("fp8", min(sizes, key=bytes_by_size.get)), ("fp8", (256, 256))]
-    if why := refuse(need, [(precision, largest), *smaller], free_bytes(device), chip_name(device)):
+    need = functools.cache(lambda which, size: predict(hollow(which), size, which == "fp8", device))
+    hollow = functools.cache(lambda which: avatar(args.model, which, "meta"))
+    area = {size: size[0] * size[1] for size in (*sizes, (256, 256))}
+    options = [(precision, max(sizes, key=area.get)), *(("fp8", s) for s in sorted(area, key=area.get, reverse=True))]
+    if why := refuse(need, list(dict.fromkeys(options)), free_bytes(device), chip_name(device)):
         raise InputError(f"memory: {why}")
     bar.step(f"random weights of {args.model} in {precision}")
     began = time.perf_counter()
@@ -194,7 +193,7 @@ def run(args: argparse.Namespace) -> int:
         bar.step(f"{args.model} at {size[0]}*{size[1]}")
         base = manifest(device) | {
             "kind": "frame", "model": args.model, "size": f"{size[0]}*{size[1]}", "precision": precision,
-            "build_s": round(built, 3), "predicted_bytes": bytes_by_size[size],
+            "build_s": round(built, 3), "predicted_bytes": need(precision, size),
         }  # fmt: skip
         one = Run(made, size, precision == "fp8", False if args.no_graphs else None, device)
         row = at_size(one, args.blocks, base, chip, rows.add)

@@ -42,9 +42,12 @@ def measured_file() -> resources.abc.Traversable:
     return resources.files(__package__) / MEASURED_FILE
 
 
-def measured() -> dict[str, dict]:
-    """Measured ceilings by chip; empty before the first measurement. Raises ValueError for a file of another form."""
-    path = measured_file()
+def measured(path: resources.abc.Traversable | None = None) -> dict[str, dict]:
+    """Measured ceilings by chip, of `path` or of the package's own file; empty before the first measurement.
+
+    Raises ValueError for a file of another form.
+    """
+    path = measured_file() if path is None else path
     if not path.is_file():
         return {}
     try:

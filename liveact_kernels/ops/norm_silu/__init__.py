@@ -38,6 +38,7 @@ norm_silu = Op(
             bf16: Ulp(1, 0.01, "fp32 inside: a value within 1e-6 of a rounding boundary may fall on its other side"),
         }
     ),
+    rows="F",
     cases=[
         Case("tiny", F=2, H=3, W=5, C=96, A=bf16),
         Case("tiny_f32", F=2, H=3, W=5, C=24, A=f32),

@@ -31,6 +31,7 @@ upsample_conv = Op(
     # Nine taps per output pixel, as the network defines it; summing the taps that meet one input pixel needs four.
     flops=lambda d: {compute_kind(d.A): 2 * d.F * 4 * d.H * d.W * d.O * 9 * d.C},
     tol=CONV_TOL,
+    rows="F",
     cases=[
         Case("tiny", F=2, H=3, W=4, C=16, O=8, A=bf16),
         Case("tiny_f32", F=1, H=2, W=5, C=6, O=3, A=f32),
