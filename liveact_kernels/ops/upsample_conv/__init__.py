@@ -2,6 +2,7 @@
 
 import torch.nn.functional as F
 
+from liveact_kernels.common.exact import float32_convolution
 from liveact_kernels.contract import ACT, Case, Op, T, bf16, f32
 from liveact_kernels.ops.causal_conv3d import CONV_TOL, unit_rows
 from liveact_kernels.ops.causal_conv3d.reference import causal_conv3d
@@ -20,7 +21,8 @@ def reference(x, w, bias):
 def torch_backend(x, w, bias):
     """Plain eager torch: any device, differentiable; it writes the upsampled frames once."""
     up = F.interpolate(x.permute(0, 3, 1, 2), scale_factor=2, mode="nearest-exact")
-    return F.conv2d(up, w.permute(0, 3, 1, 2), bias, padding=1).permute(0, 2, 3, 1).contiguous()
+    with float32_convolution(x):
+        return F.conv2d(up, w.permute(0, 3, 1, 2), bias, padding=1).permute(0, 2, 3, 1).contiguous()
 
 
 upsample_conv = Op(
