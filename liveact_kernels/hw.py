@@ -18,12 +18,15 @@ MEASURED_FILE = "hw_measured.json"
 
 @dataclass(frozen=True)
 class Chip:
-    """flops: operations per second by kind ("fp8", "bf16", "f32"), 2 per multiply-add; bandwidth: bytes per second."""
+    """flops: operations per second by kind ("fp8", "bf16", "f32"), 2 per multiply-add; bandwidth: bytes per second.
+
+    host_link: bytes per second to or from the host, one direction (PCIe 5.0 x16 on all of these)."""
 
     name: str
     flops: dict[str, float]
     bandwidth: float
     source: str
+    host_link: float = 64e9
 
 
 CHIPS = {

@@ -65,6 +65,7 @@ class Session:
                 raise InputError(f"graphs: expected a device that captures calls, got {device.type}")
             self.capture()
 
+    @scope("session.start")
     @torch.no_grad()
     def _start(self, image: Tensor, prompt: str, eight_bit_memory: bool) -> None:
         dit, anchor = self.avatar.dit, self.avatar.anchor()
@@ -176,10 +177,11 @@ class Session:
 
     def next_block(self) -> Tensor:
         """The next block's video frames: uint8 [21 or 32, H, W, 3] where the model lives."""
-        with scope(f"block[{self.blocks_made}]"):
+        with scope("session"), scope(f"block[{self.blocks_made}]"), torch.no_grad():
             latents = self.next_latents()
-            with scope("vae"), torch.no_grad():
+            with scope("vae"):
                 frames = self._decoder.decode(latents)
+            with scope("uint8"):
                 return ((frames.float() + 1) * 127.5).round_().clamp_(0, 255).byte().permute(1, 2, 3, 0).contiguous()
 
     def _hear(self, first: bool) -> Tensor:
