@@ -1,0 +1,65 @@
+"""Several processes make one video: the tokens of every latent frame are shared out, the weights are not.
+
+`SeqParallel` is what the model receives: itself the ordinary case of one process, which has all the tokens. `Ranks`
+(in `ranks`) is the same for a group. This package is the only one that knows ranks and imports torch.distributed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from liveact_kernels import ops
+
+Any_ = TypeVar("Any_")
+
+
+class SeqParallel:
+    """One process that has every token: nothing is shared out, nothing is sent.
+
+    leads  whether this process has the inputs (image, text, audio) and takes the results
+    """
+
+    size = 1
+    leads = True
+
+    def shard(self, x: Tensor, frames: int) -> Tensor:
+        """This process's tokens [F*t, ...] of x [F*T, ...], F = `frames` latent frames; a piece of every one."""
+        return x
+
+    def unshard(self, x: Tensor, frames: int) -> Tensor:
+        """The inverse of `shard`, on every process."""
+        return x
+
+    def own_heads(self, x: Tensor) -> Tensor:
+        """Of x [S, H, D], the heads whose memory this process keeps."""
+        return x
+
+    def attend(
+        self, layer: int, frames: int, q: Tensor, k: Tensor, v: Tensor, memory: dict[str, Tensor | None]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Attention of this process's queries over the memory and the whole block -> (out, block's k, block's v).
+
+        q, k, v  [F*t, H, D] of this process's tokens, keys roped
+        memory   k_mem, v_mem, k_scale, v_scale as in ops.attention; {} in the first block
+        returns  out [F*t, H, D]; k and v of all tokens in global order, [F*T, H, D] of the heads of `own_heads`
+        """
+        return ops.attention(q=q, k_new=k, v_new=v, **memory), k, v
+
+    def share(self, make: Callable[[], Any_]) -> Any_:
+        """What `make` gives on the leading process: a tensor, or anything that pickles. Others do not call it."""
+        return make()
+
+    def spread(self, jobs: list[Callable[[], Tensor]]) -> list[Tensor]:
+        """The results of all jobs on every process; each job is done by one of them."""
+        return [job() for job in jobs]
+
+    def decoder(self, vae: Any) -> Any:
+        """A streaming decoder; its `decode` gives the video on the leading process and None on others."""
+        return vae.stream()
+
+
+ALONE = SeqParallel()
+"""The default everywhere: one process."""
