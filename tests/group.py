@@ -12,10 +12,14 @@ import torch.distributed as dist
 
 from liveact_model.parallel.ranks import connect
 
+PRELOAD = ["pytest", "numpy", "torch.testing", "liveact_model.parallel.shared_memory", "liveact_model.parallel.ranks",
+           "liveact_model.session", "liveact_model.vae.wan_tiles", "liveact_app.verify"]  # fmt: skip
+
 
 def _main(function, rank, size, port, options, args, results):
     torch.set_num_threads(1)
     store = dist.TCPStore("127.0.0.1", port, size, is_master=False)
+    ranks = None
     try:
         ranks = connect("cpu", store=store, rank=rank, size=size, **options)
         got = function(ranks, *args)
@@ -25,16 +29,19 @@ def _main(function, rank, size, port, options, args, results):
         results.put((rank, None, f"{type(error).__name__}: {error}"))
         if not isinstance(error, RuntimeError):
             traceback.print_exc()
+        if ranks is not None:
+            ranks.close(1, str(error))
         sys.exit(getattr(error, "code", 1))
 
 
 def start(function, size, *args, **options):
     """Start `function(ranks, *args)` on every rank -> (processes, results); the store lives in this process."""
-    spawn = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")  # imports torch once, and forks before any thread is there
+    context.set_forkserver_preload(PRELOAD)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    results = spawn.Queue()
+    results = context.Queue()
     started = [
-        spawn.Process(target=_main, args=(function, r, size, store.port, options, args, results), daemon=True)
+        context.Process(target=_main, args=(function, r, size, store.port, options, args, results), daemon=True)
         for r in range(size)
     ]
     for p in started:

@@ -24,7 +24,8 @@ LOOK_S = 0.05  # how often a waiting rank asks whether the run has ended
 class SharedMemoryMailbox(Mailbox):
     """Each rank's boxes are a file in memory that all have mapped; a thread copies, as a copy engine would.
 
-    The file begins with one counter per source: the last exchange whose piece is complete. The names are removed as
+    The file begins with a number per box and source: the exchange whose piece is complete there. It must be exactly the
+    one that is waited for, so that a lost piece is never taken for another. The names are removed as
     soon as everybody has mapped them, so that nothing stays behind however a process ends.
     """
 
@@ -40,7 +41,7 @@ class SharedMemoryMailbox(Mailbox):
         folder = FOLDER if os.path.isdir(FOLDER) else tempfile.gettempdir()
         name = self.wire.broadcast(f"liveact-{secrets.token_hex(8)}")
         paths = [os.path.join(folder, f"{name}-{r}") for r in range(self.wire.size)]
-        self._size, total = nbytes, ALIGNED * -(-8 * self.wire.size // ALIGNED) + self.boxes * nbytes
+        self._size, total = nbytes, ALIGNED * -(-8 * self.boxes * self.wire.size // ALIGNED) + self.boxes * nbytes
         problem = self._create(paths[self.wire.rank], total)
         try:
             problems = [p for p in (self.wire.broadcast(problem, r) for r in range(self.wire.size)) if p]
@@ -64,8 +65,9 @@ class SharedMemoryMailbox(Mailbox):
         finally:
             os.close(handle)
 
-    def _counters(self, rank: int) -> Tensor:
-        return self._maps[rank][: 8 * self.wire.size].view(torch.int64)
+    def _numbers(self, rank: int, epoch: int) -> Tensor:
+        start = 8 * self.wire.size * (epoch % self.boxes)
+        return self._maps[rank][start : start + 8 * self.wire.size].view(torch.int64)
 
     def _box(self, rank: int, epoch: int) -> Tensor:
         start = len(self._maps[rank]) - (self.boxes - epoch % self.boxes) * self._size
@@ -81,13 +83,14 @@ class SharedMemoryMailbox(Mailbox):
 
     def _signal(self, target: int, epoch: int) -> None:
         # After the copy: stores are seen in order on x86, and elsewhere the locks between the two calls order them.
-        self._counters(target)[self.wire.rank] = epoch
+        self._numbers(target, epoch)[self.wire.rank] = epoch
 
     def _await(self, source: int, epoch: int, what: str) -> None:
-        counter = self._counters(self.wire.rank)[source]
+        number = self._numbers(self.wire.rank, epoch)[source]
         start = looked = time.monotonic()
         pause = 1e-5
-        while counter.item() < epoch:
+        while (found := number.item()) != epoch:
+            self._refuse(found > epoch, source)
             time.sleep(pause)
             pause, now = min(2 * pause, 1e-3), time.monotonic()
             if now - looked > LOOK_S:
@@ -101,7 +104,9 @@ class SharedMemoryMailbox(Mailbox):
 
     def done(self) -> None:
         """End the exchange, and make sure that nobody wrote into the box while it was read."""
-        seen = self._counters(self.wire.rank)
         for source in self.order:
-            if seen[source].item() >= self._epoch + self.boxes:
-                raise PeerError(f"rank {source} wrote over exchange {self._epoch} while rank {self.wire.rank} read it")
+            self._refuse(self._numbers(self.wire.rank, self._epoch)[source].item() != self._epoch, source)
+
+    def _refuse(self, wrong: bool, source: int) -> None:
+        if wrong:
+            raise PeerError(f"rank {source} wrote over exchange {self._epoch} while rank {self.wire.rank} read it")
