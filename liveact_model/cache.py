@@ -79,8 +79,8 @@ class Window:
     ) -> Tensor:
         """Attention of q over memory and (k, v), then the end-of-block update of this layer's memory.
 
-        q, k, v [L, H, D] of `frames` latent frames; taps [S, H, D] f32. Returns [L, H, D]. The update follows at once because the current
-        block's keys are a scratch that the next layer reuses: 6 slots persist instead of 14.
+        q, k, v [L, H, D] of `frames` latent frames; taps [S, H, D] f32. Returns [L, H, D]. The update follows at
+        once because the current block's keys are a scratch that the next layer reuses: 6 slots persist, not 14.
         """
         mem = self.layers.get(layer)
         old = {} if mem is None else {"k_mem": mem.k, "v_mem": mem.v, "k_scale": mem.k_scale, "v_scale": mem.v_scale}

@@ -46,7 +46,7 @@ class Ranks(SeqParallel):
         """See SeqParallel.shard."""
         tokens = x.shape[0] // frames
         if tokens < self.size:
-            raise InputError(f"size: expected at least {self.size} tokens (16x16 pixels each), one a rank, got {tokens}")
+            raise InputError(f"size: expected a token (16x16 pixels) for each of {self.size} ranks, got {tokens}")
         self.tokens = pieces(tokens, self.size)
         return cut(x, frames, self.tokens[self.rank])
 

@@ -61,7 +61,7 @@ class SharedMemoryMailbox(Mailbox):
             return None
         except OSError as error:
             os.unlink(path)
-            return f"rank {self.wire.rank}: cannot share {total >> 20} MiB in {os.path.dirname(path)} ({error.strerror})"
+            return f"rank {self.wire.rank} cannot share {total >> 20} MiB in {os.path.dirname(path)}: {error.strerror}"
         finally:
             os.close(handle)
 
