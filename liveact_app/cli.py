@@ -118,6 +118,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Messages of decoders can span lines; the user gets one sentence.
         print(f"liveact: error: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    except ModuleNotFoundError as error:
+        if error.name != "nvtx":  # that one is asked for by a variable, so its absence is bad input
+            raise
+        print(f"liveact: error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print("liveact: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

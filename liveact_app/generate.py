@@ -83,6 +83,8 @@ def _add_method(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--eight-bit-memory", action="store_true",
                        help="store memory slots as int8 keys and e4m3 values: half the bytes of bfloat16")  # fmt: skip
     add("--backend", HELP, metavar="NAME")
+    group.add_argument("--eager", action="store_true",
+                       help="launch kernel by kernel where a GPU would replay CUDA graphs: for profilers")  # fmt: skip
     add("--dtype", "precision of the weights", choices=("auto", "float32", "bfloat16", "fp8"), default="auto")
     add("--device", "where to run: auto takes a GPU if there is one, else cpu, cuda or cuda:N",
         metavar="DEVICE", default="auto")  # fmt: skip

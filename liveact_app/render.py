@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from liveact_app.backend import backends
+from liveact_app.backend import backends, must_run_on
 from liveact_app.job import Job
 from liveact_app.media.audio import AudioInfo, AudioReader, model_audio, scan
 from liveact_app.media.background import BackgroundWriter
@@ -51,6 +51,7 @@ def render(job: Job, path: str, stop: Interrupts, record_block: RecordBlock | No
         from liveact_model.weights import load_avatar
 
         device = _device(job.device)
+        must_run_on(device)
         if device != "cpu":
             _self_test(device)
         note(f"loading {job.model!r} on {device}")
@@ -65,6 +66,7 @@ def render(job: Job, path: str, stop: Interrupts, record_block: RecordBlock | No
         session = Session(
             avatar, fit_image(picture, size), job.prompt_of(0), fps=float(rate), seed=job.seed,
             audio_cfg=job.audio_cfg, sampler=job.sampler, eight_bit_memory=job.eight_bit_memory, audio_levels=levels,
+            graphs=False if job.eager else None,
         )  # fmt: skip
         run = _Run(job, path, size, rate, audio, stack)
         return run.go(session, (avatar.name, device), time.monotonic() - start, stop, record_block)
@@ -156,7 +158,8 @@ class _Run:
             stop.finishing()
             self.writer.abandon()
             raise
-        return self._summary(model, prepare_s, time.monotonic() - start, interrupted)
+        replayed = session.captured(), session.live_compilations()
+        return self._summary(model, prepare_s, time.monotonic() - start, interrupted, replayed)
 
     def _finish_early(self) -> None:
         """Close the file with what was made; called while handling the stop, which goes on if there is nothing."""
@@ -199,8 +202,9 @@ class _Run:
             yield np.repeat(last, missing, axis=0)
 
     def _summary(
-        self, model: tuple[str, str], prepare_s: float, generate_s: float, interrupted: str | None
-    ) -> Summary:
+        self, model: tuple[str, str], prepare_s: float, generate_s: float, interrupted: str | None,
+        replayed: tuple[int, int],
+    ) -> Summary:  # fmt: skip
         w, h = self.size
         return Summary(
             out=self.job.out, model=model[0], device=model[1], size=(w, h),
@@ -208,5 +212,5 @@ class _Run:
             blocks=self.blocks, video_frames=self.writer.frames, video_frames_wanted=self.wanted,
             audio_seconds=self.audio.seconds, prepare_seconds=prepare_s, first_block_seconds=self.first_block_s,
             generate_seconds=generate_s, encode_seconds=self.writer.seconds, peak_rss_bytes=peak_rss_bytes(),
-            interrupted=interrupted,
+            interrupted=interrupted, graphs=replayed[0], live_compilations=replayed[1],
         )  # fmt: skip

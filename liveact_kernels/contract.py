@@ -184,7 +184,7 @@ class Op:
         """Check the arguments and choose the backend."""
         d = self.dims(kw)
         device = next(t.device for a in self.args if (t := kw.get(a)) is not None)
-        backend = "meta" if device.type == "meta" else backend_of(self, device.type)
+        backend = "meta" if device.type == "meta" else backend_of(self, device)
         launch = None if backend == "meta" else self.implementation(backend)
         outs = tuple((s.shape(d), s.dtype_of(d)) if s.present(d) else None for s in self.out.values())
         return Plan(d, device, backend, launch, f"{self.name}[{d.label()}]", outs)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from liveact_kernels import ops
 from liveact_kernels.dispatch import scope
+from liveact_kernels.graphs import Graphs, compilations, supported
 
-from .attention import KeysValues
 from .audio.windows import latent_rows
 from .avatar import Avatar, conditioning
 from .cache import Window
@@ -23,6 +23,7 @@ from .config import (
 )
 from .errors import InputError
 from .schedule import SAMPLERS, blocks_for, coefficients, noise, sigmas
+from .steps import Steps, capture
 
 LOOK_AHEAD_VIDEO_FRAMES = 2  # audio embeddings past its last video frame that a block reads
 
@@ -39,6 +40,8 @@ class Session:
     audio_cfg   > 1 strengthens the audio at denoise steps 1 and 2, for two more forwards per block and as much memory
     eight_bit_memory  store memory slots as int8 keys and e4m3 values: half the bytes of bf16
     audio_levels  `avatar.measure_audio(recording, fps)` where all the audio exists beforehand, else None
+    graphs        capture the denoise steps at the start and replay them: nothing compiles while the avatar runs and
+                  launches cost nothing. None: wherever the device can; False: kernel by kernel, for profilers
 
     Raises InputError for an unusable size, fps, sampler or guidance.
     """
@@ -46,22 +49,29 @@ class Session:
     def __init__(
         self, avatar: Avatar, image: Tensor, prompt: str, *, fps: float | None = None, seed: int = 42,
         sampler: str = "renoise", audio_cfg: float = 1.0, eight_bit_memory: bool = False,
-        audio_levels: Any | None = None,
+        audio_levels: Any | None = None, graphs: bool | None = None,
     ):  # fmt: skip
         fps = avatar.default_fps if fps is None else fps
         _check(image, fps, sampler, audio_cfg)
         self.avatar, self.seed, self.sampler, self.audio_cfg = avatar, seed, sampler, audio_cfg
         self.fps, self.blocks_made = fps, 0
         self._audio = avatar.audio.stream(fps, *(() if audio_levels is None else (audio_levels,)))
+        self._graphs: Graphs | None = None
+        self._compiled = 0
         self._start(image, prompt, eight_bit_memory)
+        device = avatar.anchor().device
+        if supported(device) if graphs is None else graphs:
+            if not supported(device):
+                raise InputError(f"graphs: expected a device that captures calls, got {device.type}")
+            self.capture()
 
     @torch.no_grad()
     def _start(self, image: Tensor, prompt: str, eight_bit_memory: bool) -> None:
         dit, anchor = self.avatar.dit, self.avatar.anchor()
         image = image.to(anchor.device)
         y = conditioning(self.avatar.vae, image)
-        self._y = y.to(dit.dtype)
-        self._times = [dit.at(t) for t in self.avatar.timesteps]
+        y = y.to(dit.dtype)
+        times = [dit.at(t) for t in self.avatar.timesteps]
         rows = self.avatar.image.encode(image, y[-self.avatar.vae.z_dim :, 0])
         self._prompt_text = prompt
         self._prompt = dit.prompt(self._encode(prompt), dit.image_kv(rows))
@@ -69,10 +79,38 @@ class Session:
         grid = (y.shape[-2] // PATCH, y.shape[-1] // PATCH)
 
         def windows() -> list[Window]:
-            return [dit.window(*grid, eight_bit=eight_bit_memory) for _ in self._times]
+            return [dit.window(*grid, eight_bit=eight_bit_memory) for _ in times]
 
         self._windows = windows()
-        self._null_windows = windows() if self.audio_cfg > 1 else None
+        null = windows() if self.audio_cfg > 1 else None
+        self._all_windows = [*self._windows, *(null or [])]
+        levels = sigmas(self.avatar.timesteps)
+        updates = [coefficients(self.sampler, a, b) for a, b in itertools.pairwise(levels)]
+
+        def steps(y: Tensor, first: bool) -> Steps:
+            hearing = y.shape[1] - first  # the very first latent frame of a video has no audio of its own
+            shared = (self._windows, self._prompt, first, hearing, null, self.audio_cfg)
+            return Steps(dit, y.contiguous(), times, updates, *shared)
+
+        n = FIRST_BLOCK_LATENT_FRAMES
+        self._first, self._later = steps(y[:, :n], True), steps(y[:, n:], False)
+
+    @torch.no_grad()
+    def capture(self) -> None:
+        """Capture the denoise steps; before the first block only. Raises RuntimeError later, or from the device."""
+        if self.blocks_made:
+            raise RuntimeError("capture: the Session has already made a block")
+        self.avatar.dit.warm_prompts(self._prompt, self._later.tokens)
+        self._graphs = capture(self._first, self._later, self._all_windows)
+        self._compiled = compilations()
+
+    def captured(self) -> int:
+        """Graphs that this Session replays; 0 where it runs kernel by kernel."""
+        return 0 if self._graphs is None else self._graphs.captured
+
+    def live_compilations(self) -> int:
+        """Kernels compiled since the capture: 0, or something was late."""
+        return 0 if self._graphs is None else compilations() - self._compiled
 
     def _encode(self, prompt: str) -> Tensor:
         return self.avatar.text.encode(prompt).to(self.avatar.anchor().device)
@@ -93,7 +131,9 @@ class Session:
     def set_prompt(self, prompt: str) -> None:
         """Use another prompt from the next block on; memory is kept."""
         if prompt != self._prompt_text:
-            self._prompt = self.avatar.dit.prompt(self._encode(prompt), self._prompt.image)
+            same_shapes = self._prompt.take(self.avatar.dit.prompt(self._encode(prompt), self._prompt.image))
+            if self._graphs is not None and not same_shapes:
+                self._later.capture(self._graphs) if self.blocks_made else self.capture()
             self._prompt_text = prompt
 
     # ---- progress ---------------------------------------------------------------------------------------------------
@@ -118,7 +158,7 @@ class Session:
 
     def memory_bytes(self) -> int:
         """Bytes of the memory windows: constant from the first block on."""
-        return sum(w.nbytes() for w in [*self._windows, *(self._null_windows or [])])
+        return sum(w.nbytes() for w in self._all_windows)
 
     # ---- generation -------------------------------------------------------------------------------------------------
 
@@ -127,24 +167,10 @@ class Session:
         """Denoise the next block: [z, 6 or 8, h, w] in the activation dtype. Raises RuntimeError without audio."""
         if not self.ready():
             raise RuntimeError(f"block {self.blocks_made} needs more audio: push it, or close_audio()")
-        dit, block, first = self.avatar.dit, self.blocks_made, self.blocks_made == 0
-        y = self._y[:, :FIRST_BLOCK_LATENT_FRAMES] if first else self._y[:, FIRST_BLOCK_LATENT_FRAMES:]
-        z = self.avatar.vae.z_dim
-        shape = (z, *y.shape[1:])
-        levels = sigmas(self.avatar.timesteps)
-        heard, rows = self._hear(first)
-        null = None if self._null_windows is None else dit.hear(torch.zeros_like(rows))
-        latent = self._noise(shape, block, 0)
-        for step, time in enumerate(self._times):
-            with scope(f"step[{step}]"):
-                audio = heard if step > 0 else None  # the released schedule hears nothing at the first step
-                tokens = dit(latent, y, time, self._prompt, audio, self._windows[step], first)
-                if null is not None and step > 0:
-                    without = dit(latent, y, time, self._prompt, null, self._null_windows[step], first)
-                    tokens = without + self.audio_cfg * (tokens - without)
-                c = coefficients(self.sampler, levels[step], levels[step + 1])
-                eps = self._noise(shape, block, step + 1) if c.c_noise else None
-                latent = ops.denoise_update(tokens=tokens, latent=latent, noise=eps, **c._asdict())
+        block, first = self.blocks_made, self.blocks_made == 0
+        steps = self._first if first else self._later
+        shape = tuple(steps.latent.shape)
+        latent = steps.run(self._hear(first), lambda step: noise(shape, self.seed, block, step))
         self.blocks_made += 1
         return latent
 
@@ -156,18 +182,15 @@ class Session:
                 frames = self._decoder.decode(latents)
                 return ((frames.float() + 1) * 127.5).round_().clamp_(0, 255).byte().permute(1, 2, 3, 0).contiguous()
 
-    def _noise(self, shape: tuple[int, ...], block: int, step: int) -> Tensor:
-        return noise(shape, self.seed, block, step).to(self._y)
-
-    def _hear(self, first: bool) -> tuple[list[KeysValues], Tensor]:
-        """Keys and values of this block's audio, and its rows; the very first latent frame of a video has none."""
+    def _hear(self, first: bool) -> Tensor:
+        """Audio rows of this block; the very first latent frame of a video has none."""
         start = 1 if first else FIRST_BLOCK_LATENT_FRAMES + BLOCK_LATENT_FRAMES * (self.blocks_made - 1)
         count = FIRST_BLOCK_LATENT_FRAMES - 1 if first else BLOCK_LATENT_FRAMES
         total = self._audio.total
-        rows = latent_rows(self._audio.embeddings, start, count, total)[1].to(self._y)
+        rows = latent_rows(self._audio.embeddings, start, count, total)[1]
         next_read = 4 * (start + count) - 5
         self._audio.forget(next_read if total is None else min(next_read, total - 1))
-        return self.avatar.dit.hear(rows), rows
+        return rows
 
 
 def _check(image: Tensor, fps: float, sampler: str, audio_cfg: float) -> None:

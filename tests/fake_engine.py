@@ -43,6 +43,12 @@ class Session:
         assert self.total is None, "closed twice"
         self.total = int(self.pushed / 16000 * self.fps)
 
+    def captured(self):
+        return 0
+
+    def live_compilations(self):
+        return 0
+
     def set_prompt(self, text):
         self.prompts.append(text)
 

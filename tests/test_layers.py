@@ -20,7 +20,8 @@ BELOW = {
     "liveact_train": {"liveact_kernels", "liveact_model"},
     "liveact_app": {"liveact_kernels", "liveact_model"},
 }
-KERNELS_MAY_NEED = {"torch", "nvtx"}  # for the CPU; a backend's own files may need the backend
+KERNELS_NEED = {"torch"}  # to be imported, on a CPU; a backend's own files may need the backend
+KERNELS_MAY_NEED = KERNELS_NEED | {"nvtx"}  # once somebody asks for it
 BACKEND_LIBRARIES = {"triton", "flash_attn", "flash_attn_interface", "sageattention", "deep_gemm", "cudnn", "vllm"}
 BACKENDS = {b for op in REGISTRY.values() for b in op.backends} | {b for row in PREFERRED.values() for b in row}
 BACKENDS |= BACKEND_LIBRARIES | {"flash", "sage", "scaled_mm", "deepgemm"}
@@ -124,7 +125,7 @@ def test_kernels_need_torch_only():
     of_triton = {module for _, module, tree in files if needs_triton(tree)}
     for path, module, tree in files:
         at_import = set(imports(tree, module, path.endswith("__init__.py"), everywhere=False))
-        allowed = KERNELS_MAY_NEED | ({"triton"} if module in of_triton else set())
+        allowed = KERNELS_NEED | ({"triton"} if module in of_triton else set())
         assert third_party(at_import) <= allowed, path
         assert third_party(imports(tree, module)) <= KERNELS_MAY_NEED | BACKEND_LIBRARIES, path
         if module not in of_triton:
