@@ -34,20 +34,20 @@ class LateReader(SharedMemoryMailbox):
 class SignalsFirst(SharedMemoryMailbox):
     """Rank 1 signals before it copies: a transport that is wrong."""
 
-    def _send(self, epoch, parts, sent, targets):
+    def _send(self, epoch, turn, parts, sent, targets):
         if self.wire.rank == 1:
             for target, _ in targets:
-                self._signal(target, epoch)
+                self._signal(target, epoch, turn)
             time.sleep(LATE_S)
-        super()._send(epoch, parts, sent, targets)
+        super()._send(epoch, turn, parts, sent, targets)
 
 
 class LosesSignal(SharedMemoryMailbox):
     """Rank 1's fourth signal never comes."""
 
-    def _signal(self, target, epoch):
+    def _signal(self, target, epoch, turn):
         if (self.wire.rank, epoch) != (1, 4):
-            super()._signal(target, epoch)
+            super()._signal(target, epoch, turn)
 
 
 def late_peer(wire):

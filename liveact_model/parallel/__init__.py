@@ -13,17 +13,19 @@ from torch import Tensor
 
 from liveact_kernels import ops
 
-Any_ = TypeVar("Any_")
+Made = TypeVar("Made")
 
 
 class SeqParallel:
     """One process that has every token: nothing is shared out, nothing is sent.
 
-    leads  whether this process has the inputs (image, text, audio) and takes the results
+    leads     whether this process has the inputs (image, text, audio) and takes the results
+    captures  whether calls that meet other processes may be captured in graphs
     """
 
     size = 1
     leads = True
+    captures = True
 
     def shard(self, x: Tensor, frames: int) -> Tensor:
         """This process's tokens [F*t, ...] of x [F*T, ...], F = `frames` latent frames; a piece of every one."""
@@ -48,7 +50,7 @@ class SeqParallel:
         """
         return ops.attention(q=q, k_new=k, v_new=v, **memory), k, v
 
-    def share(self, make: Callable[[], Any_]) -> Any_:
+    def share(self, make: Callable[[], Made]) -> Made:
         """What `make` gives on the leading process: a tensor, or anything that pickles. Others do not call it."""
         return make()
 
@@ -59,6 +61,12 @@ class SeqParallel:
     def decoder(self, vae: Any) -> Any:
         """A streaming decoder; its `decode` gives the video on the leading process and None on others."""
         return vae.stream()
+
+    def on_end(self, action: Callable[[], None]) -> None:
+        """Have `action` done if this process must be ended by force because another one is gone."""
+
+    def close(self, code: int = 0, reason: str = "") -> None:
+        """Leave the group. A code other than 0 ends every other process, too: with this exit code, naming `reason`."""
 
 
 ALONE = SeqParallel()

@@ -46,7 +46,7 @@ def ring(r: Ranks, layer: int, frames: int, q: Tensor, k: Tensor, v: Tensor, mem
 def overlap(r: Ranks, layer: int, frames: int, q: Tensor, k: Tensor, v: Tensor, memory: Memory) -> Result:
     """Every rank pushes its piece into all the others' mailboxes and attends to what is local; then to what came."""
     box = r.mailbox(frames)
-    box.push((k, v))
+    box.push(layer, (k, v))
     state = _meet(q, k, v, memory, None)
     order, rows = box.order, [frames * len(r.tokens[s]) for s in box.order]
     batches = [b for b in pieces(len(order), LAUNCHES) if b]

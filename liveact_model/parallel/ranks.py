@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
+from liveact_model.config import BLOCK_LATENT_FRAMES
 from liveact_model.errors import InputError
 
 from . import SeqParallel
@@ -32,6 +33,8 @@ class Ranks(SeqParallel):
     mail      makes the mailboxes of the form "overlap"
     """
 
+    captures = False  # not until a run on devices has shown it
+
     def __init__(self, wire: Wire, form: str = "gather", mail: Callable[[Wire], Mailbox] | None = None):
         if form not in FORMS:
             raise InputError(f"parallel form: expected one of {', '.join(FORMS)}, got {form!r}")
@@ -39,6 +42,7 @@ class Ranks(SeqParallel):
         self.rank, self.size, self.leads = wire.rank, wire.size, wire.rank == 0
         self.tokens: list[range] = []  # each rank's piece of a latent frame; set by the first shard
         self._mail, self._mailbox = mail or (lambda w: open_mailbox(w, SIGNAL_TIMEOUT_S)), None
+        self._closed = False
 
     # ---- tokens -----------------------------------------------------------------------------------------------------
 
@@ -68,10 +72,10 @@ class Ranks(SeqParallel):
         return FORMS[self.form](self, layer, frames, q, k, v, memory)
 
     def mailbox(self, frames: int) -> Mailbox:
-        """The mailbox of the form "overlap", made when first asked for."""
+        """The mailbox of the form "overlap" for pieces of `frames` latent frames; it has room for a whole block."""
         if self._mailbox is None:
             self._mailbox = self._mail(self.wire)
-        self._mailbox.arrange([frames * len(t) for t in self.tokens])
+        self._mailbox.arrange([frames * len(t) for t in self.tokens], BLOCK_LATENT_FRAMES / frames)
         return self._mailbox
 
     # ---- everything else --------------------------------------------------------------------------------------------
@@ -95,8 +99,15 @@ class Ranks(SeqParallel):
         """Pieces along `dim` of all ranks, `rows` long each, put together."""
         return torch.cat([p.movedim(0, dim) for p in self.wire.gather(x.movedim(dim, 0), rows)], dim)
 
+    def on_end(self, action: Callable[[], None]) -> None:
+        """See SeqParallel.on_end."""
+        self.wire.watch.cleanup.append(action)
+
     def close(self, code: int = 0, reason: str = "") -> None:
-        """Leave the group. A code other than 0 ends every other rank, too: with this exit code, naming `reason`."""
+        """See SeqParallel.close; a second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
         if not code:
             self.wire.barrier()
         self.wire.watch.close(code, reason)

@@ -65,12 +65,12 @@ class SharedMemoryMailbox(Mailbox):
         finally:
             os.close(handle)
 
-    def _numbers(self, rank: int, epoch: int) -> Tensor:
-        start = 8 * self.wire.size * (epoch % self.boxes)
+    def _numbers(self, rank: int, turn: int) -> Tensor:
+        start = 8 * self.wire.size * turn
         return self._maps[rank][start : start + 8 * self.wire.size].view(torch.int64)
 
-    def _box(self, rank: int, epoch: int) -> Tensor:
-        start = len(self._maps[rank]) - (self.boxes - epoch % self.boxes) * self._size
+    def _box(self, rank: int, turn: int) -> Tensor:
+        start = len(self._maps[rank]) - (self.boxes - turn) * self._size
         return self._maps[rank][start : start + self._size]
 
     def _submit(self, send: Callable[[], None]) -> None:
@@ -81,12 +81,12 @@ class SharedMemoryMailbox(Mailbox):
         if self._pushed is not None:
             self._pushed.result()
 
-    def _signal(self, target: int, epoch: int) -> None:
+    def _signal(self, target: int, epoch: int, turn: int) -> None:
         # After the copy: stores are seen in order on x86, and elsewhere the locks between the two calls order them.
-        self._numbers(target, epoch)[self.wire.rank] = epoch
+        self._numbers(target, turn)[self.wire.rank] = epoch
 
-    def _await(self, source: int, epoch: int, what: str) -> None:
-        number = self._numbers(self.wire.rank, epoch)[source]
+    def _await(self, source: int, epoch: int, turn: int, what: str) -> None:
+        number = self._numbers(self.wire.rank, turn)[source]
         start = looked = time.monotonic()
         pause = 1e-5
         while (found := number.item()) != epoch:
@@ -105,7 +105,7 @@ class SharedMemoryMailbox(Mailbox):
     def done(self) -> None:
         """End the exchange, and make sure that nobody wrote into the box while it was read."""
         for source in self.order:
-            self._refuse(self._numbers(self.wire.rank, self._epoch)[source].item() != self._epoch, source)
+            self._refuse(self._numbers(self.wire.rank, self._turn)[source].item() != self._epoch, source)
 
     def _refuse(self, wrong: bool, source: int) -> None:
         if wrong:

@@ -39,8 +39,8 @@ class SymmetricMailbox(Mailbox):
         self._handle = symmetric_memory.rendezvous(self._memory, self.wire.group)
         self._size = nbytes
 
-    def _box(self, rank: int, epoch: int) -> Tensor:
-        start = epoch % self.boxes * self._size
+    def _box(self, rank: int, turn: int) -> Tensor:
+        start = turn * self._size
         if rank == self.wire.rank:
             return self._memory[start : start + self._size]
         return self._handle.get_buffer(rank, (self._size,), torch.uint8, start)
@@ -50,11 +50,11 @@ class SymmetricMailbox(Mailbox):
         with self._side:
             send()
 
-    def _signal(self, target: int, epoch: int) -> None:
-        self._handle.put_signal(target, epoch % self.boxes, int(1000 * self.timeout_s))
+    def _signal(self, target: int, epoch: int, turn: int) -> None:
+        self._handle.put_signal(target, turn, int(1000 * self.timeout_s))
 
-    def _await(self, source: int, epoch: int, what: str) -> None:
-        self._handle.wait_signal(source, epoch % self.boxes, int(1000 * self.timeout_s))
+    def _await(self, source: int, epoch: int, turn: int, what: str) -> None:
+        self._handle.wait_signal(source, turn, int(1000 * self.timeout_s))
 
     def done(self) -> None:
         """End the exchange: what was pushed may be freed, and a graph that records this has joined its streams."""
