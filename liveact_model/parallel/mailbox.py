@@ -1,7 +1,7 @@
 """One-sided exchange: every rank pushes its pieces into the others' memory and signals; they read when they need them.
 
 A mailbox has two boxes, used in turn by the layers of a forward. A rank pushes exchange e + 2 only after it has waited
-for everybody's e + 1, and nobody sends e + 1 before it has read e: so two boxes suffice, and no acknowledgement travels.
+for everybody's e + 1, and nobody sends e + 1 before it has read e: so two boxes suffice without acknowledgements.
 Between two forwards every rank waits for all others' tokens, so a forward may begin with either box.
 """
 

@@ -15,7 +15,7 @@ from liveact_model.errors import PeerError
 
 BEAT_S = 0.5
 DEAD_AFTER_S = 10.0  # without a beat; a rank that computes still beats, from a thread of its own
-GRACE_S = 8.0  # for the main thread to stop by itself, before the process is ended under it
+GRACE = 0.8  # of that, for the main thread to stop by itself before the process is ended under it
 
 
 class Watch:
@@ -82,7 +82,7 @@ class Watch:
                 self._known.set()
                 with contextlib.suppress(RuntimeError):
                     self._store.set(f"gone/{self._rank}", "1")
-                if not self._closed.wait(GRACE_S):
+                if not self._closed.wait(GRACE * self._limit):
                     self._end(verdict)
                 return
 

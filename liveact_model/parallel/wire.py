@@ -16,6 +16,8 @@ from liveact_model.errors import PeerError
 
 from .watch import Watch
 
+_gather_into = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)  # its name from torch 2.13 on
+
 
 def as_bytes(x: Tensor) -> Tensor:
     """The bytes of x [n]: process groups refuse 8-bit floats, and some integers."""
@@ -51,7 +53,7 @@ class Wire:
             sent = torch.cat((sent, sent.new_zeros(max(rows) * each - len(sent))))
         out = sent.new_empty(self.size, len(sent))
         with self.guarded():
-            dist.all_gather_into_tensor(out.view(-1), sent, self.group)
+            _gather_into(out.view(-1), sent, self.group)
         return [o[: n * each].view(x.dtype).view(n, *x.shape[1:]) for o, n in zip(out, rows)]
 
     def swap(self, parts: list[Tensor], shapes: list[tuple[int, ...]]) -> list[Tensor]:
