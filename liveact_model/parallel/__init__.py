@@ -58,6 +58,17 @@ class SeqParallel:
         """The results of all jobs on every process; each job is done by one of them."""
         return [job() for job in jobs]
 
+    def piece(self, count: int) -> range:
+        """This process's share of `count` things in a row, rows of a picture say; may be empty."""
+        return range(count)
+
+    def collect(self, x: Tensor, dim: int, count: int, each: int) -> Tensor | None:
+        """Put the shares of all processes together along `dim` on the leading one; others get None.
+
+        `count` things were shared out by `piece`; x has `each` entries along `dim` for every one of its own.
+        """
+        return x
+
     def decoder(self, vae: Any) -> Any:
         """A streaming decoder; its `decode` gives the video on the leading process and None on others."""
         return vae.stream()

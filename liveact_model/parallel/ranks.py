@@ -95,9 +95,14 @@ class Ranks(SeqParallel):
             return vae.stream_rows(self)
         return vae.stream() if self.leads else _Elsewhere()
 
-    def gather_rows(self, x: Tensor, rows: list[int], dim: int) -> Tensor:
-        """Pieces along `dim` of all ranks, `rows` long each, put together."""
-        return torch.cat([p.movedim(0, dim) for p in self.wire.gather(x.movedim(dim, 0), rows)], dim)
+    def piece(self, count: int) -> range:
+        """See SeqParallel.piece."""
+        return pieces(count, self.size)[self.rank]
+
+    def collect(self, x: Tensor, dim: int, count: int, each: int) -> Tensor | None:
+        """See SeqParallel.collect."""
+        parts = self.wire.gather(x.movedim(dim, 0), [len(p) * each for p in pieces(count, self.size)])
+        return torch.cat([p.movedim(0, dim) for p in parts], dim) if self.leads else None
 
     def on_end(self, action: Callable[[], None]) -> None:
         """See SeqParallel.on_end."""
