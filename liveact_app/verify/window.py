@@ -49,7 +49,7 @@ class Layer:
         q, k, v = ops.qkv_norm_rope(qkv=qkv, rope=rope, **norms)
         old = window.layers.get(0)
         seen = (k, v) if old is None else (torch.cat((old.k, k)), torch.cat((old.v, v)))
-        y = window.attend(0, q, k, v, self.taps(memory), None)
+        y = window.attend(0, x.shape[0] // self.tokens, q, k, v, self.taps(memory), None)
         return ops.linear(a=y.flatten(1), w=self.w["o.weight"], b=self.w["o.bias"]), *(t.clone() for t in seen)
 
     def cached(self, g: Golden) -> tuple[Tensor, Tensor]:
