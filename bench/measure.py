@@ -11,18 +11,15 @@ import torch
 from clock import Runner, cache_bytes, copies_for, interleave
 from manifest import chip_name, manifest
 
+from liveact_kernels import parity
 from liveact_kernels.available import missing
 from liveact_kernels.contract import Case, Op
-from liveact_kernels.dispatch import FUNCTIONAL, poisoned, use
+from liveact_kernels.dispatch import FUNCTIONAL, use
 from liveact_kernels.hw import Chip
 from liveact_kernels.spec import SHORT, Dims
 
 OURS = ("cuda", "triton")
 """Backends that are this project's kernels; every other backend of an op is a peer of theirs."""
-
-AT_SHAPE = 0.05
-"""At the timed shape a backend's worst row may differ this much from the torch backend's: an index that overflows or a
-tile that is left out differs by about 1. The tolerances proper are checked on the small cases, against float64."""
 
 EAGER = 6
 """Memory of a case over its own tensors: two rotated sets, and an eager chain that keeps float32 copies."""
@@ -69,29 +66,19 @@ def _twin(made: dict) -> dict:
     return {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in made.items()}
 
 
-def _tuple(x: object) -> tuple:
-    return x if isinstance(x, tuple) else (x,)
-
-
 def right(op: Op, backend: str, device: torch.device) -> str | None:
     """None when the backend is within tolerance of float64 on every small case that it takes, else the first fault."""
-    passed, refused = 0, None
     for case in (c for c in op.cases if c.rung == "cpu"):
-        want = op.reference(**op.make(case))
-        try:
-            with use(**{op.name: backend}), poisoned():
-                got = _tuple(op(**op.make(case, device)))
-        except ValueError as error:
-            refused = f"{case.id}: {error}"
-            continue
-        except Exception as error:
-            return f"{case.id}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        got = tuple(x if x is None else x.cpu() for x in got)
-        faults = [f"{n}: {said}" for n, ok, said in op.check(got, want) if not ok]
-        if faults:
-            return f"{case.id}: {faults[0]}"
-        passed += 1
-    return None if passed else refused
+        if not op.refused(backend, op.dims_of(case)) and (fault := _fault(op, backend, op.make(case, device))):
+            return f"{case.id}: {fault}"
+    return None
+
+
+def _fault(op: Op, backend: str, made: dict) -> str | None:
+    try:
+        return next((f"{r.output}: {r.said}" for r in parity.run(op, backend, made) if not r.ok), None)
+    except Exception as error:  # whatever a kernel raises, it is not timed
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 class Subject:
@@ -99,8 +86,7 @@ class Subject:
 
     def __init__(self, op: Op, case: Case, device: torch.device):
         self.op, self.case, self.device = op, case, device
-        generator = torch.Generator(device).manual_seed(0)
-        first = op.make(case, device, generator=generator)
+        first = parity.make(op, case, device)
         self.dims, self.bytes = op.dims_of(case), nbytes(op, case)
         room = int(0.5 * free_bytes(device) / self.bytes)
         self.copies = copies_for(self.bytes, cache_bytes(device), max(1, min(64, room)))
@@ -120,14 +106,10 @@ class Subject:
         outs = [fresh() for _ in self.made]
         return lambda i: plan.launch(*outs[i], **self.made[i])
 
-    def differs(self, name: str) -> str | None:
-        """Whether a backend's result at this shape is far from the torch backend's."""
-        with use(**{self.op.name: name}), poisoned():
-            got = _tuple(self.op(**self.made[0]))
-        for output, g, w in zip(self.op.out, got, _tuple(self.want)):
-            if g is not None and (error := peers.row_error(g, w)) > AT_SHAPE:
-                return f"{self.case.id}: {output}: worst row {error:.2f} from the torch backend's (at most {AT_SHAPE})"
-        return None
+    def fault(self, name: str) -> str | None:
+        """What is wrong with a backend's result at this shape, against float64."""
+        fault = _fault(self.op, name, self.made[0])
+        return fault and f"{self.case.id}: {fault}"
 
     def peer(self, kind: str) -> tuple[Callable[[int], object], str] | str | None:
         """A peer's callable and its note; the reason why it is not timed; None where the op has no such peer."""
@@ -152,18 +134,16 @@ def _candidates(subject: Subject, o: Options) -> Iterator[tuple[str, str, Callab
         if why := missing(name, o.device):
             yield name, "skip", why, ""
             continue
+        if why := op.refused(name, subject.dims):
+            yield name, "skip", why, ""
+            continue
         key = (op.name, name, o.device)
         if key not in _VERDICTS:
             _VERDICTS[key] = right(op, name, o.device)
-        try:
-            if fault := _VERDICTS[key] or subject.differs(name):
-                yield name, "red", fault, ""
-                continue
+        if fault := _VERDICTS[key] or subject.fault(name):
+            yield name, "red", fault, ""
+        else:
             yield name, "time", subject.backend(name), ""
-        except ValueError as error:  # it says that it does not take this shape
-            yield name, "skip", str(error), ""
-        except Exception as error:
-            yield name, "red", f"{subject.case.id}: {type(error).__name__}: {' '.join(str(error).split())[:200]}", ""
     for kind in o.peers:
         try:
             found = subject.peer(kind)

@@ -72,12 +72,16 @@ def device_of(text: str) -> torch.device:
 
 
 def chip_of(name: str | None, ceilings: str, device: torch.device) -> hw.Chip | None:
-    """Ceilings by name, else the device's own; None where none are known. Raises InputError."""
+    """Ceilings by name, else the device's own; None where none are known, as on a CPU. Raises InputError."""
+    given = name is not None
     name = name or (hw.key_of(chip_name(device)) if device.type == "cuda" else None)
     try:
-        return hw.chip(name or next(iter(hw.CHIPS)), ceilings) if name or ceilings != "datasheet" else None
+        chip = hw.chip(name or next(iter(hw.CHIPS)), ceilings) if name or ceilings != "datasheet" else None
     except ValueError as error:
         raise InputError(f"--{error}") from error
+    if given and device.type == "cpu":
+        raise InputError(f"--chip: expected no ceilings of a GPU for times of a CPU, got {name!r}")
+    return chip
 
 
 def by_share(names: list[str]) -> list[str]:
@@ -125,6 +129,7 @@ def run(args: argparse.Namespace) -> int:
     where = f"{chip_name(device)}: {'the host clock' if device.type == 'cpu' else 'device time'}, "
     bar.say(where + (f"floor of {chip.name} ({chip.source})" if chip else "no ceilings are known, so no floor"))
     bar.say(HEAD)
+    said: set[tuple] = set()
     for done, (op, case) in enumerate(work):
         if args.minutes and time.perf_counter() - began > 60 * args.minutes:
             bar.say(f"{len(work) - done} of {len(work)} cases not measured: {args.minutes:g} minutes are over")
@@ -134,8 +139,11 @@ def run(args: argparse.Namespace) -> int:
             found = [manifest(device) | {"kind": "skip", "op": op.name, "case": case.id, "backend": "all", "why": why}]
         else:
             found = measure(op, case, options)
-        for row in found:
-            bar.say(line(rows.add(row)))
+        for row in map(rows.add, found):
+            reason = (row["backend"], row.get("why"))
+            if row["kind"] != "skip" or reason not in said:  # what is missing on this machine is missing for every op
+                bar.say(line(row))
+            said.add(reason)
         if device.type == "cuda":
             torch.cuda.empty_cache()
         torch.compiler.reset()

@@ -52,6 +52,8 @@ def tasks(names: Sequence[str] | None, gpu: Gpu | None, calls: Calls = dict) -> 
                 tries = overlays(**asked.dims) if callable(overlays) else overlays
                 share = op.floor_us(op.dims_of(case), chip) * (often.get(op.name, 0) if often else 1)
                 label = tuned.label(**asked.dims)
+                if any((t.key, t.label) == (asked.op, label) for t in out):
+                    continue  # another case's entry serves this one too
                 out.append(Task(op.name, case.id, asked.op, label, heuristic, combinations(heuristic, tries), share))
     return out
 
