@@ -4,8 +4,9 @@
 //   LA_OP(kv_compress)
 //
 // Parameters are pointers (device addresses), int64_t, float or double, and last the stream; Python passes integers for
-// pointers and stream. A function enqueues and returns: it never allocates or synchronises, and it throws
-// std::invalid_argument for what its kernel does not take. module.cpp turns that and CUDA's errors into Python's.
+// pointers and stream. Without a stream a function runs on the host, for tests. It enqueues and returns: it never
+// allocates or synchronises, and it throws std::invalid_argument for what its kernel does not take. module.cpp turns
+// that and CUDA's errors into Python's.
 // No header of Python or torch here: device code compiles without them, and one file serves every version of both.
 #pragma once
 
