@@ -31,7 +31,7 @@ class CpuOps:
         shutil.copytree(ROOT / "csrc", source, ignore=shutil.ignore_patterns("__pycache__"))
         file = source / "ops" / op / f"{op}.cu"
         for text, instead in edits:
-            found = [f for f in (file, *source.glob("include/*.cuh")) if text in f.read_text()]
+            found = [f for f in (*file.parent.iterdir(), *source.glob("include/*.cuh")) if text in f.read_text()]
             assert len(found) == 1, f"{text!r} is in {found}"
             found[0].write_text(found[0].read_text().replace(text, instead))
         shim = ROOT / "tests" / "cuda_on_cpu"

@@ -1,19 +1,58 @@
-// The sm_90a instructions that the GEMM is made of, one function each: barriers in shared memory, tensor copies, wgmma.
-// PTX ISA: mbarrier, cp.async.bulk.tensor, wgmma, setmaxnreg. A test runs the same kernel on the CPU with its own
-// versions of exactly these functions, so nothing else in this directory may contain assembly.
+// The sm_90a instructions of a GEMM, one function each: barriers in shared memory, tensor copies, warpgroup products
+// (PTX ISA: mbarrier, cp.async.bulk.tensor, wgmma, setmaxnreg). tests/cuda_on_cpu has a file of this name that runs the
+// same kernels on the CPU, so a kernel that uses this has no assembly of its own.
 #pragma once
-#include <cstdint>
+
 #include <cuda.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "device.cuh"
 
 namespace hopper {
 
 using TensorMap = CUtensorMap;
 
-// The memory that the launch asked for.
-__device__ __forceinline__ uint8_t* dynamic_memory() {
-  extern __shared__ __align__(1024) uint8_t memory[];
-  return memory;
+// cuTensorMapEncodeTiled belongs to the driver: asked for at run time, so that nothing links to libcuda.
+inline auto encoder() {
+  static const auto encode = [] {
+    void* found = nullptr;
+    cudaDriverEntryPointQueryResult status;
+    const cudaError_t error =
+        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &status);
+    if (error != cudaSuccess || !found)
+      throw std::runtime_error(std::string("the driver offers no tensor maps: ") + cudaGetErrorString(error));
+    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(found);
+  }();
+  return encode;
 }
+
+// [rows, columns] bytes, columns adjacent and a multiple of 16, copied in swizzled boxes of [box_rows, 128]; outside the
+// matrix they are 0. Throws what the driver says against it.
+inline TensorMap tensor_map(const void* base, int64_t rows, int64_t columns, int box_rows) {
+  TensorMap map;
+  const cuuint64_t sizes[] = {(cuuint64_t)columns, (cuuint64_t)rows}, pitch[] = {(cuuint64_t)columns};
+  const cuuint32_t box[] = {128, (cuuint32_t)box_rows}, steps[] = {1, 1};
+  const CUresult result =
+      encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, const_cast<void*>(base), sizes, pitch, box, steps,
+                CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result != CUDA_SUCCESS)
+    throw std::runtime_error("no tensor map of [" + std::to_string(rows) + ", " + std::to_string(columns) +
+                             "] bytes: driver error " + std::to_string(result));
+  return map;
+}
+
+// More dynamic shared memory than every chip has needs to be asked for; an error shows in cudaGetLastError.
+template <class Kernel>
+void allow_shared(Kernel kernel, int bytes) {
+  (void)cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+}
+
+#ifdef __CUDACC__
 
 __device__ __forceinline__ uint32_t shared_address(const void* p) { return (uint32_t)__cvta_generic_to_shared(p); }
 
@@ -23,21 +62,18 @@ __device__ __forceinline__ uint32_t cluster_rank() {
   return r;
 }
 
-// Every thread of both blocks; also orders shared memory between them.
-__device__ __forceinline__ void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
 __device__ __forceinline__ bool one_lane() {
   uint32_t yes;
   asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.u32 %0, 1, 0, p;\n}" : "=r"(yes));
   return yes;
 }
 
-template <int REGISTERS> __device__ __forceinline__ void give_registers() {
+template <int REGISTERS>
+__device__ __forceinline__ void give_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS));
 }
-template <int REGISTERS> __device__ __forceinline__ void take_registers() {
+template <int REGISTERS>
+__device__ __forceinline__ void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
 }
 
@@ -78,9 +114,6 @@ __device__ __forceinline__ void barrier_arrive(uint64_t* bar, uint32_t rank) {
 
 // ---- tensor copies ---------------------------------------------------------------------------------------------
 
-__device__ __forceinline__ void prefetch_map(const TensorMap* map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
-}
 
 // The map's box at (row, column) into shared memory; `both` writes it at the same place of both blocks and completes
 // the same barrier of each.
@@ -104,8 +137,9 @@ __device__ __forceinline__ void copy_box(const TensorMap* map, void* to, uint64_
 __device__ __forceinline__ void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void products_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 
-// Until at most PENDING groups run; the accumulators named must not be read earlier, which the empty asm tells the compiler.
-template <int PENDING, int COUNT> __device__ __forceinline__ void products_wait(float (&d)[COUNT]) {
+// Until at most PENDING groups run. The empty asm tells the compiler that the accumulators change here.
+template <int PENDING, int COUNT>
+__device__ __forceinline__ void products_wait(float (&d)[COUNT]) {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
 #pragma unroll
   for (int i = 0; i < COUNT; ++i) asm volatile("" : "+f"(d[i])::"memory");
@@ -119,22 +153,26 @@ template <int PENDING, int COUNT> __device__ __forceinline__ void products_wait(
   "{\n.reg .pred p;\nsetp.ne.b32 p, " add ", 0;\nwgmma.mma_async.sync.aligned.m64n" n "k32.f32.e4m3.e4m3 {" names \
   "}, " a ", " b ", p, 1, 1;\n}"
 
-// d (64 x N over the warpgroup) = a (64 x 32) times b (N x 32) transposed, plus d when `add`; a and b as maps.cuh's
-// operand() says.
-template <int N> __device__ void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b, bool add);
+// d (64 x N over the warpgroup) = a (64 x 32) times b (N x 32) transposed, plus d when `add`; a and b shared-memory
+// operands as PTX describes them.
+template <int N>
+__device__ void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b, bool add);
 
-template <> __device__ __forceinline__ void wgmma<128>(float (&d)[64], uint64_t a, uint64_t b, bool add) {
+template <>
+__device__ __forceinline__ void wgmma<128>(float (&d)[64], uint64_t a, uint64_t b, bool add) {
   asm volatile(WGMMA("128", NAMES() NAMES(1) NAMES(2) NAMES(3) NAMES(4) NAMES(5) "%60,%61,%62,%63", "%64", "%65", "%66")
                : REGS(), REGS(1), REGS(2), REGS(3), REGS(4), REGS(5), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
                : "l"(a), "l"(b), "r"((int)add));
 }
-template <> __device__ __forceinline__ void wgmma<160>(float (&d)[80], uint64_t a, uint64_t b, bool add) {
+template <>
+__device__ __forceinline__ void wgmma<160>(float (&d)[80], uint64_t a, uint64_t b, bool add) {
   asm volatile(WGMMA("160", NAMES() NAMES(1) NAMES(2) NAMES(3) NAMES(4) NAMES(5) NAMES(6)
                             "%70,%71,%72,%73,%74,%75,%76,%77,%78,%79", "%80", "%81", "%82")
                : REGS(), REGS(1), REGS(2), REGS(3), REGS(4), REGS(5), REGS(6), REGS(7)
                : "l"(a), "l"(b), "r"((int)add));
 }
-template <> __device__ __forceinline__ void wgmma<256>(float (&d)[128], uint64_t a, uint64_t b, bool add) {
+template <>
+__device__ __forceinline__ void wgmma<256>(float (&d)[128], uint64_t a, uint64_t b, bool add) {
   asm volatile(WGMMA("256", NAMES() NAMES(1) NAMES(2) NAMES(3) NAMES(4) NAMES(5) NAMES(6) NAMES(7) NAMES(8) NAMES(9)
                             NAMES(10) NAMES(11) "%120,%121,%122,%123,%124,%125,%126,%127", "%128", "%129", "%130")
                : REGS(), REGS(1), REGS(2), REGS(3), REGS(4), REGS(5), REGS(6), REGS(7), REGS(8), REGS(9), REGS(10),
@@ -145,5 +183,7 @@ template <> __device__ __forceinline__ void wgmma<256>(float (&d)[128], uint64_t
 #undef NAMES
 #undef REGS
 #undef WGMMA
+
+#endif
 
 }  // namespace hopper

@@ -10,9 +10,11 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include <vector_functions.h>
@@ -65,8 +67,14 @@ inline void wait_at(At place) {
   swapcontext(&now->context, &cluster->scheduler);
 }
 
+inline std::exception_ptr thrown;  // by a thread: it cannot leave its fiber by itself
+
 inline void enter() {
-  cluster->body();
+  try {
+    cluster->body();
+  } catch (...) {
+    thrown = std::current_exception();
+  }
   now->done = true;
   swapcontext(&now->context, &cluster->scheduler);
 }
@@ -112,6 +120,7 @@ inline void run(Cluster& c) {
       const size_t w = falling ? warps - 1 - i : i, block = w / warps_of_block * c.threads;
       const size_t first = block + w % warps_of_block * 32, last = std::min(first + 32, block + c.threads);
       ran |= run_warp(c, first, last);
+      if (thrown) std::rethrow_exception(std::exchange(thrown, nullptr));
     }
     for (const Fiber& f : c.fibers) done &= f.done;
     if (done) return;

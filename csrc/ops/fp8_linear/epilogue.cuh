@@ -8,7 +8,7 @@
 
 #include "maps.cuh"
 
-namespace fp8_linear {
+namespace gemm8 {
 
 using bf16 = __nv_bfloat16;
 using e4m3 = __nv_fp8_storage_t;
@@ -191,4 +191,4 @@ template <int BN> __device__ __forceinline__ void finish(e4m3, const Epilogue& e
   }
 }
 
-}  // namespace fp8_linear
+}  // namespace gemm8

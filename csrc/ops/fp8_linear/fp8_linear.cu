@@ -6,41 +6,14 @@
 #include "kernel.cuh"
 #include "registry.h"
 
-namespace fp8_linear {
+namespace gemm8 {
 namespace {
 
 void require(bool holds, const std::string& expected) {
   if (!holds) throw std::invalid_argument("fp8_linear: expected " + expected);
 }
 
-// cuTensorMapEncodeTiled belongs to the driver: asked for at run time, so that nothing links to libcuda.
-auto encoder() {
-  static const auto encode = [] {
-    void* found = nullptr;
-    cudaDriverEntryPointQueryResult status;
-    const cudaError_t error =
-        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &status);
-    if (error != cudaSuccess || !found)
-      throw std::runtime_error(std::string("fp8_linear: the driver offers no tensor maps: ") + cudaGetErrorString(error));
-    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(found);
-  }();
-  return encode;
-}
-
-// [rows, K] bytes, K adjacent, read in boxes of 128 columns; outside the matrix they are 0.
-CUtensorMap tensor_map(const char* name, const void* base, int64_t rows, int64_t K, int box_rows) {
-  CUtensorMap map;
-  const cuuint64_t sizes[] = {(cuuint64_t)K, (cuuint64_t)rows}, pitch[] = {(cuuint64_t)K};
-  const cuuint32_t box[] = {BK, (cuuint32_t)box_rows}, steps[] = {1, 1};
-  const CUresult result = encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, const_cast<void*>(base), sizes, pitch, box,
-                                    steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                                    CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result != CUDA_SUCCESS)
-    throw std::runtime_error(std::string("fp8_linear: no tensor map of ") + name + ": error " + std::to_string(result));
-  return map;
-}
-
-using Kernel = void (*)(CUtensorMap, CUtensorMap, Args);
+using Kernel = void (*)(hopper::TensorMap, hopper::TensorMap, Args);
 struct Compiled {
   int kind, bn, promote, bytes;
   Kernel kernel;
@@ -68,16 +41,16 @@ void check(const Args& g, int kind, bool promote) {
 }
 
 }  // namespace
-}  // namespace fp8_linear
+}  // namespace gemm8
 
 // out [M, N] of `kind` (0 bf16, 1 float32, 2 e4m3 of GELU with out_scale [M, N / 128]); a8 [M, K], a_scale [M, G],
 // w8 [N, K], w_scale [N]; b [N], x [M, N] like out and gate [N] may be null. bn, promote, band, side: NOTES.md; sms: how
 // many multiprocessors to fill.
-static void fp8_linear_launch(void* out, float* out_scale, const void* a8, const float* a_scale, const void* w8,
-                              const float* w_scale, const float* b, const void* x, const float* gate, int64_t M, int64_t N,
-                              int64_t K, int64_t G, int64_t kind, int64_t bn, int64_t promote, int64_t band, int64_t side,
-                              int64_t sms, cudaStream_t stream) {
-  using namespace fp8_linear;
+static void fp8_linear(void* out, float* out_scale, const void* a8, const float* a_scale, const void* w8,
+                       const float* w_scale, const float* b, const void* x, const float* gate, int64_t M, int64_t N,
+                       int64_t K, int64_t G, int64_t kind, int64_t bn, int64_t promote, int64_t band, int64_t side,
+                       int64_t sms, cudaStream_t stream) {
+  using namespace gemm8;
   Args g{{out, out_scale, G == 1 ? a_scale : nullptr, w_scale, b, x, gate, (int)M, (int)N},
          G == 1 ? nullptr : a_scale, (int)K, (int)G, (int)band, (int)side};
   check(g, (int)kind, promote);
@@ -85,11 +58,11 @@ static void fp8_linear_launch(void* out, float* out_scale, const void* a8, const
     return c.kind == kind && c.bn == bn && c.promote == promote;
   });
   require(found != std::end(KERNELS), "a compiled tile, got kind=" + std::to_string(kind) + ", bn=" + std::to_string(bn) +
-                                          ", promote=" + std::to_string(promote));
-  const CUtensorMap a = tensor_map("a8", a8, M, K, BM / 2), w = tensor_map("w8", w8, N, K, (int)bn / 2);
+                                   ", promote=" + std::to_string(promote));
+  const auto a = hopper::tensor_map(a8, M, K, BM / 2), w = hopper::tensor_map(w8, N, K, (int)bn / 2);
   const int tiles = Walk((int)M, (int)N, (int)bn, (int)band, (int)side).tiles();
-  const int blocks = CLUSTER * std::max(1, std::min(tiles, (int)sms / CLUSTER));
-  if (cudaFuncSetAttribute(found->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, found->bytes) == cudaSuccess)
-    found->kernel<<<blocks, THREADS, found->bytes, stream>>>(a, w, g);
+  const int clusters = std::max(1, std::min(tiles, (int)sms / CLUSTER));
+  hopper::allow_shared(found->kernel, found->bytes);
+  la::launch(found->kernel, dim3(CLUSTER * clusters), THREADS, found->bytes, CLUSTER, stream, a, w, g);
 }
-LA_OP(fp8_linear_launch)
+LA_OP(fp8_linear)

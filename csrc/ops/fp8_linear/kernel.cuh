@@ -7,14 +7,12 @@
 // full[s]   one arrival with the stage's bytes, by this block's copies and the other's.
 // empty[s]  16 arrivals: the eight multiplying warps of both blocks, since a copy writes into both.
 #pragma once
-#ifdef LIVEACT_HOPPER  // a test's stand-in for the instructions
-#include LIVEACT_HOPPER
-#else
+#include "device.cuh"
 #include "hopper.cuh"
-#endif
+
 #include "epilogue.cuh"
 
-namespace fp8_linear {
+namespace gemm8 {
 
 constexpr int THREADS = 3 * WARPGROUP, MULTIPLYING_WARPS = 8, CLUSTER = 2;
 
@@ -153,13 +151,18 @@ __device__ void multiply_tiles(Ring<BN> ring, const Args& g, int rank) {
   }
 }
 
+__device__ __forceinline__ void cluster_sync() {
+  la::cluster_arrive();
+  la::cluster_wait();
+}
+
 template <int BN, bool PROMOTE, class Out>
-__global__ void __cluster_dims__(CLUSTER) __launch_bounds__(THREADS, 1)
+__global__ void __launch_bounds__(THREADS, 1)
     gemm(const __grid_constant__ hopper::TensorMap a, const __grid_constant__ hopper::TensorMap w, const __grid_constant__ Args g) {
-  Ring<BN> ring(hopper::dynamic_memory());
+  Ring<BN> ring(la::shared_memory<uint8_t>());
   const int rank = hopper::cluster_rank();
   if (threadIdx.x == 0) ring.init();
-  hopper::cluster_sync();  // no copy and no arrival before both blocks' barriers are there
+  cluster_sync();  // no copy and no arrival before both blocks' barriers are there
   if (threadIdx.x / WARPGROUP == 2) {
     hopper::give_registers<40>();
     if (threadIdx.x / 32 == MULTIPLYING_WARPS && hopper::one_lane()) copy_tiles<BN>(&a, &w, ring, g, rank);
@@ -168,7 +171,7 @@ __global__ void __cluster_dims__(CLUSTER) __launch_bounds__(THREADS, 1)
     hopper::take_registers<232>();
     multiply_tiles<BN, PROMOTE, Out>(ring, g, rank);
   }
-  hopper::cluster_sync();  // a block must not end while the other still writes to it
+  cluster_sync();  // a block must not end while the other still writes to it
 }
 
-}  // namespace fp8_linear
+}  // namespace gemm8

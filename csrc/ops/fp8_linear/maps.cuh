@@ -4,7 +4,7 @@
 
 #define LA_HD __host__ __device__ __forceinline__
 
-namespace fp8_linear {
+namespace gemm8 {
 
 constexpr int BM = 128;        // rows of a block's tile: two warpgroups of 64
 constexpr int BK = 128;        // bytes, and e4m3 values, of K per step: one swizzled row; the most summed unpromoted
@@ -46,4 +46,4 @@ LA_HD uint64_t operand(uint32_t shared_address) {
   return (uint64_t)((shared_address & 0x3ffff) >> 4) | 1ull << 16 | (uint64_t)(1024 >> 4) << 32 | 1ull << 62;
 }
 
-}  // namespace fp8_linear
+}  // namespace gemm8
