@@ -20,6 +20,7 @@ _ARGS = {
 }
 _WHY = "fp32 accumulate and epilogue, one rounding of the output"
 _TOL = ByDtype({bf16: Rel(1.2, _WHY), f32: Rel(32.0, "an fp32 sum over K")})
+_BACKENDS = (("torch", "backend"), ("triton", "kernel"), ("cuda", "kernel"))
 
 
 def _cases(*live, **extra):
@@ -49,7 +50,7 @@ def _op(name, args, out, tol, cases, **more):
         flops=lambda d: {"fp8": 2 * d.M * d.N * d.K},
         tol=tol,
         cases=cases,
-        backends={b: f"{__name__}.{b}_{kind}:{name}" for b, kind in (("torch", "backend"), ("triton", "kernel"))},
+        backends={b: f"{__name__}.{b}_{kind}:{name}" for b, kind in _BACKENDS},
         **more,
     )
 
