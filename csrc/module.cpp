@@ -1,6 +1,7 @@
 // liveact_kernels._C: every function that registered itself (registry.h). This file names no op.
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <cstring>
 #include <stdexcept>
 #include <string>
@@ -13,7 +14,9 @@ namespace py = pybind11;
 namespace {
 
 const char* wanted(char kind) {
-  return kind == 'f' ? "a number" : kind == 'i' ? "an integer" : kind == 's' ? "a stream as an integer" : "an address as an integer";
+  if (kind == 'f') return "a number";
+  if (kind == 'i') return "an integer";
+  return kind == 's' ? "a stream as an integer" : "an address as an integer";
 }
 
 la::Value convert(const la::Entry& op, size_t i, py::handle given) {
@@ -23,8 +26,8 @@ la::Value convert(const la::Entry& op, size_t i, py::handle given) {
   else v.i = static_cast<int64_t>(PyLong_AsUnsignedLongLong(given.ptr()));
   if (PyErr_Occurred()) {
     PyErr_Clear();
-    throw py::type_error(std::string(op.name) + ": argument " + std::to_string(i) + ": expected " + wanted(op.kinds[i]) +
-                         ", got " + std::string(py::repr(given)));
+    throw py::type_error(std::string(op.name) + ": argument " + std::to_string(i) + ": expected " +
+                         wanted(op.kinds[i]) + ", got " + std::string(py::repr(given)));
   }
   return v;
 }

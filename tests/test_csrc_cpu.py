@@ -114,7 +114,7 @@ def test_qkv_norm_rope_on_the_cpu(qkv_on_cpu, case, falling):
 MUTATIONS = {
     "no barrier before the sum of the warps": ("qkv_norm_rope", "  __syncthreads();\n  x = 0.f;", "  x = 0.f;"),
     "no barrier after the taps": ("kv_compress", "  __syncthreads();\n  for (int e", "  for (int e"),
-    "no wait for the cluster": ("kv_compress", "    if (together) la::cluster_wait();\n", ""),
+    "no wait for the cluster": ("kv_compress", "    if (OLD && p.overlaps) la::cluster_wait();\n", ""),
     "one sum for all tokens": ("qkv_norm_rope", "turnabout * (THREADS / 32)", "0"),
 }
 

@@ -162,6 +162,9 @@ inline float from_lane(float x, unsigned lane) {
 #define gridDim (::cpu::cluster->grid)
 #define blockDim (::cpu::cluster->block)
 
+using std::max;
+using std::min;
+
 inline void __syncthreads() { cpu::wait_at(cpu::At::BLOCK); }
 inline float __shfl_xor_sync(unsigned, float x, int mask) { return cpu::from_lane(x, threadIdx.x % 32 ^ mask); }
 inline float rsqrtf(float x) { return 1.f / std::sqrt(x); }

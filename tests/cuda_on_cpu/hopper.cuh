@@ -57,8 +57,10 @@ struct Engines {
   std::map<const cpu::Fiber*, std::vector<std::vector<Product>>> groups;  // the last is still open
   std::mt19937 random{7};
   int idle = 0;  // turns since something happened
+  int bits = 0;  // of a product's sum; 0: all that float32 has
 };
 inline Engines engines;
+extern "C" inline void __attribute__((used)) keep_bits(int bits) { engines.bits = bits; }
 
 inline unsigned rank_of(const cpu::Fiber& f) { return unsigned(&f - cpu::cluster->fibers.data()) / cpu::cluster->threads; }
 inline uint8_t* memory_of(unsigned rank) {
@@ -112,6 +114,17 @@ inline void stall() {
   for (int turns = engines.random() % 4; turns > 0; --turns) turn();
 }
 
+// The sum of one product instruction as the tensor core makes it: each term cut to `bits` bits of the largest one.
+inline float cut_sum(float acc, const float* x, const float* y, int bits) {
+  float top = std::fabs(acc);
+  for (int k = 0; k < 32; ++k) top = std::max(top, std::fabs(x[k] * y[k]));
+  if (top == 0) return 0;
+  const float unit = std::ldexp(1.f, std::ilogb(top) + 1 - bits);
+  float sum = std::trunc(acc / unit) * unit;
+  for (int k = 0; k < 32; ++k) sum += std::trunc(x[k] * y[k] / unit) * unit;
+  return sum;
+}
+
 inline void multiply(const Product& p) {
   static const std::vector<float> value = [] {
     std::vector<float> v(256);
@@ -119,25 +132,34 @@ inline void multiply(const Product& p) {
     return v;
   }();
   const uint8_t* memory = memory_of(rank_of(*cpu::now));
-  const auto code = [memory](uint64_t descriptor, int row, int k) {
+  const auto read = [memory](float* to, uint64_t descriptor, int row) {
     if (descriptor >> 62 != 1) throw std::runtime_error("an operand is not in the 128-byte swizzle");
     const uint32_t start = (descriptor & 0x3fff) << 4, eight_rows = (descriptor >> 32 & 0x3fff) << 4;
-    return memory[swizzled(start + row / 8 * eight_rows + row % 8 * 128 + k)];
+    const uint32_t at = start + row / 8 * eight_rows + row % 8 * 128;
+    for (int k = 0; k < 32; ++k) to[k] = value[memory[swizzled(at + k)]];
   };
   const int warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32;
-  for (int i = 0; i < p.n / 2; ++i) {
-    const int row = 16 * warp + lane / 4 + (i % 4 >= 2 ? 8 : 0), column = 8 * (i / 4) + 2 * (lane % 4) + i % 2;
-    float sum = 0;
-    for (int k = 0; k < 32; ++k) sum += value[code(p.a, row, k)] * value[code(p.w, column, k)];
-    p.d[i] = p.add ? p.d[i] + sum : sum;
-  }
+  float a[2][32], w[32];
+  for (int h = 0; h < 2; ++h) read(a[h], p.a, 16 * warp + lane / 4 + 8 * h);
+  for (int j = 0; j < p.n / 8; ++j)
+    for (int c = 0; c < 2; ++c) {
+      read(w, p.w, 8 * j + 2 * (lane % 4) + c);
+      for (int h = 0; h < 2; ++h) {
+        float& d = p.d[4 * j + 2 * h + c];
+        if (!p.add) d = 0;
+        if (engines.bits) d = cut_sum(d, a[h], w, engines.bits);
+        else for (int k = 0; k < 32; ++k) d += a[h][k] * w[k];
+      }
+    }
 }
 
 inline TensorMap tensor_map(const void* base, int64_t rows, int64_t columns, int box_rows) {
   return {static_cast<const uint8_t*>(base), int(rows), int(columns), box_rows};
 }
 template <class Kernel>
-void allow_shared(Kernel, int) {}
+int resident_clusters(Kernel, unsigned, int, unsigned) {
+  return 1 << 20;
+}
 
 inline uint32_t cluster_rank() { return rank_of(*cpu::now); }
 inline uint32_t shared_address(const void* p) {
@@ -176,6 +198,8 @@ inline void copy_box(const TensorMap* map, void* to, uint64_t* bar, int column, 
     if (both || block == cluster_rank())
       engines.copies.push_back({map, shared_address(to), shared_address(bar), column, row, block});
 }
+
+inline void prefetch_l2(const void*) {}
 
 inline void products_begin() {
   auto& groups = engines.groups[cpu::now];

@@ -10,9 +10,8 @@
 #include "rope.cuh"
 #include "source.cuh"
 
-namespace {
+namespace kv_compress_op {
 
-using namespace kv_compress_op;
 using la::Bf16;
 constexpr int THREADS = 256, CLUSTER = 8;
 
@@ -31,30 +30,36 @@ struct Params {
   bool raster, overlaps;                      // overlaps: another thread's output may overwrite what this one reads
 };
 
-// Eight channels of HEADS heads of a window row as floats. Memory is read with plain loads: this kernel writes it.
-template <class Store, int HEADS>
+// Where an output's sources lie, known before its loads, so that all of them may be in flight together.
+enum class In { BLOCK, MEMORY, EITHER };
+
+// Eight channels of HEADS heads of a window row as floats. Memory needs plain loads: this kernel writes it.
+template <class Store, int HEADS, In IN>
 __device__ void read(const Params& p, const Side& s, int row, int head, int lane, float (&x)[HEADS][8]) {
-  if (row < p.memory) {
-    const auto* at = static_cast<const typename Store::Word*>(s.mem) + (int64_t(row) * p.heads + head) * p.lanes + lane;
+  const bool old = IN == In::MEMORY || (IN == In::EITHER && row < p.memory);
+  const unsigned at = ((old ? row : row - p.memory) * p.heads + head) * p.lanes + lane;
+  if constexpr (IN == In::BLOCK) {
 #pragma unroll
-    for (int h = 0; h < HEADS; ++h) Store::unpack(at[h * p.lanes], x[h]);
-    if constexpr (Store::MOST > 0) {
+    for (int h = 0; h < HEADS; ++h) Bf16::unpack(__ldg(s.fresh + at + h * p.lanes), x[h]);
+  } else if constexpr (Store::MOST == 0) {
+    const uint4* from = old ? static_cast<const uint4*>(s.mem) : s.fresh;
 #pragma unroll
-      for (int h = 0; h < HEADS; ++h) {
-        const float scale = s.mem_scale[int64_t(row) * p.heads + head + h];
+    for (int h = 0; h < HEADS; ++h) Bf16::unpack(from[at + h * p.lanes], x[h]);
+  } else if (old) {
 #pragma unroll
-        for (int i = 0; i < 8; ++i) x[h][i] *= scale;
-      }
+    for (int h = 0; h < HEADS; ++h) {
+      Store::unpack(static_cast<const typename Store::Word*>(s.mem)[at + h * p.lanes], x[h]);
+      const float scale = s.mem_scale[unsigned(row * p.heads + head + h)];
+#pragma unroll
+      for (int i = 0; i < 8; ++i) x[h][i] *= scale;
     }
   } else {
-    const uint4* at = s.fresh + (int64_t(row - p.memory) * p.heads + head) * p.lanes + lane;
-#pragma unroll
-    for (int h = 0; h < HEADS; ++h) Bf16::unpack(__ldg(at + h * p.lanes), x[h]);
+    read<Store, HEADS, In::BLOCK>(p, s, row, head, lane, x);
   }
 }
 
 // Output j of an entry: sources un-rotated, weighted, summed, rotated to the slot. taps [TAPS, HEADS, 8 * lanes].
-template <class Store, bool KEYS, int HEADS, int COUNT>
+template <class Store, bool KEYS, int HEADS, int COUNT, In IN>
 __device__ void folded(const Params& p, const Side& s, const Entry& entry, const float* taps, int j, int head, int lane,
                        float (&y)[HEADS][8]) {
   float turn[8], x[HEADS][8], weight[8];
@@ -62,8 +67,8 @@ __device__ void folded(const Params& p, const Side& s, const Entry& entry, const
 #pragma unroll
   for (int tap = 0; tap < COUNT; ++tap, at.next(p.tokens, p.raster)) {
     const int row = entry.source[at.nth] * p.tokens + at.row;
-    if (KEYS) la::load8(p.rope + (int64_t(row) * p.lanes + lane) * 8, turn);
-    read<Store, HEADS>(p, s, row, head, lane, x);
+    if (KEYS) la::load8(p.rope + unsigned(row * p.lanes + lane) * 8, turn);
+    read<Store, HEADS, IN>(p, s, row, head, lane, x);
 #pragma unroll
     for (int h = 0; h < HEADS; ++h) {
       if (KEYS) la::rotate<true>(x[h], turn);
@@ -76,10 +81,20 @@ __device__ void folded(const Params& p, const Side& s, const Entry& entry, const
     }
   }
   if (KEYS) {
-    la::load8(p.rope + ((int64_t(entry.slot) * p.tokens + j) * p.lanes + lane) * 8, turn);
+    la::load8(p.rope + unsigned((entry.slot * p.tokens + j) * p.lanes + lane) * 8, turn);
 #pragma unroll
     for (int h = 0; h < HEADS; ++h) la::rotate<false>(y[h], turn);
   }
+}
+
+template <int COUNT>
+__device__ bool all_in_memory(const Params& p, const Entry& entry, int j) {
+  bool all = true;
+  Source at(j, COUNT, p.tokens, p.raster);
+#pragma unroll
+  for (int tap = 0; tap < COUNT; ++tap, at.next(p.tokens, p.raster))
+    all &= entry.source[at.nth] * p.tokens < p.memory;
+  return all;
 }
 
 // Values to codes; every thread of a head gets its scale. All threads of the warp must call.
@@ -91,7 +106,7 @@ __device__ void coded(int lanes, float (&y)[HEADS][8], float (&scale)[HEADS]) {
       float most = 0.f;
 #pragma unroll
       for (int i = 0; i < 8; ++i) most = fmaxf(most, fabsf(y[h][i]));
-      scale[h] = fmaxf(la::lanes_max(most, lanes) / Store::MOST, 1e-12f);
+      scale[h] = fmaxf(la::lanes_max(most, lanes) * (1.f / Store::MOST), 1e-12f);
       const float inverse = 1.f / scale[h];
 #pragma unroll
       for (int i = 0; i < 8; ++i) y[h][i] *= inverse;
@@ -102,30 +117,43 @@ __device__ void coded(int lanes, float (&y)[HEADS][8], float (&scale)[HEADS]) {
 template <class Store, int HEADS>
 __device__ void write(const Params& p, void* out, float* out_scale, int row, int head, int lane,
                       const float (&y)[HEADS][8], const float (&scale)[HEADS]) {
-  auto* at = static_cast<typename Store::Word*>(out) + (int64_t(row) * p.heads + head) * p.lanes + lane;
+  auto* at = static_cast<typename Store::Word*>(out) + unsigned((row * p.heads + head) * p.lanes + lane);
 #pragma unroll
   for (int h = 0; h < HEADS; ++h) {
     at[h * p.lanes] = Store::pack(y[h]);
-    if (Store::MOST > 0 && lane == 0) out_scale[int64_t(row) * p.heads + head + h] = scale[h];
+    if (Store::MOST > 0 && lane == 0) out_scale[unsigned(row * p.heads + head + h)] = scale[h];
   }
 }
 
-// Entry e for this cluster's heads, a chunk of THREADS / lanes tokens per block at a time.
-template <class Store, bool KEYS, int HEADS, int COUNT>
+// Entry e for this cluster's heads, a chunk of THREADS / lanes outputs per block at a time, or two where one has too few
+// loads to hide their latency. Threads past the end repeat the last output and do not store it.
+template <class Store, bool KEYS, int HEADS, int COUNT, bool OLD>
 __device__ void walked(const Params& p, const Side& s, int e, const float* taps) {
+  constexpr int EACH = COUNT == 1 && !OLD ? 2 : 1;
   const int lane = threadIdx.x % p.lanes, head = blockIdx.y * HEADS, rows = THREADS / p.lanes;
   const Entry& entry = p.entry[e];
-  const bool together = p.overlaps && entry.reads_memory;
-  for (int begin = 0; begin < p.tokens; begin += rows * gridDim.x) {
-    const int j = begin + blockIdx.x * rows + threadIdx.x / p.lanes;
-    float y[HEADS][8] = {}, scale[HEADS];
-    if (j < p.tokens) folded<Store, KEYS, HEADS, COUNT>(p, s, entry, taps, j, head, lane, y);
-    if (together) la::cluster_arrive();
-    coded<Store, HEADS>(p.lanes, y, scale);
-    if (together) la::cluster_wait();
-    if (j >= p.tokens) continue;
-    write<Store, HEADS>(p, s.out, s.out_scale, e * p.tokens + j, head, lane, y, scale);
-    if (s.peer) write<Store, HEADS>(p, s.peer, s.peer_scale, e * p.tokens + j, head, lane, y, scale);
+  for (int begin = 0; begin < p.tokens; begin += EACH * rows * gridDim.x) {
+    const int first = begin + EACH * rows * blockIdx.x + threadIdx.x / p.lanes;
+    float y[EACH][HEADS][8] = {}, scale[EACH][HEADS];
+#pragma unroll
+    for (int n = 0; n < EACH; ++n) {
+      const int j = min(first + n * rows, p.tokens - 1);
+      if constexpr (!OLD) folded<Store, KEYS, HEADS, COUNT, In::BLOCK>(p, s, entry, taps, j, head, lane, y[n]);
+      else if (Store::MOST > 0 && all_in_memory<COUNT>(p, entry, j))  // codes and bf16 are loads of two kinds
+        folded<Store, KEYS, HEADS, COUNT, In::MEMORY>(p, s, entry, taps, j, head, lane, y[n]);
+      else folded<Store, KEYS, HEADS, COUNT, In::EITHER>(p, s, entry, taps, j, head, lane, y[n]);
+    }
+    if (OLD && p.overlaps) la::cluster_arrive();
+#pragma unroll
+    for (int n = 0; n < EACH; ++n) coded<Store, HEADS>(p.lanes, y[n], scale[n]);
+    if (OLD && p.overlaps) la::cluster_wait();
+#pragma unroll
+    for (int n = 0; n < EACH; ++n) {
+      const int j = first + n * rows, to = e * p.tokens + j;
+      if (j >= p.tokens) continue;
+      write<Store, HEADS>(p, s.out, s.out_scale, to, head, lane, y[n], scale[n]);
+      if (s.peer) write<Store, HEADS>(p, s.peer, s.peer_scale, to, head, lane, y[n], scale[n]);
+    }
   }
 }
 
@@ -140,8 +168,11 @@ __device__ void updated(const Params& p, const Side& s) {
   }
   __syncthreads();
   for (int e = 0; e < p.entries; ++e) {
-    if (p.entry[e].count == 1) walked<Store, KEYS, HEADS, 1>(p, s, e, taps);
-    else walked<Store, KEYS, HEADS, TAPS>(p, s, e, taps);
+    const bool one = p.entry[e].count == 1, old = p.entry[e].reads_memory;
+    if (one && old) walked<Store, KEYS, HEADS, 1, true>(p, s, e, taps);
+    else if (one) walked<Store, KEYS, HEADS, 1, false>(p, s, e, taps);
+    else if (old) walked<Store, KEYS, HEADS, TAPS, true>(p, s, e, taps);
+    else walked<Store, KEYS, HEADS, TAPS, false>(p, s, e, taps);
   }
 }
 
@@ -158,7 +189,8 @@ void kv_compress(void* k_out, void* v_out, float* k_out_scale, float* v_out_scal
                  const int64_t* schedule, int64_t entries, int64_t tokens, int64_t memory, int64_t H, int64_t D,
                  int64_t eight_bit, int64_t raster, cudaStream_t stream) {
   const int lanes = static_cast<int>(D / 8);
-  if (D % 8 || lanes == 0 || 32 % lanes) throw std::invalid_argument("kv_compress: expected D of 8, 16, 32, 64, 128 or 256");
+  if (D % 8 || lanes == 0 || 32 % lanes)
+    throw std::invalid_argument("kv_compress: expected D of 8, 16, 32, 64, 128 or 256");
   if (entries > ENTRIES) throw std::invalid_argument("kv_compress: expected at most 8 entries of the schedule");
   Params p = {{{k_out, k_peer, k_mem, k_out_scale, k_peer_scale, k_scale, k_new, taps},
                {v_out, v_peer, v_mem, v_out_scale, v_peer_scale, v_scale, v_new, taps_v}},
@@ -166,6 +198,7 @@ void kv_compress(void* k_out, void* v_out, float* k_out_scale, float* v_out_scal
   for (int e = 0; e < p.entries; ++e, schedule += 2 + TAPS) {
     Entry& entry = p.entry[e];
     entry.slot = int(schedule[0]), entry.count = int(schedule[1]);
+    if (entry.count != 1 && entry.count != TAPS) throw std::invalid_argument("kv_compress: expected 1 or 5 sources");
     for (int i = 0; i < TAPS; ++i) {
       entry.source[i] = int(schedule[2 + i]);
       entry.reads_memory |= i < entry.count && schedule[2 + i] * tokens < memory;
@@ -175,11 +208,12 @@ void kv_compress(void* k_out, void* v_out, float* k_out_scale, float* v_out_scal
   const unsigned chunks = static_cast<unsigned>((tokens + rows - 1) / rows);
   const dim3 grid(p.overlaps ? CLUSTER : chunks, static_cast<unsigned>(H) / heads, 2);
   const size_t shared = TAPS * heads * D * sizeof(float);
-  const auto kernel = eight_bit ? (heads == 4 ? kv_compress_kernel<la::Int8, la::E4m3, 4> : kv_compress_kernel<la::Int8, la::E4m3, 1>)
-                                : (heads == 4 ? kv_compress_kernel<Bf16, Bf16, 4> : kv_compress_kernel<Bf16, Bf16, 1>);
+  auto kernel = heads == 4 ? kv_compress_kernel<Bf16, Bf16, 4> : kv_compress_kernel<Bf16, Bf16, 1>;
+  if (eight_bit)
+    kernel = heads == 4 ? kv_compress_kernel<la::Int8, la::E4m3, 4> : kv_compress_kernel<la::Int8, la::E4m3, 1>;
   if (tokens && entries) la::launch(kernel, grid, THREADS, shared, p.overlaps ? CLUSTER : 1, stream, p);
 }
 
-}  // namespace
-
 LA_OP(kv_compress)
+
+}  // namespace kv_compress_op

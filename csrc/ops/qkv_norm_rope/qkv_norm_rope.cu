@@ -8,7 +8,7 @@
 #include "registry.h"
 #include "rope.cuh"
 
-namespace {
+namespace qkv_norm_rope_op {
 
 using la::Bf16;
 constexpr int THREADS = 128, BLOCKS = 4;  // blocks on a multiprocessor: 128 registers a thread
@@ -111,7 +111,7 @@ void qkv_norm_rope(uint4* q, uint4* k, uint4* v, uint4* k_peer, uint4* v_peer, c
   const int words = static_cast<int>(H * D / 8), lanes = static_cast<int>(D / 8);
   if (D % 8 || lanes == 0 || THREADS % lanes || words > 5 * THREADS)
     throw std::invalid_argument("qkv_norm_rope: expected D of 8 * 2^n and at most 5120 channels");
-  const Params p = {{q, k, v}, {nullptr, k_peer, v_peer}, qkv, {norm_q, norm_k}, rope, static_cast<int>(L), words, lanes, eps};
+  const Params p = {{q, k, v}, {nullptr, k_peer, v_peer}, qkv, {norm_q, norm_k}, rope, int(L), words, lanes, eps};
   const int64_t workers = (la::multiprocessors() * BLOCKS + 2) / 3;
   const dim3 grid(static_cast<unsigned>(3 * (L < workers ? L : workers)));
   const size_t shared = 2 * (THREADS / 32) * sizeof(float);
@@ -119,6 +119,6 @@ void qkv_norm_rope(uint4* q, uint4* k, uint4* v, uint4* k_peer, uint4* v_peer, c
   if (L) la::launch(kernel, grid, THREADS, shared, 1, stream, p);
 }
 
-}  // namespace
-
 LA_OP(qkv_norm_rope)
+
+}  // namespace qkv_norm_rope_op
