@@ -37,7 +37,9 @@ class CpuOps:
         shim = ROOT / "tests" / "cuda_on_cpu"
         library = folder / f"{op}.so"
         include = [f"-I{path}" for path in (shim, source, source / "include", cuda_include())]
-        command = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", *include, "-include", shim / "device.cuh"]
+        # Unique symbols would be one for all libraries of the process: a broken kernel would replace the good one.
+        command = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", "-fno-gnu-unique", *include]
+        command += ["-include", shim / "device.cuh"]
         subprocess.run([*command, "-x", "c++", file, shim / "run.cpp", "-o", library], check=True)
         self._library = ctypes.CDLL(str(library))
         self._library.kinds.restype = self._library.run.restype = ctypes.c_char_p
