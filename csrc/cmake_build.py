@@ -1,11 +1,10 @@
 """Builds liveact_kernels._C through CMake and Ninja; run as a script it builds in place and needs no setuptools.
 
-    LIVEACT_CUTLASS=DIR python csrc/cmake_build.py
+    python csrc/cmake_build.py
 
     LIVEACT_NO_CUDA=1     leave it out
     LIVEACT_FORCE_CUDA=1  fail when it cannot be built (installation; the script always does)
-    LIVEACT_CUTLASS=DIR   CUTLASS's include folder; by default that of an installed nvidia-cutlass, if any
-    LIVEACT_CUDA_JOBS=N   compilers at a time; one file that uses CUTLASS takes up to 6 GB
+    LIVEACT_CUDA_JOBS=N   compilers at a time
 """
 
 from __future__ import annotations
@@ -46,20 +45,6 @@ def why_not() -> str | None:
     return None if importlib.util.find_spec("pybind11") else f"pybind11 is not installed for {sys.executable}"
 
 
-def find_cutlass() -> str:
-    """CUTLASS's include folder, or "" when there is none.
-
-    Raises ValueError when LIVEACT_CUTLASS names a folder that is not one.
-    """
-    if given := os.environ.get("LIVEACT_CUTLASS"):
-        if not (Path(given) / "cutlass" / "version.h").is_file():
-            raise ValueError(f"LIVEACT_CUTLASS: expected a folder with cutlass/version.h, got {given}")
-        return str(Path(given).resolve())
-    spec = importlib.util.find_spec("cutlass_library")
-    include = Path(spec.origin).parent / "source" / "include" if spec and spec.origin else Path()
-    return str(include) if (include / "cutlass" / "version.h").is_file() else ""
-
-
 def build(folder: Path) -> None:
     """Leave the extension in `folder`. The objects are kept, so that the next build compiles what changed.
 
@@ -74,7 +59,6 @@ def build(folder: Path) -> None:
         "Python_EXECUTABLE": sys.executable,
         "Python_INCLUDE_DIR": sysconfig.get_path("include"),
         "pybind11_DIR": pybind11.get_cmake_dir(),
-        "LIVEACT_CUTLASS": find_cutlass(),
         "CMAKE_LIBRARY_OUTPUT_DIRECTORY": folder,
     }
     settings = [f"-D{name}={value}" for name, value in options.items()]

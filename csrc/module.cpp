@@ -65,8 +65,6 @@ PYBIND11_MODULE(_C, m) {
   m.attr("ARCHS") = py::tuple(archs);
   py::dict build;
   build["nvcc"] = LA_NVCC;
-  const std::string cutlass = LA_CUTLASS;
-  build["cutlass"] = cutlass.empty() ? py::object(py::none()) : py::object(py::str(cutlass));
   build["pybind11"] = PYBIND11_TOSTRING(PYBIND11_VERSION_MAJOR) "." PYBIND11_TOSTRING(PYBIND11_VERSION_MINOR);
   m.attr("BUILD") = build;
 }

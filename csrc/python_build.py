@@ -35,7 +35,7 @@ get_requires_for_build_editable = get_requires_for_build_wheel
 
 def extensions() -> list[Extension]:
     """What setup() gets: the extension, or nothing and one line that says why."""
-    reason, forced = why_not(), flag("LIVEACT_FORCE_CUDA")
+    reason, forced = why_not(), flag("LIVEACT_FORCE_CUDA") and not flag("LIVEACT_NO_CUDA")
     if reason is None:
         return [Extension(NAME, sources=[], optional=not forced)]
     if forced:
