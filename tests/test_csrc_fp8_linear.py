@@ -1,9 +1,10 @@
-"""fp8_linear in CUDA C++: the whole kernel on the CPU (copies, barriers, products, epilogues), and its choice of tile."""
+"""fp8_linear in CUDA C++: the whole kernel on the CPU (copies, barriers, products, epilogue); the choice of tile."""
 
 import itertools
 
 import pytest
 import torch
+from conftest import ROOT
 from cuda_cpu import CpuOps, cuda_include
 
 from liveact_kernels.contract import REGISTRY, Case, bf16, f32, fp8
@@ -12,38 +13,49 @@ from liveact_kernels.spec import Dims
 
 needs_headers = pytest.mark.skipif(cuda_include() is None, reason="needs nvcc's headers and g++")
 
-BF16 = {"fp8_linear": {"out_dtype": bf16}, "fp8_linear_gate": {"A": bf16}, "fp8_linear_residual": {"A": bf16}}
-CASES = {
-    # name: op, configuration, dims. M and N end inside tiles, K inside a step; the ring turns over several times.
-    "wide": ("fp8_linear", dict(bn=256, side=0), dict(M=70, N=264, K=1200, G=1)),
-    "wide_beside": ("fp8_linear", dict(bn=256, side=1), dict(M=300, N=520, K=400, G=1, has_b=False)),
-    "fast": ("fp8_linear", dict(bn=256, side=1, promote=0), dict(M=140, N=264, K=1296, G=1)),
-    "fast_160": ("fp8_linear", dict(bn=160, side=0, promote=0), dict(M=270, N=328, K=784, G=1)),
-    "float32": ("fp8_linear", dict(bn=128, side=0), dict(M=130, N=136, K=272, G=1, out_dtype=f32)),
-    "gelu": ("fp8_linear_gelu", dict(bn=256, side=1), dict(M=140, N=384, K=272, G=1)),
-    "gelu_narrow": ("fp8_linear_gelu", dict(bn=128, side=0, band=1), dict(M=300, N=384, K=400, G=1)),
-    "gelu_fast": ("fp8_linear_gelu", dict(bn=256, side=0, promote=0), dict(M=30, N=128, K=144, G=1, has_b=False)),
-    "gate_160": ("fp8_linear_gate", dict(bn=160, side=1), dict(M=270, N=328, K=1024, G=8)),
-    "gate_wide": ("fp8_linear_gate", dict(bn=256, side=1, band=1), dict(M=270, N=328, K=768, G=3, has_b=False)),
-    "gate_float32": ("fp8_linear_gate", dict(bn=128, side=1), dict(M=34, N=136, K=144, G=1, A=f32)),
-    "residual": ("fp8_linear_residual", dict(bn=128, side=1), dict(M=130, N=328, K=1152, G=9)),
-    "residual_tokens": ("fp8_linear_residual", dict(bn=256, side=0), dict(M=257, N=16, K=256, G=1)),
+
+
+def case(op, M, N, K, bn, side, G=1, promote=1, band=8, has_b=True, kind=bf16):
+    """(op, dims, configuration); the configuration is given, not chosen."""
+    dims = {"M": M, "N": N, "K": K, "G": G, "has_b": has_b}
+    dims |= {} if op == "gelu" else {"A": kind} if op else {"out_dtype": kind}
+    return f"fp8_linear_{op}".rstrip("_"), dims, {"bn": bn, "side": side, "promote": promote, "band": band}
+
+
+CASES = {  # M and N end inside tiles, K inside a step; the ring turns over several times
+    "wide": case("", 70, 264, 1200, 256, 0),
+    "wide_beside": case("", 300, 520, 400, 256, 1, has_b=False),
+    "fast": case("", 140, 264, 1296, 256, 1, promote=0),
+    "fast_160": case("", 270, 328, 784, 160, 0, promote=0),
+    "float32": case("", 130, 136, 272, 128, 0, kind=f32),
+    "gelu": case("gelu", 140, 384, 272, 256, 1),
+    "gelu_narrow": case("gelu", 300, 384, 400, 128, 0, band=1),
+    "gelu_fast": case("gelu", 30, 128, 144, 256, 0, promote=0, has_b=False),
+    "gate_160": case("gate", 270, 328, 1024, 160, 1, G=8),
+    "gate_wide": case("gate", 270, 328, 768, 256, 1, G=3, band=1, has_b=False),
+    "gate_float32": case("gate", 34, 136, 144, 128, 1, kind=f32),
+    "residual": case("residual", 130, 328, 1152, 128, 1, G=9),
+    "residual_tokens": case("residual", 257, 16, 256, 256, 0),
 }
 
 
+def run(ops, op, args, config, outs, sms=2):
+    """The kernel on the CPU, as the backend calls it."""
+    rest = {k: v for k, v in args.items() if k != "out_dtype"}
+    with cuda.tuned.pinned(**config):
+        values = cuda.operands(op.name, outs[0], outs[1] if len(outs) > 1 else None, **rest)
+    ops("fp8_linear", *values[:-1], sms)
+
+
 def wrong(ops, name, clusters=2):
-    """What is wrong with a case's outputs, poisoned before; the configuration is given, not chosen."""
-    op, config, dims = CASES[name]
+    """What is wrong with a case's outputs, poisoned before."""
+    op, dims, config = CASES[name]
     op = REGISTRY[op]
-    args = op.make(Case(name, **{"has_b": True} | BF16.get(op.name, {}) | dims))
+    args = op.make(Case(name, **dims))
     d = op.dims(args)
     outs = [torch.full((*s.shape(d), s.dtype_of(d).itemsize), 255, dtype=torch.uint8) for s in op.out.values()]
     outs = [o.view(s.dtype_of(d)).squeeze(-1) for o, s in zip(outs, op.out.values())]
-    rest = {k: v for k, v in args.items() if k != "out_dtype"}
-    config = {"promote": 1, "band": 8} | config
-    with cuda.tuned.pinned(**config):
-        values = cuda.operands(op.name, outs[0], outs[1] if len(outs) > 1 else None, **rest)
-    ops("fp8_linear", *values[:-1], 2 * clusters)
+    run(ops, op, args, config, outs, sms=2 * clusters)
     return [f"{n}: {said}" for n, ok, said in op.check(tuple(outs), op.reference(**args)) if not ok]
 
 
@@ -96,27 +108,45 @@ def test_a_broken_kernel_is_caught(tmp_path, what):
 
 
 @needs_headers
+def test_only_promoted_sums_survive_fourteen_bits_on_values_of_one_sign(on_cpu):
+    name, dims, config = case("", 8, 16, 5120, 128, 0, has_b=False)
+    op = REGISTRY[name]
+    args = op.make(Case("one_sign", **dims))
+    args["a8"], args["w8"] = (args[a].float().abs().to(fp8) for a in ("a8", "w8"))
+
+    def accepted(promote, bits):
+        out = torch.empty(8, 16, dtype=bf16)
+        on_cpu._library.keep_bits(bits)
+        run(on_cpu, op, args, config | {"promote": promote}, [out])
+        on_cpu._library.keep_bits(0)
+        return op.check(out, op.reference(**args))[0][1]
+
+    assert accepted(promote=1, bits=14) and accepted(promote=0, bits=0) and not accepted(promote=0, bits=14)
+
+
+@needs_headers
 def test_the_host_function_says_what_it_does_not_take(on_cpu):
     pointers = [16, 0, 16, 16, 16, 16, 0, 0, 0]
-    good = dict(M=8, N=256, K=128, G=1, kind=0, bn=256, promote=1, band=8, side=0, sms=2)
+    good = {"M": 8, "N": 256, "K": 128, "G": 1, "kind": 0, "bn": 256, "promote": 1, "band": 8, "side": 0, "sms": 2}
     for change, said in (
-        (dict(K=40), "K a multiple of 16"),
-        (dict(N=36), "N a multiple of 8"),
-        (dict(kind=2, N=136), "N a multiple of 128"),
-        (dict(G=2), "groups that 128 divides"),
-        (dict(G=2, K=512, promote=0), "promote=1"),
-        (dict(kind=2, bn=160), "a compiled tile"),
-        (dict(side=2), "side 0 or 1"),
+        ({"K": 40}, "K a multiple of 16"),
+        ({"N": 36}, "N a multiple of 8"),
+        ({"kind": 2, "N": 136}, "N a multiple of 128"),
+        ({"G": 2}, "groups that 128 divides"),
+        ({"G": 2, "K": 512, "promote": 0}, "promote=1"),
+        ({"kind": 2, "bn": 160}, "a compiled tile"),
+        ({"side": 2}, "side 0 or 1"),
     ):
         with pytest.raises(RuntimeError, match=said):
             on_cpu("fp8_linear", *pointers, *(good | change).values())
-    with pytest.raises(RuntimeError, match="aligned to 16 bytes"):
-        on_cpu("fp8_linear", 8, *pointers[1:], *good.values())
+    for misaligned in ([8, *pointers[1:]], [*pointers[:2], 8, *pointers[3:]]):
+        with pytest.raises(RuntimeError, match="aligned to 16 bytes"):
+            on_cpu("fp8_linear", *misaligned, *good.values())
 
 
 def test_takes_says_what_and_why():
-    good = dict(M=9360, N=5120, K=13824, G=108)
-    assert cuda.takes(Dims(**good)) is None and cuda.fp8_linear_gelu.takes(Dims(**good)) is None
+    down, up = Dims(M=9360, N=5120, K=13824, G=108), Dims(M=9360, N=13824, K=5120, G=1)
+    assert cuda.takes(down) is None and cuda.fp8_linear_gelu.takes(up) is None
     assert "K in multiples of 16, got 36" in cuda.takes(Dims(M=3, N=40, K=36, G=2))
     assert "N in multiples of 8, got 20" in cuda.takes(Dims(M=3, N=20, K=128, G=1))
     assert "N in multiples of 128, got 136" in cuda.fp8_linear_gelu.takes(Dims(M=3, N=136, K=128, G=1))
@@ -158,10 +188,10 @@ def test_a_narrower_tile_is_chosen_where_it_saves_a_wave():
 
 
 def test_the_table_names_what_is_compiled():
-    source = (cuda_source := CpuOps.__init__.__globals__["ROOT"] / "csrc/ops/fp8_linear/fp8_linear.cu").read_text()
+    source = (ROOT / "csrc/ops/fp8_linear/fp8_linear.cu").read_text()
     for out, name in (("bf16", "bf16"), ("f32", "float"), ("e4m3", "e4m3")):
         for bn in cuda.WIDTHS[out]:
-            assert f"compiled<{bn}, true, {name}>" in source, f"{cuda_source.name} lacks {bn} columns of {out}"
+            assert f"compiled<{bn}, true, {name}>" in source, f"no tile of {bn} columns for {out} is compiled"
 
 
 def test_outputs_of_the_contract_are_the_kinds():

@@ -7,8 +7,10 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <map>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "device.cuh"
 
@@ -46,10 +48,26 @@ inline TensorMap tensor_map(const void* base, int64_t rows, int64_t columns, int
   return map;
 }
 
-// More dynamic shared memory than every chip has needs to be asked for; an error shows in cudaGetLastError.
-template <class Kernel>
-void allow_shared(Kernel kernel, int bytes) {
-  (void)cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+// Ask for the dynamic shared memory of a kernel, and how many clusters of it run at a time: a persistent kernel that
+// starts more would make the rest wait for a whole turn. Asked once per thread, kernel and device; 0 after an error,
+// which the launch repeats.
+template <class... P>
+int resident_clusters(void (*kernel)(P...), unsigned threads, int bytes, unsigned cluster) {
+  static thread_local std::map<std::pair<const void*, int>, int> known;
+  int device = 0;
+  (void)cudaGetDevice(&device);
+  int& count = known[{(const void*)kernel, device}];
+  if (count) return count;
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = cluster, attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(cluster), config.blockDim = dim3(threads), config.dynamicSmemBytes = bytes;
+  config.attrs = &attribute, config.numAttrs = 1;
+  if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes) != cudaSuccess ||
+      cudaOccupancyMaxActiveClusters(&count, kernel, &config) != cudaSuccess)
+    count = 0;
+  return count;
 }
 
 #ifdef __CUDACC__
@@ -114,6 +132,8 @@ __device__ __forceinline__ void barrier_arrive(uint64_t* bar, uint32_t rank) {
 
 // ---- tensor copies ---------------------------------------------------------------------------------------------
 
+
+__device__ __forceinline__ void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
 // The map's box at (row, column) into shared memory; `both` writes it at the same place of both blocks and completes
 // the same barrier of each.

@@ -11,7 +11,6 @@
 
 #include "device.cuh"
 
-using std::min;
 inline float __expf(float x) { return std::exp(x); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline void __syncwarp() {}

@@ -6,6 +6,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>
 
+#include "hopper.cuh"
 #include "maps.cuh"
 
 namespace gemm8 {
@@ -49,7 +50,7 @@ __device__ __forceinline__ float gelu_tanh(float x) {
   return __fdividef(x, 1.f + __expf(-2.f * u));
 }
 
-__device__ __forceinline__ uint32_t packed(bf16, float a, float b) {
+__device__ __forceinline__ uint32_t packed(float a, float b) {
   const __nv_bfloat162 two = __floats2bfloat162_rn(a, b);
   return reinterpret_cast<const uint32_t&>(two);
 }
@@ -64,61 +65,74 @@ struct Place {
       : row{m + fragment_row(thread, 0), m + fragment_row(thread, 2)}, column(n), q(thread % 4) {}
 };
 
-// acc * row scale * column scale + bias for the four values of group j of eight columns; nothing past column N.
-__device__ __forceinline__ void affine(const Epilogue& e, const float (&rows)[2], int column, float* v) {
-  const float2 s = pair_at(e.w_scale, column, 1.f), b = pair_at(e.b, column, 0.f);
-  for (int h = 0; h < 2; ++h) {
-    v[2 * h] = v[2 * h] * rows[h] * s.x + b.x;
-    v[2 * h + 1] = v[2 * h + 1] * rows[h] * s.y + b.y;
-  }
-}
-
 __device__ __forceinline__ void load_row_scales(const Epilogue& e, const Place& at, float (&rows)[2]) {
   for (int h = 0; h < 2; ++h) rows[h] = e.row_scale && at.row[h] < e.M ? __ldg(e.row_scale + at.row[h]) : 1.f;
 }
 
-// 32 columns of x, both rows, as they lie in memory: eight columns a lane.
-__device__ __forceinline__ void load_x(const Epilogue& e, const Place& at, int column, uint4 (&x)[2]) {
-  const int mine = column + 8 * at.q;
-  for (int h = 0; h < 2; ++h)
-    if (e.x && at.row[h] < e.M && mine < e.N)
-      x[h] = *reinterpret_cast<const uint4*>(static_cast<const bf16*>(e.x) + (size_t)at.row[h] * e.N + mine);
-    else x[h] = make_uint4(0, 0, 0, 0);
+// acc * row scale * column scale + bias for the four values of a group of eight columns.
+__device__ __forceinline__ void affine(const float (&rows)[2], float2 scale, float2 bias, float* v) {
+  for (int h = 0; h < 2; ++h) {
+    v[2 * h] = v[2 * h] * rows[h] * scale.x + bias.x;
+    v[2 * h + 1] = v[2 * h + 1] * rows[h] * scale.y + bias.y;
+  }
 }
 
-// bf16: 32 columns at a time; x of the next 32 is on its way meanwhile.
+// What 32 columns of a bf16 output need: this lane's pairs of columns, and x as it lies in memory, eight columns a lane.
+struct Chunk {
+  float2 scale[4], bias[4], gate[4];
+  uint4 x[2];
+
+  __device__ __forceinline__ void load(const Epilogue& e, const Place& at, int column) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int mine = min(column + 8 * j + 2 * at.q, e.N - 2);  // past N: read, never written
+      scale[j] = pair_at(e.w_scale, mine, 1.f), bias[j] = pair_at(e.b, mine, 0.f), gate[j] = pair_at(e.gate, mine, 1.f);
+    }
+    const int mine = column + 8 * at.q;
+    for (int h = 0; h < 2; ++h)
+      if (e.x && at.row[h] < e.M && mine < e.N)
+        x[h] = *reinterpret_cast<const uint4*>(static_cast<const bf16*>(e.x) + (size_t)at.row[h] * e.N + mine);
+      else x[h] = make_uint4(0, 0, 0, 0);
+  }
+};
+
+// A warpgroup's 64 rows of x into L2 while it multiplies.
+template <int BN> __device__ __forceinline__ void prefetch_x(bf16, const Epilogue& e, int m, int n, int thread) {
+  constexpr int LINES = BN * 2 / 64;  // of 64 bytes: 160 columns are no whole number of 128
+  for (int i = thread; e.x && i < 64 * LINES; i += WARPGROUP) {
+    const int row = m + i / LINES, column = n + i % LINES * 32;
+    if (row < e.M && column < e.N) hopper::prefetch_l2(static_cast<const bf16*>(e.x) + (size_t)row * e.N + column);
+  }
+}
+template <int BN, class Out> __device__ __forceinline__ void prefetch_x(Out, const Epilogue&, int, int, int) {}
+
+// bf16: 32 columns at a time; what the next 32 need is on its way meanwhile.
 template <int BN> __device__ __forceinline__ void finish(bf16, const Epilogue& e, const Place& at, float (&acc)[BN / 2]) {
   float rows[2];
   load_row_scales(e, at, rows);
-  uint4 next[2];
-  load_x(e, at, at.column, next);
+  Chunk next;
+  next.load(e, at, at.column);
 #pragma unroll
   for (int c = 0; c < BN / 32; ++c) {
-    const int column = at.column + 32 * c;
+    const Chunk now = next;
+    const int column = at.column + 32 * c, mine = column + 8 * at.q;
+    if (c + 1 < BN / 32) next.load(e, at, column + 32);
     uint32_t x[2][4], y[2][4];
     for (int h = 0; h < 2; ++h) {
-      x[h][0] = next[h].x, x[h][1] = next[h].y, x[h][2] = next[h].z, x[h][3] = next[h].w;
+      x[h][0] = now.x[h].x, x[h][1] = now.x[h].y, x[h][2] = now.x[h].z, x[h][3] = now.x[h].w;
       if (e.x) quad_transpose(x[h], at.q);
     }
-    if (c + 1 < BN / 32) load_x(e, at, column + 32, next);
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       float* v = acc + 16 * c + 4 * j;
-      const int mine = column + 8 * j + 2 * at.q;
-      if (mine < e.N) {
-        affine(e, rows, mine, v);
-        const float2 gate = pair_at(e.gate, mine, 1.f);
-        for (int h = 0; h < 2; ++h) {
-          const float2 add = unpacked(x[h][j]);
-          v[2 * h] = v[2 * h] * gate.x + add.x;
-          v[2 * h + 1] = v[2 * h + 1] * gate.y + add.y;
-        }
+      affine(rows, now.scale[j], now.bias[j], v);
+      for (int h = 0; h < 2; ++h) {
+        const float2 add = unpacked(x[h][j]);
+        y[h][j] = packed(v[2 * h] * now.gate[j].x + add.x, v[2 * h + 1] * now.gate[j].y + add.y);
       }
-      for (int h = 0; h < 2; ++h) y[h][j] = packed(bf16{}, v[2 * h], v[2 * h + 1]);
     }
     for (int h = 0; h < 2; ++h) {
       quad_transpose(y[h], at.q);
-      const int mine = column + 8 * at.q;
       if (at.row[h] < e.M && mine < e.N)
         *reinterpret_cast<uint4*>(static_cast<bf16*>(e.out) + (size_t)at.row[h] * e.N + mine) =
             make_uint4(y[h][0], y[h][1], y[h][2], y[h][3]);
@@ -134,7 +148,7 @@ template <int BN> __device__ __forceinline__ void finish(float, const Epilogue& 
   for (int j = 0; j < BN / 8; ++j) {
     const int mine = at.column + 8 * j + 2 * at.q;
     if (mine >= e.N) continue;
-    affine(e, rows, mine, acc + 4 * j);
+    affine(rows, pair_at(e.w_scale, mine, 1.f), pair_at(e.b, mine, 0.f), acc + 4 * j);
     const float2 gate = pair_at(e.gate, mine, 1.f);
     for (int h = 0; h < 2; ++h) {
       if (at.row[h] >= e.M) continue;
@@ -174,7 +188,8 @@ template <int BN> __device__ __forceinline__ void finish(e4m3, const Epilogue& e
     float top[2] = {0.f, 0.f};
 #pragma unroll
     for (int j = 0; j < GROUP / 8; ++j) {
-      if (column < e.N) affine(e, rows, column + 8 * j + 2 * at.q, v + 4 * j);
+      const int mine = min(column, e.N - GROUP) + 8 * j + 2 * at.q;  // past N: read, never written
+      affine(rows, pair_at(e.w_scale, mine, 1.f), pair_at(e.b, mine, 0.f), v + 4 * j);
       for (int i = 0; i < 4; ++i) {
         v[4 * j + i] = gelu_tanh(v[4 * j + i]);
         top[i / 2] = fmaxf(top[i / 2], fabsf(v[4 * j + i]));

@@ -54,6 +54,7 @@ static void fp8_linear(void* out, float* out_scale, const void* a8, const float*
   Args g{{out, out_scale, G == 1 ? a_scale : nullptr, w_scale, b, x, gate, (int)M, (int)N},
          G == 1 ? nullptr : a_scale, (int)K, (int)G, (int)band, (int)side};
   check(g, (int)kind, promote);
+  require((uintptr_t)a8 % 16 == 0 && (uintptr_t)w8 % 16 == 0, "a8 and w8 aligned to 16 bytes");
   const auto found = std::find_if(std::begin(KERNELS), std::end(KERNELS), [&](const Compiled& c) {
     return c.kind == kind && c.bn == bn && c.promote == promote;
   });
@@ -61,8 +62,8 @@ static void fp8_linear(void* out, float* out_scale, const void* a8, const float*
                                    ", promote=" + std::to_string(promote));
   const auto a = hopper::tensor_map(a8, M, K, BM / 2), w = hopper::tensor_map(w8, N, K, (int)bn / 2);
   const int tiles = Walk((int)M, (int)N, (int)bn, (int)band, (int)side).tiles();
-  const int clusters = std::max(1, std::min(tiles, (int)sms / CLUSTER));
-  hopper::allow_shared(found->kernel, found->bytes);
+  const int resident = hopper::resident_clusters(found->kernel, THREADS, found->bytes, CLUSTER);
+  const int clusters = std::max(1, std::min({tiles, resident, (int)sms / CLUSTER}));
   la::launch(found->kernel, dim3(CLUSTER * clusters), THREADS, found->bytes, CLUSTER, stream, a, w, g);
 }
 LA_OP(fp8_linear)

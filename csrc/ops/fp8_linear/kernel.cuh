@@ -138,7 +138,9 @@ __device__ void multiply_tiles(Ring<BN> ring, const Args& g, int rank) {
   Turn<Ring<BN>::STAGES> turn;
   for (int t = blockIdx.x / CLUSTER; t < walk.tiles(); t += gridDim.x / CLUSTER) {
     const Origin o = origin(walk, t, rank);
-    const Place at(o.m + threadIdx.x / WARPGROUP * 64, o.n, threadIdx.x % WARPGROUP);
+    const int m = o.m + threadIdx.x / WARPGROUP * 64, thread = threadIdx.x % WARPGROUP;
+    const Place at(m, o.n, thread);
+    prefetch_x<BN>(Out{}, g.e, m, o.n, thread);
     float acc[BN / 2];
     if constexpr (PROMOTE) {
 #pragma unroll

@@ -1,7 +1,7 @@
 """e4m3 linear layers in CUDA C++ for sm_90a (csrc/ops/fp8_linear): which tile a shape gets, and the call.
 
-Two blocks of a cluster share one operand; a cluster's tile is two blocks' tiles, one below the other (side 0: they share
-w) or side by side (side 1: they share a).
+Two blocks of a cluster share one operand; a cluster's tile is two blocks' tiles, one below the other (side 0: they
+share w) or side by side (side 1: they share a).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def waves(M: int, N: int, bn: int, side: int, sms: int) -> int:
 
 
 def tile(M: int, N: int, K: int, sms: int, widths: tuple[int, ...]) -> tuple[int, int]:
-    """(bn, side) with the least estimated clocks; a narrower tile or sharing a must be 3% better than what it replaces."""
+    """(bn, side) with the least estimated clocks; a narrower tile, or sharing a, must save 3% to be chosen."""
     chosen, least = (widths[0], 0), float("inf")
     for bn in widths:
         for side in (0, 1):
