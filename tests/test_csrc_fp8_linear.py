@@ -14,7 +14,6 @@ from liveact_kernels.spec import Dims
 needs_headers = pytest.mark.skipif(cuda_include() is None, reason="needs nvcc's headers and g++")
 
 
-
 def case(op, M, N, K, bn, side, G=1, promote=1, band=8, has_b=True, kind=bf16):
     """(op, dims, configuration); the configuration is given, not chosen."""
     dims = {"M": M, "N": N, "K": K, "G": G, "has_b": has_b}
@@ -39,15 +38,15 @@ CASES = {  # M and N end inside tiles, K inside a step; the ring turns over seve
 }
 
 
-def run(ops, op, args, config, outs, sms=2):
+def run(ops, op, args, config, outs, sms=2, falling=False):
     """The kernel on the CPU, as the backend calls it."""
     rest = {k: v for k, v in args.items() if k != "out_dtype"}
     with cuda.tuned.pinned(**config):
         values = cuda.operands(op.name, outs[0], outs[1] if len(outs) > 1 else None, **rest)
-    ops("fp8_linear", *values[:-1], sms)
+    ops("fp8_linear", *values[:-1], sms, falling=falling)
 
 
-def wrong(ops, name, clusters=2):
+def wrong(ops, name, clusters=2, falling=False):
     """What is wrong with a case's outputs, poisoned before."""
     op, dims, config = CASES[name]
     op = REGISTRY[op]
@@ -55,7 +54,7 @@ def wrong(ops, name, clusters=2):
     d = op.dims(args)
     outs = [torch.full((*s.shape(d), s.dtype_of(d).itemsize), 255, dtype=torch.uint8) for s in op.out.values()]
     outs = [o.view(s.dtype_of(d)).squeeze(-1) for o, s in zip(outs, op.out.values())]
-    run(ops, op, args, config, outs, sms=2 * clusters)
+    run(ops, op, args, config, outs, sms=2 * clusters, falling=falling)
     return [f"{n}: {said}" for n, ok, said in op.check(tuple(outs), op.reference(**args)) if not ok]
 
 
@@ -65,9 +64,10 @@ def on_cpu(tmp_path_factory):
 
 
 @needs_headers
+@pytest.mark.parametrize("falling", (False, True), ids=("rising", "falling"))
 @pytest.mark.parametrize("name", CASES)
-def test_kernel_matches_reference(on_cpu, name):
-    assert wrong(on_cpu, name) == []
+def test_kernel_matches_reference(on_cpu, name, falling):
+    assert wrong(on_cpu, name, falling=falling) == []
 
 
 @needs_headers
@@ -92,6 +92,7 @@ BREAKS = {
         "hopper::barrier_arrive(empty, hopper::cluster_rank())",
     ),
     "a block ends while the other needs it": ("residual", "  cluster_sync();  // a block must not end", "  //"),
+    "copies start before the other block has its barriers": ("residual", "  cluster_sync();  // no copy", "  //"),
     "a row's scale goes to the row eight below": ("gate_160", "scale[i / 2 % 2]", "scale[1 - i / 2 % 2]"),
 }
 
@@ -102,7 +103,7 @@ def test_a_broken_kernel_is_caught(tmp_path, what):
     name, text, instead = BREAKS[what]
     broken = CpuOps(tmp_path, "fp8_linear", (text, instead))
     try:
-        assert wrong(broken, name)
+        assert wrong(broken, name) or wrong(broken, name, falling=True)
     except RuntimeError as error:
         assert "barrier" in str(error)
 
@@ -192,7 +193,3 @@ def test_the_table_names_what_is_compiled():
     for out, name in (("bf16", "bf16"), ("f32", "float"), ("e4m3", "e4m3")):
         for bn in cuda.WIDTHS[out]:
             assert f"compiled<{bn}, true, {name}>" in source, f"no tile of {bn} columns for {out} is compiled"
-
-
-def test_outputs_of_the_contract_are_the_kinds():
-    assert {cuda.SHORT[t] for t in (bf16, f32, fp8)} == set(cuda.KINDS) == set(cuda.WIDTHS)

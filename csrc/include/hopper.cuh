@@ -19,31 +19,31 @@ namespace hopper {
 using TensorMap = CUtensorMap;
 
 // cuTensorMapEncodeTiled belongs to the driver: asked for at run time, so that nothing links to libcuda.
-inline auto encoder() {
-  static const auto encode = [] {
+inline auto encoder(const std::string& what) {
+  static const auto encode = [&] {
     void* found = nullptr;
     cudaDriverEntryPointQueryResult status;
     const cudaError_t error =
         cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &status);
     if (error != cudaSuccess || !found)
-      throw std::runtime_error(std::string("the driver offers no tensor maps: ") + cudaGetErrorString(error));
+      throw std::runtime_error(what + ": the driver offers no tensor maps: " + cudaGetErrorString(error));
     return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(found);
   }();
   return encode;
 }
 
 // [rows, columns] bytes, columns adjacent and a multiple of 16, copied in swizzled boxes of [box_rows, 128]; outside the
-// matrix they are 0. Throws what the driver says against it.
-inline TensorMap tensor_map(const void* base, int64_t rows, int64_t columns, int box_rows) {
+// matrix they are 0. Throws what the driver says against it, after `what`, the op and the argument.
+inline TensorMap tensor_map(const std::string& what, const void* base, int64_t rows, int64_t columns, int box_rows) {
   TensorMap map;
   const cuuint64_t sizes[] = {(cuuint64_t)columns, (cuuint64_t)rows}, pitch[] = {(cuuint64_t)columns};
   const cuuint32_t box[] = {128, (cuuint32_t)box_rows}, steps[] = {1, 1};
   const CUresult result =
-      encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, const_cast<void*>(base), sizes, pitch, box, steps,
+      encoder(what)(&map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, const_cast<void*>(base), sizes, pitch, box, steps,
                 CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                 CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS)
-    throw std::runtime_error("no tensor map of [" + std::to_string(rows) + ", " + std::to_string(columns) +
+    throw std::runtime_error(what + ": no tensor map of [" + std::to_string(rows) + ", " + std::to_string(columns) +
                              "] bytes: driver error " + std::to_string(result));
   return map;
 }

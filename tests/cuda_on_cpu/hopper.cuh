@@ -152,7 +152,7 @@ inline void multiply(const Product& p) {
     }
 }
 
-inline TensorMap tensor_map(const void* base, int64_t rows, int64_t columns, int box_rows) {
+inline TensorMap tensor_map(const char*, const void* base, int64_t rows, int64_t columns, int box_rows) {
   return {static_cast<const uint8_t*>(base), int(rows), int(columns), box_rows};
 }
 template <class Kernel>

@@ -60,7 +60,8 @@ static void fp8_linear(void* out, float* out_scale, const void* a8, const float*
   });
   require(found != std::end(KERNELS), "a compiled tile, got kind=" + std::to_string(kind) + ", bn=" + std::to_string(bn) +
                                    ", promote=" + std::to_string(promote));
-  const auto a = hopper::tensor_map(a8, M, K, BM / 2), w = hopper::tensor_map(w8, N, K, (int)bn / 2);
+  const auto a = hopper::tensor_map("fp8_linear: a8", a8, M, K, BM / 2);
+  const auto w = hopper::tensor_map("fp8_linear: w8", w8, N, K, (int)bn / 2);
   const int tiles = Walk((int)M, (int)N, (int)bn, (int)band, (int)side).tiles();
   const int resident = hopper::resident_clusters(found->kernel, THREADS, found->bytes, CLUSTER);
   const int clusters = std::max(1, std::min({tiles, resident, (int)sms / CLUSTER}));
