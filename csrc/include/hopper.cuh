@@ -32,8 +32,8 @@ inline auto encoder(const std::string& what) {
   return encode;
 }
 
-// [rows, columns] bytes, columns adjacent and a multiple of 16, copied in swizzled boxes of [box_rows, 128]; outside the
-// matrix they are 0. Throws what the driver says against it, after `what`, the op and the argument.
+// [rows, columns] bytes, columns adjacent and a multiple of 16, copied in swizzled boxes of [box_rows, 128]; outside
+// the matrix they are 0. Throws what the driver says against it, after `what`, the op and the argument.
 inline TensorMap tensor_map(const std::string& what, const void* base, int64_t rows, int64_t columns, int box_rows) {
   TensorMap map;
   const cuuint64_t sizes[] = {(cuuint64_t)columns, (cuuint64_t)rows}, pitch[] = {(cuuint64_t)columns};
@@ -102,7 +102,9 @@ __device__ __forceinline__ void barrier_init(uint64_t* bar, uint32_t arrivals) {
 }
 
 // Makes the initialised barriers visible to the other block and to the copy engine.
-__device__ __forceinline__ void barrier_init_done() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+__device__ __forceinline__ void barrier_init_done() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
 
 __device__ __forceinline__ void barrier_wait(uint64_t* bar, uint32_t parity) {
   uint32_t done;
@@ -137,7 +139,8 @@ __device__ __forceinline__ void prefetch_l2(const void* p) { asm volatile("prefe
 
 // The map's box at (row, column) into shared memory; `both` writes it at the same place of both blocks and completes
 // the same barrier of each.
-__device__ __forceinline__ void copy_box(const TensorMap* map, void* to, uint64_t* bar, int column, int row, bool both) {
+__device__ __forceinline__ void copy_box(const TensorMap* map, void* to, uint64_t* bar, int column, int row,
+                                         bool both) {
   if (both)
     asm volatile(
         "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster"

@@ -61,15 +61,17 @@ struct Engines {
 inline Engines engines;
 extern "C" inline void __attribute__((used)) keep_bits(int bits) { engines.bits = bits; }
 
-inline unsigned rank_of(const cpu::Fiber& f) { return unsigned(&f - cpu::cluster->fibers.data()) / cpu::cluster->threads; }
+inline unsigned rank_of(const cpu::Fiber& f) {
+  return unsigned(&f - cpu::cluster->fibers.data()) / cpu::cluster->threads;
+}
 inline uint8_t* memory_of(unsigned rank) {
   return cpu::cluster->fibers[rank * cpu::cluster->threads].shared;
 }
 
 inline Barrier& barrier(unsigned rank, uint32_t address) {
-  bool runs = false;
-  for (unsigned i = 0; i < cpu::cluster->threads; ++i) runs |= !cpu::cluster->fibers[rank * cpu::cluster->threads + i].done;
-  if (!runs) throw std::runtime_error("a barrier is used after its block has ended");
+  const cpu::Fiber* first = &cpu::cluster->fibers[rank * cpu::cluster->threads];
+  if (std::all_of(first, first + cpu::cluster->threads, [](const cpu::Fiber& f) { return f.done; }))
+    throw std::runtime_error("a barrier is used after its block has ended");
   const auto found = engines.barriers.find({rank, address});
   if (found == engines.barriers.end()) throw std::runtime_error("a barrier is used before it is initialised");
   return found->second;

@@ -77,7 +77,7 @@ __device__ __forceinline__ void affine(const float (&rows)[2], float2 scale, flo
   }
 }
 
-// What 32 columns of a bf16 output need: this lane's pairs of columns, and x as it lies in memory, eight columns a lane.
+// What 32 columns of a bf16 output need: this lane's pairs of columns; x as it lies in memory, eight columns a lane.
 struct Chunk {
   float2 scale[4], bias[4], gate[4];
   uint4 x[2];
@@ -86,7 +86,8 @@ struct Chunk {
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const int mine = min(column + 8 * j + 2 * at.q, e.N - 2);  // past N: read, never written
-      scale[j] = pair_at(e.w_scale, mine, 1.f), bias[j] = pair_at(e.b, mine, 0.f), gate[j] = pair_at(e.gate, mine, 1.f);
+      scale[j] = pair_at(e.w_scale, mine, 1.f), bias[j] = pair_at(e.b, mine, 0.f);
+      gate[j] = pair_at(e.gate, mine, 1.f);
     }
     const int mine = column + 8 * at.q;
     for (int h = 0; h < 2; ++h)
@@ -97,17 +98,20 @@ struct Chunk {
 };
 
 // A warpgroup's 64 rows of x into L2 while it multiplies.
-template <int BN> __device__ __forceinline__ void prefetch_x(bf16, const Epilogue& e, int m, int n, int thread) {
+template <int BN>
+__device__ __forceinline__ void prefetch_x(bf16, const Epilogue& e, int m, int n, int thread) {
   constexpr int LINES = BN * 2 / 64;  // of 64 bytes: 160 columns are no whole number of 128
   for (int i = thread; e.x && i < 64 * LINES; i += WARPGROUP) {
     const int row = m + i / LINES, column = n + i % LINES * 32;
     if (row < e.M && column < e.N) hopper::prefetch_l2(static_cast<const bf16*>(e.x) + (size_t)row * e.N + column);
   }
 }
-template <int BN, class Out> __device__ __forceinline__ void prefetch_x(Out, const Epilogue&, int, int, int) {}
+template <int BN, class Out>
+__device__ __forceinline__ void prefetch_x(Out, const Epilogue&, int, int, int) {}
 
 // bf16: 32 columns at a time; what the next 32 need is on its way meanwhile.
-template <int BN> __device__ __forceinline__ void finish(bf16, const Epilogue& e, const Place& at, float (&acc)[BN / 2]) {
+template <int BN>
+__device__ __forceinline__ void finish(bf16, const Epilogue& e, const Place& at, float (&acc)[BN / 2]) {
   float rows[2];
   load_row_scales(e, at, rows);
   Chunk next;
@@ -141,7 +145,8 @@ template <int BN> __device__ __forceinline__ void finish(bf16, const Epilogue& e
 }
 
 // float32: a quad's pairs are 32 adjacent bytes already.
-template <int BN> __device__ __forceinline__ void finish(float, const Epilogue& e, const Place& at, float (&acc)[BN / 2]) {
+template <int BN>
+__device__ __forceinline__ void finish(float, const Epilogue& e, const Place& at, float (&acc)[BN / 2]) {
   float rows[2];
   load_row_scales(e, at, rows);
 #pragma unroll
@@ -153,7 +158,7 @@ template <int BN> __device__ __forceinline__ void finish(float, const Epilogue& 
     for (int h = 0; h < 2; ++h) {
       if (at.row[h] >= e.M) continue;
       const size_t i = (size_t)at.row[h] * e.N + mine;
-      const float2 add = e.x ? *reinterpret_cast<const float2*>(static_cast<const float*>(e.x) + i) : float2{0.f, 0.f};
+      const float2 add = e.x ? *reinterpret_cast<const float2*>(static_cast<const float*>(e.x) + i) : float2{};
       *reinterpret_cast<float2*>(static_cast<float*>(e.out) + i) =
           make_float2(acc[4 * j + 2 * h] * gate.x + add.x, acc[4 * j + 2 * h + 1] * gate.y + add.y);
     }
@@ -161,7 +166,8 @@ template <int BN> __device__ __forceinline__ void finish(float, const Epilogue& 
 }
 
 // 64 columns of codes of one row: words of two pairs, eight columns apart, become 16 adjacent bytes a lane.
-__device__ __forceinline__ void store_codes(const Epilogue& e, const Place& at, int column, int h, const float* v, float inverse) {
+__device__ __forceinline__ void store_codes(const Epilogue& e, const Place& at, int column, int h, const float* v,
+                                            float inverse) {
   uint32_t w[4];
 #pragma unroll
   for (int n = 0; n < 4; ++n) {
@@ -178,7 +184,8 @@ __device__ __forceinline__ void store_codes(const Epilogue& e, const Place& at, 
 }
 
 // e4m3 of GELU: 128 columns at a time, one scale per row; four lanes hold all of a row's 128.
-template <int BN> __device__ __forceinline__ void finish(e4m3, const Epilogue& e, const Place& at, float (&acc)[BN / 2]) {
+template <int BN>
+__device__ __forceinline__ void finish(e4m3, const Epilogue& e, const Place& at, float (&acc)[BN / 2]) {
   float rows[2];
   load_row_scales(e, at, rows);
 #pragma unroll

@@ -22,7 +22,8 @@ struct Args {
   int K, G, band, side;
 };
 
-template <int BN> struct Ring {
+template <int BN>
+struct Ring {
   static constexpr int A = BM * BK, W = BN * BK, STAGE = A + W;
   static constexpr int STAGES = 200 * 1024 / STAGE < 6 ? 200 * 1024 / STAGE : 6;
   static constexpr int BYTES = 1024 + STAGES * (STAGE + 2 * (int)sizeof(uint64_t));  // 1024: room to align
@@ -46,7 +47,8 @@ template <int BN> struct Ring {
 };
 
 // Where a warp stands in the ring: stage, and the parity of the phase its full barrier will complete.
-template <int STAGES> struct Turn {
+template <int STAGES>
+struct Turn {
   int stage = 0;
   uint32_t parity = 0;
   __device__ __forceinline__ void next() {
@@ -56,13 +58,15 @@ template <int STAGES> struct Turn {
 
 // A tile of 2 * HALF rows as two boxes: both for this block, or one for both blocks, `rank` saying which.
 template <int HALF>
-__device__ __forceinline__ void copy_tile(const hopper::TensorMap* map, uint8_t* to, uint64_t* bar, int k, int row, bool shared, int rank) {
+__device__ __forceinline__ void copy_tile(const hopper::TensorMap* map, uint8_t* to, uint64_t* bar, int k, int row,
+                                          bool shared, int rank) {
   for (int half = 0; half < 2; ++half)
     if (!shared || half == rank) hopper::copy_box(map, to + half * HALF * BK, bar, k, row + half * HALF, shared);
 }
 
 template <int BN>
-__device__ void copy_tiles(const hopper::TensorMap* a, const hopper::TensorMap* w, Ring<BN> ring, const Args& g, int rank) {
+__device__ void copy_tiles(const hopper::TensorMap* a, const hopper::TensorMap* w, Ring<BN> ring, const Args& g,
+                           int rank) {
   const Walk walk(g.e.M, g.e.N, BN, g.band, g.side);
   Turn<Ring<BN>::STAGES> turn;
   for (int t = blockIdx.x / CLUSTER; t < walk.tiles(); t += gridDim.x / CLUSTER) {
@@ -83,7 +87,8 @@ __device__ __forceinline__ void release(uint64_t* empty) {
 }
 
 // One step of K for N columns of w: sum (64 x N) = a (64 x 128) w^T, plus sum when `add`.
-template <int N> __device__ __forceinline__ void multiply(float (&sum)[N / 2], const uint8_t* a, const uint8_t* w, bool add) {
+template <int N>
+__device__ __forceinline__ void multiply(float (&sum)[N / 2], const uint8_t* a, const uint8_t* w, bool add) {
   const uint64_t left = operand(hopper::shared_address(a)), right = operand(hopper::shared_address(w));
   hopper::products_begin();
 #pragma unroll
@@ -93,7 +98,8 @@ template <int N> __device__ __forceinline__ void multiply(float (&sum)[N / 2], c
 
 // acc += sums of at most 128 of K, each scaled: the tensor core keeps too few bits to sum all of K (NOTES.md).
 template <int BN>
-__device__ __forceinline__ void sum_promoted(Ring<BN> ring, Turn<Ring<BN>::STAGES>& turn, const Args& g, const Place& at, float (&acc)[BN / 2]) {
+__device__ __forceinline__ void sum_promoted(Ring<BN> ring, Turn<Ring<BN>::STAGES>& turn, const Args& g,
+                                             const Place& at, float (&acc)[BN / 2]) {
   constexpr int N = BN > 160 ? BN / 2 : BN;  // registers: a fresh sum must fit beside acc
   const int steps = ceil_div(g.K, BK), per_group = g.group_scale ? g.K / g.G / BK : 1;
   const float* scales[2];
@@ -118,7 +124,8 @@ __device__ __forceinline__ void sum_promoted(Ring<BN> ring, Turn<Ring<BN>::STAGE
 
 // acc = all of K in the tensor core; one step stays in flight while the next is issued.
 template <int BN>
-__device__ __forceinline__ void sum_fast(Ring<BN> ring, Turn<Ring<BN>::STAGES>& turn, const Args& g, float (&acc)[BN / 2]) {
+__device__ __forceinline__ void sum_fast(Ring<BN> ring, Turn<Ring<BN>::STAGES>& turn, const Args& g,
+                                         float (&acc)[BN / 2]) {
   int before = 0;
   for (int k = 0; k < g.K; k += BK, turn.next()) {
     hopper::barrier_wait(ring.full + turn.stage, turn.parity);
@@ -160,7 +167,8 @@ __device__ __forceinline__ void cluster_sync() {
 
 template <int BN, bool PROMOTE, class Out>
 __global__ void __launch_bounds__(THREADS, 1)
-    gemm(const __grid_constant__ hopper::TensorMap a, const __grid_constant__ hopper::TensorMap w, const __grid_constant__ Args g) {
+    gemm(const __grid_constant__ hopper::TensorMap a, const __grid_constant__ hopper::TensorMap w,
+         const __grid_constant__ Args g) {
   Ring<BN> ring(la::shared_memory<uint8_t>());
   const int rank = hopper::cluster_rank();
   if (threadIdx.x == 0) ring.init();

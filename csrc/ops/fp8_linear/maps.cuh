@@ -19,7 +19,8 @@ struct Walk {
   int band, side, bn;
 
   LA_HD Walk(int M, int N, int bn, int band, int side)
-      : rows(ceil_div(M, side ? BM : 2 * BM)), columns(ceil_div(N, side ? 2 * bn : bn)), band(band), side(side), bn(bn) {}
+      : rows(ceil_div(M, side ? BM : 2 * BM)), columns(ceil_div(N, side ? 2 * bn : bn)), band(band), side(side),
+        bn(bn) {}
   LA_HD int tiles() const { return rows * columns; }
 };
 
