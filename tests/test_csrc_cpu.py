@@ -97,11 +97,10 @@ NORM = {"small": (6, 2, 32), "odd_heads": (9, 5, 64), "wide": (5, 40, 128), "wal
 
 def split(ops, dims, falling=False):
     """What is wrong with qkv_norm_rope and with the copy for a peer."""
-    L, H, D = dims
-    args, outs, want = made(REGISTRY["qkv_norm_rope"], {"L": L, "C": H * D, "E": D // 2, "A": bf16})
+    (L, H, D), op = dims, REGISTRY["qkv_norm_rope"]
+    args, outs, want = made(op, {"L": L, "C": H * D, "E": D // 2, "A": bf16, "eps": 0.25})  # an eps that shows
     peer = [nan(o.shape, bf16) for o in outs[1:]]
     ops("qkv_norm_rope", *qkv.operands(*outs, **args, peer=tuple(peer)), falling=falling)
-    op = REGISTRY["qkv_norm_rope"]
     return wrong(op, outs, want) + wrong(op, [outs[0], *peer], want)
 
 

@@ -46,7 +46,7 @@ struct Fiber {
   unsigned char* shared = nullptr;
   At waits = At::NOWHERE;
   bool done = false;
-  int arrivals = 0;   // at the cluster's barrier
+  int arrivals = 0, passed = 0;  // the cluster's barrier
   uint32_t lane = 0;  // what this lane offers to the others of its warp
 };
 
@@ -106,7 +106,8 @@ inline bool release_blocks(Cluster& c) {
   int least = c.fibers[0].arrivals;
   for (const Fiber& f : c.fibers) least = std::min(least, f.arrivals);
   for (Fiber& f : c.fibers)
-    if (f.waits == At::CLUSTER && f.arrivals <= least) f.waits = At::NOWHERE, any = true;
+    if (f.waits == At::CLUSTER && f.passed < f.arrivals && f.arrivals <= least)
+      f.waits = At::NOWHERE, ++f.passed, any = true;
   for (size_t b = 0; b < c.fibers.size(); b += c.threads) any |= release(c, b, b + c.threads, At::BLOCK);
   return any;
 }
@@ -137,7 +138,7 @@ inline void prepare(Cluster& c, uint3 first, unsigned blocks, std::vector<std::v
     Fiber& f = c.fibers[i];
     const unsigned b = i / c.threads;
     f.thread = {unsigned(i % c.threads), 0, 0}, f.block = {first.x + b, first.y, first.z}, f.shared = shared[b].data();
-    f.waits = At::NOWHERE, f.done = false, f.arrivals = 0;
+    f.waits = At::NOWHERE, f.done = false, f.arrivals = f.passed = 0;
     if (!f.stack) f.stack.reset(new char[STACK]);
     getcontext(&f.context);
     f.context.uc_stack.ss_sp = f.stack.get(), f.context.uc_stack.ss_size = STACK, f.context.uc_link = nullptr;
