@@ -109,10 +109,11 @@ class DiT(nn.Module):
         first   whether this is the first block of the video (its slots are 0.., later ones are 6..)
         """
         frames = latent.shape[1]
-        x = self.patch(self.patch.accept(patchify(torch.cat((latent, y)))))
+        x = window.parallel.shard(patchify(torch.cat((latent, y))), frames)
+        x = self.patch(self.patch.accept(x))
         rope = window.positions(frames, first)
         for i, block in enumerate(self.blocks):
             with scope(f"layer[{i}]"):
                 heard = None if audio is None else audio[i]
                 x = block(x, time.layers[i], rope, window, i, prompt, heard, frames)
-        return self.head(x, *time.head)
+        return window.parallel.unshard(self.head(x, *time.head), frames)

@@ -91,7 +91,7 @@ def test_live_bytes_follow_tensors_and_views_count_once():
     assert (live.now, live.peak) == (0, 4500)
 
 
-def test_prediction_holds_weights_window_and_the_largest_moment():
+def test_prediction_holds_weights_window_and_the_largest_moment(monkeypatch):
     avatar = small()
     session = frame.Run(avatar, (32, 32), True, False, CPU).start()
     for _ in range(3):
@@ -102,6 +102,8 @@ def test_prediction_holds_weights_window_and_the_largest_moment():
     found = {size: memory.predict(hollow, size, True, CPU) for size in ((32, 32), (64, 64))}
     held = memory.weights(hollow) + session.memory_bytes() + memory.FIXED
     assert held < found[32, 32] < held + (64 << 20)
+    monkeypatch.setattr(memory, "weights", lambda avatar: 1 << 40)
+    assert memory.predict(hollow, (32, 32), True, CPU) > 1 << 40
     # four times the pixels: the window grows with them, and the encoder's 53 video frames
     assert found[64, 64] - memory.FIXED > 2 * (found[32, 32] - memory.FIXED)
 

@@ -41,5 +41,5 @@ upsample_conv = Op(
         Case("live_512x512_up192", rung="device", F=32, H=128, W=128, C=384, O=192, A=bf16),
         Case("live_720x416_up192", rung="device", F=16, H=90, W=52, C=384, O=192, A=bf16),
     ],
-    backends={"torch": torch_backend},
+    backends={"torch": torch_backend, "triton": f"{__name__}.triton_kernel:launch"},
 )
