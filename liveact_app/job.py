@@ -45,6 +45,7 @@ class Job:
     audio_cfg: float = 1.0
     eight_bit_memory: bool = False
     eager: bool = False
+    parallel: str = "auto"
     edits: tuple[Edit, ...] = ()
     scale: int = 1
     report: str | None = None

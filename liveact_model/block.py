@@ -60,7 +60,7 @@ class Block(nn.Module):
         audio: KeysValues | None, frames: int,
     ) -> Tensor:  # fmt: skip
         """x [L, C] of `frames` latent frames -> [L, C]; audio None skips the audio attention."""
-        x = self.self_attn(x, mod.attention, mod.attention_gate, rope, window, layer)
+        x = self.self_attn(x, mod.attention, mod.attention_gate, rope, window, layer, frames)
         x = self.cross_attn(x, prompt.text[layer], prompt.image[layer], prompt.pad)
         if audio is not None:
             x = self.audio_attn(x, audio, frames)

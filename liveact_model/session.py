@@ -16,10 +16,12 @@ from .avatar import Avatar, conditioning
 from .cache import Window
 from .config import PATCH
 from .errors import InputError
+from .parallel import ALONE, SeqParallel
 from .schedule import SAMPLERS, blocks_for, coefficients, noise, sigmas
 from .steps import Steps, capture
 
 LOOK_AHEAD_VIDEO_FRAMES = 2  # audio embeddings past its last video frame that a block reads
+BLOCK, PROMPT, CLOSE = "block", "prompt", "close"  # what the leading process of a group tells the others to do
 
 
 class Session:
@@ -36,44 +38,48 @@ class Session:
     audio_levels  `avatar.measure_audio(recording, fps)` where all the audio exists beforehand, else None
     graphs        capture the denoise steps at the start and replay them: nothing compiles while the avatar runs and
                   launches cost nothing. None: wherever the device can; False: kernel by kernel, for profilers
+    parallel      the processes that share the work. Only the leading one is given an image, prompts and audio, and
+                  returns video frames; the others give None and "", the same options otherwise, and call `follow`
 
     Raises InputError for an unusable size, fps, sampler or guidance.
     """
 
     def __init__(
-        self, avatar: Avatar, image: Tensor, prompt: str, *, fps: float | None = None, seed: int = 42,
+        self, avatar: Avatar, image: Tensor | None, prompt: str, *, fps: float | None = None, seed: int = 42,
         sampler: str = "renoise", audio_cfg: float = 1.0, eight_bit_memory: bool = False,
-        audio_levels: Any | None = None, graphs: bool | None = None,
+        audio_levels: Any | None = None, graphs: bool | None = None, parallel: SeqParallel = ALONE,
     ):  # fmt: skip
         fps = avatar.default_fps if fps is None else fps
-        _check(image, fps, sampler, audio_cfg)
+        _check(fps, sampler, audio_cfg)
         self.avatar, self.seed, self.sampler, self.audio_cfg = avatar, seed, sampler, audio_cfg
-        self.fps, self.blocks_made = fps, 0
-        self._audio = avatar.audio.stream(fps, *(() if audio_levels is None else (audio_levels,)))
+        self.fps, self.blocks_made, self.parallel = fps, 0, parallel
+        if parallel.leads:
+            _check_image(image)
+            self._audio = avatar.audio.stream(fps, *(() if audio_levels is None else (audio_levels,)))
         self._graphs: Graphs | None = None
         self._compiled = 0
         self._start(image, prompt, eight_bit_memory)
         device = avatar.anchor().device
-        if supported(device) if graphs is None else graphs:
+        if supported(device) and parallel.captures if graphs is None else graphs:
             if not supported(device):
                 raise InputError(f"graphs: expected a device that captures calls, got {device.type}")
             self.capture()
 
+    @scope("session.start")
     @torch.no_grad()
-    def _start(self, image: Tensor, prompt: str, eight_bit_memory: bool) -> None:
-        dit, anchor = self.avatar.dit, self.avatar.anchor()
-        image = image.to(anchor.device)
-        y = conditioning(self.avatar.vae, image, dit.config.window_slots)
-        y = y.to(dit.dtype)
+    def _start(self, image: Tensor | None, prompt: str, eight_bit_memory: bool) -> None:
+        dit, vae, share = self.avatar.dit, self.avatar.vae, self.parallel.share
+        image = None if image is None else image.to(self.avatar.anchor().device)
+        y = share(lambda: conditioning(vae, image, dit.config.window_slots)).to(dit.dtype)
         times = [dit.at(t) for t in self.avatar.timesteps]
-        rows = self.avatar.image.encode(image, y[-self.avatar.vae.z_dim :, 0])
+        rows = share(lambda: self.avatar.image.encode(image, y[-vae.z_dim :, 0]))
         self._prompt_text = prompt
-        self._prompt = dit.prompt(self._encode(prompt), dit.image_kv(rows))
-        self._decoder = self.avatar.vae.stream()
+        self._prompt = dit.prompt(share(lambda: self._encode(prompt)), dit.image_kv(rows))
+        self._decoder = self.parallel.decoder(vae)
         grid = (y.shape[-2] // PATCH, y.shape[-1] // PATCH)
 
         def windows() -> list[Window]:
-            return [dit.window(*grid, eight_bit=eight_bit_memory) for _ in times]
+            return [dit.window(*grid, eight_bit=eight_bit_memory, parallel=self.parallel) for _ in times]
 
         self._windows = windows()
         null = windows() if self.audio_cfg > 1 else None
@@ -125,10 +131,33 @@ class Session:
     def set_prompt(self, prompt: str) -> None:
         """Use another prompt from the next block on; memory is kept."""
         if prompt != self._prompt_text:
-            same_shapes = self._prompt.take(self.avatar.dit.prompt(self._encode(prompt), self._prompt.image))
-            if self._graphs is not None and not same_shapes:
-                self._later.capture(self._graphs) if self.blocks_made else self.capture()
+            rows = self._encode(prompt)
+            self._tell(PROMPT)
+            self._take_prompt(rows)
             self._prompt_text = prompt
+
+    def _take_prompt(self, rows: Tensor | None) -> None:
+        rows = self.parallel.share(lambda: rows)
+        same_shapes = self._prompt.take(self.avatar.dit.prompt(rows, self._prompt.image))
+        if self._graphs is not None and not same_shapes:
+            self._later.capture(self._graphs) if self.blocks_made else self.capture()
+
+    # ---- several processes ------------------------------------------------------------------------------------------
+
+    def _tell(self, order: str) -> None:
+        """Let the others of a group do what this process is about to do."""
+        if self.parallel.leads:
+            self.parallel.share(lambda: order)
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Do what the leading process's Session does, until that is closed: all that the other processes call."""
+        while (order := self.parallel.share(str)) != CLOSE:
+            self._take_prompt(None) if order == PROMPT else self.next_block()
+
+    def close(self) -> None:
+        """Let the other processes of a group go; this Session makes no more blocks."""
+        self._tell(CLOSE)
 
     # ---- progress ---------------------------------------------------------------------------------------------------
 
@@ -162,21 +191,26 @@ class Session:
     @torch.no_grad()
     def next_latents(self) -> Tensor:
         """Denoise the next block: [z, 6 or 8, h, w] in the activation dtype. Raises RuntimeError without audio."""
-        if not self.ready():
+        if self.parallel.leads and not self.ready():
             raise RuntimeError(f"block {self.blocks_made} needs more audio: push it, or close_audio()")
+        self._tell(BLOCK)
         block, first = self.blocks_made, self.blocks_made == 0
         steps = self._first if first else self._later
         shape = tuple(steps.latent.shape)
-        latent = steps.run(self._hear(first), lambda step: noise(shape, self.seed, block, step))
+        rows = self.parallel.share(lambda: self._hear(first))
+        latent = steps.run(rows, lambda step: noise(shape, self.seed, block, step))
         self.blocks_made += 1
         return latent
 
-    def next_block(self) -> Tensor:
-        """The next block's video frames: uint8 [21 or 32, H, W, 3] where the model lives."""
-        with scope(f"block[{self.blocks_made}]"):
+    def next_block(self) -> Tensor | None:
+        """The next block's video frames: uint8 [21 or 32, H, W, 3] where the model lives; None unless it leads."""
+        with scope("session"), scope(f"block[{self.blocks_made}]"), torch.no_grad():
             latents = self.next_latents()
-            with scope("vae"), torch.no_grad():
+            with scope("vae"):
                 frames = self._decoder.decode(latents)
+                if frames is None:
+                    return None
+            with scope("uint8"):
                 return ((frames.float() + 1) * 127.5).round_().clamp_(0, 255).byte().permute(1, 2, 3, 0).contiguous()
 
     def _hear(self, first: bool) -> Tensor:
@@ -191,9 +225,12 @@ class Session:
         return rows
 
 
-def _check(image: Tensor, fps: float, sampler: str, audio_cfg: float) -> None:
+def _check_image(image: Tensor) -> None:
     if image.ndim != 3 or image.shape[0] != 3 or any(n % 16 or n < 16 for n in image.shape[1:]):
         raise InputError(f"image: expected [3, H, W] with H and W multiples of 16, got {tuple(image.shape)}")
+
+
+def _check(fps: float, sampler: str, audio_cfg: float) -> None:
     if not 1 <= fps <= 60:
         raise InputError(f"fps: expected 1 to 60, got {fps}")
     if sampler not in SAMPLERS:

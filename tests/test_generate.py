@@ -19,6 +19,7 @@ from liveact_app.cli import build_parser, main
 from liveact_app.generate import run
 from liveact_app.job import Edit, parse_edits
 from liveact_app.media.audio import scan
+from liveact_model.parallel import ALONE
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -88,7 +89,7 @@ def test_options_reach_the_session_and_the_file(place):
     assert (tuple(s.size), s.fps, vars(s.options)) == (
         (32, 96), 25.0,
         {"seed": 7, "sampler": "euler", "audio_cfg": 1.7, "eight_bit_memory": True, "audio_levels": "levels",
-         "graphs": False},
+         "graphs": False, "parallel": ALONE},
     )  # fmt: skip
     with av.open("v.mp4") as file:
         video = file.streams.video[0]

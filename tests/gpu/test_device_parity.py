@@ -4,6 +4,7 @@ import functools
 
 import pytest
 import torch
+from junit import keep
 from spoil import SPOIL, spoiled
 
 from liveact_kernels import (
@@ -36,11 +37,7 @@ def refused(op, case, backend):
 @pytest.mark.parametrize("op,case,backend", GRID, ids=str)
 def test_parity(op, case, backend, device, record_property):
     refused(op, case, backend)
-    results = parity.run(op, backend, arguments(op.name, case.id, device))
-    worst = max(results, key=lambda r: (not r.ok, r.error / (r.bound or 1)))
-    for key, value in {"op": op.name, "backend": backend, "case": case.id, **worst._asdict()}.items():
-        record_property(key, value)
-    assert all(r.ok for r in results), [f"{r.output}: {r.said}" for r in results if not r.ok]
+    keep(record_property, op, backend, case, parity.run(op, backend, arguments(op.name, case.id, device)))
 
 
 @pytest.mark.parametrize("op,backend", [pair for pair in PAIRS if pair not in HERE], ids=str)

@@ -17,6 +17,12 @@ def test_the_self_test_passes_and_is_quick(device):
     assert seconds < 1
 
 
+@pytest.fixture(autouse=True)
+def _exact(monkeypatch):
+    """The small VAE is plain torch, whose float32 convolutions would round to TF32 on a GPU."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 @pytest.mark.parametrize("options", [{}, {"eight_bit_memory": True}], ids=["", "eight-bit memory"])
 def test_a_small_session_is_the_cpus(device, options):
     here, there = (small.latents(a, **options) for a in (small.avatar(), small.avatar().to(device)))

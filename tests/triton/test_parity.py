@@ -4,6 +4,7 @@ An op whose `backends` has "triton" is tested here without further ado.
 """
 
 import pytest
+from junit import keep
 from odd import ODD
 
 from liveact_kernels import ops  # noqa: F401 - fills the registry
@@ -25,6 +26,5 @@ def reference(op, inputs):
 
 
 @pytest.mark.parametrize("op,case", GRID, ids=str)
-def test_triton_matches_reference(op, case, device):
-    for result in run(op, "triton", op.make(case, device)):
-        assert result.ok, f"{op.name}.{result.output} triton/{case}: {result.said}"
+def test_triton_matches_reference(op, case, device, record_property):
+    keep(record_property, op, "triton", case, run(op, "triton", op.make(case, device)))

@@ -47,5 +47,5 @@ norm_silu = Op(
         Case("live_512x512_middle", rung="device", F=8, H=64, W=64, C=384, A=bf16),
         Case("live_720x416", rung="device", F=32, H=360, W=208, C=192, A=bf16),
     ],
-    backends={"torch": torch_backend},
+    backends={"torch": torch_backend, "triton": f"{__name__}.triton_kernel:launch"},
 )
