@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -96,27 +96,36 @@ def launched(op: Op, case: Case, arch: int) -> list:
     return kernels
 
 
+def counts(sass: str, names: Iterable[str]) -> dict[str, int]:
+    """How often the named instructions stand in nvdisasm's text; `LDG.128` is any LDG with 128 among its parts."""
+    found = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]+)", sass, re.M)
+    parts = [(opcode.split("."), n) for opcode, n in Counter(found).items()]
+    table = {}
+    for name in names:
+        first, *rest = name.split(".")
+        table[name] = sum(n for have, n in parts if have[0] == first and set(rest) <= set(have))
+    return {name: n for name, n in table.items() if n}
+
+
+def tool(name: str, *args: str | Path, cwd: str | None = None) -> str:
+    """Output of one of the CUDA tools that come with Triton."""
+    return subprocess.run([TOOLS / name, *args], check=True, capture_output=True, text=True, cwd=cwd).stdout
+
+
 def measure(kernel) -> dict:
     """Registers, spilled bytes, shared memory, warps, stages and counts of telling instructions of one kernel."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as f:
         f.write(kernel.asm["cubin"])
         f.flush()
-        use, sass = (
-            subprocess.run([TOOLS / tool, *flags, f.name], check=True, capture_output=True, text=True).stdout
-            for tool, *flags in (("cuobjdump", "-res-usage"), ("nvdisasm", "-c"))
-        )
+        use, sass = tool("cuobjdump", "-res-usage", f.name), tool("nvdisasm", "-c", f.name)
     numbers = {k: int(v) for k, v in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", use)}
-    found = Counter()
-    for opcode in re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]+)", sass, re.M):
-        name, *parts = opcode.split(".")
-        found.update([name] + ([f"{name}.128"] if "128" in parts else []))
     return {
         "regs": numbers["REG"],
         "spill": numbers["STACK"] + numbers["LOCAL"],
         "shared": kernel.metadata.shared,
         "warps": kernel.metadata.num_warps,
         "stages": kernel.metadata.num_stages,
-        "sass": {k: found[k] for k in COUNTED if found[k]},
+        "sass": counts(sass, COUNTED),
     }
 
 

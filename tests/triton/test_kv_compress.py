@@ -11,7 +11,7 @@ from liveact_kernels.spec import Case
 
 triton = pytest.importorskip("triton.language", reason="triton is not installed: pip install 'liveact[triton]'")
 from liveact_kernels import tuned  # noqa: E402 - imports triton
-from liveact_kernels.ops.kv_compress.triton_kernel import entries  # noqa: E402
+from liveact_kernels.ops.kv_compress.schedule import entries  # noqa: E402
 
 TWO_RANKS = ((2, (2, 6, 7, 8, 9)), (3, (3, 4, 5, 10, 11)), (4, (12,)), (5, (13,)))
 FOUR_MOVES = tuple((slot, (slot + 6,)) for slot in range(2, 6))

@@ -104,5 +104,9 @@ kv_compress = Op(
         Case("live_512x512", rung="device", **_LIVE, **_memory(False, tokens=1024)),
         Case("live_416x720_eight_bit", rung="device", **_LIVE, **_memory(True, tokens=1170)),
     ],
-    backends={"torch": f"{__name__}.torch_backend:kv_compress", "triton": f"{__name__}.triton_kernel:launch"},
+    backends={
+        "torch": f"{__name__}.torch_backend:kv_compress",
+        "triton": f"{__name__}.triton_kernel:launch",
+        "cuda": f"{__name__}.cuda_kernel:launch",
+    },
 )

@@ -6,9 +6,6 @@ outputs may overwrite what others read, all tokens upwards; no other program tou
 
 from __future__ import annotations
 
-import functools
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
@@ -17,6 +14,8 @@ from liveact_kernels import tuned
 from liveact_kernels.common.tiles import OPTIONS
 from liveact_kernels.common.triton_rope import rotate
 from liveact_kernels.common.triton_rows import code, group_scale
+
+from .schedule import entries
 
 LARGEST = {torch.int8: 127, torch.float8_e4m3fn: 448}
 
@@ -121,38 +120,6 @@ def kv_compress_kernel(
                 v_out, v_out_scale, v_mem, v_scale, v_new, taps_v, None, first, last, head, d, d < D, tokens, P, H,
                 e, SLOTS[e], COUNTS[e], OLD[e], NEW[e], SOURCES, S, RASTER, D, ROWS, V_MOST, STAGES,
             )  # fmt: skip
-
-
-class Entries(NamedTuple):
-    """A schedule as flat tuples that a kernel can unroll: per entry its slot, how many sources, and which kinds."""
-
-    slots: tuple[int, ...]
-    counts: tuple[int, ...]
-    reads_memory: tuple[bool, ...]
-    reads_block: tuple[bool, ...]
-    sources: tuple[int, ...]
-
-
-@functools.lru_cache(maxsize=64)
-def entries(schedule: tuple, memory_slots: int, taps: int, raster: bool) -> Entries:
-    """Flatten a schedule, once per schedule.
-
-    Raises ValueError when walking it in order would overwrite a memory slot before its last reader.
-    """
-    written: set[int] = set()
-    for slot, sources in schedule:
-        if written & set(sources) or (raster and slot < memory_slots and slot in sources[1:]):
-            want = "a schedule that reads a slot before it overwrites it"
-            raise ValueError(f"kv_compress: expected {want}, got {schedule}")
-        written |= {slot} & set(range(memory_slots))
-    lists = [sources for _, sources in schedule]
-    return Entries(
-        slots=tuple(slot for slot, _ in schedule),
-        counts=tuple(len(sources) for sources in lists),
-        reads_memory=tuple(min(sources) < memory_slots for sources in lists),
-        reads_block=tuple(max(sources) >= memory_slots for sources in lists),
-        sources=tuple(s for sources in lists for s in (*sources, *[0] * (taps - len(sources)))),
-    )
 
 
 def _heuristic(at: tuned.Limits, tokens: int, D: int, eight_bit: int) -> dict[str, int]:

@@ -28,5 +28,9 @@ qkv_norm_rope = Op(
         Case("live_512x512", rung="device", L=8192, C=5120, E=64, A=bf16),
         Case("live_416x720", rung="device", L=9360, C=5120, E=64, A=bf16),
     ],
-    backends={"torch": f"{__name__}.torch_backend:qkv_norm_rope", "triton": f"{__name__}.triton_kernel:launch"},
+    backends={
+        "torch": f"{__name__}.torch_backend:qkv_norm_rope",
+        "triton": f"{__name__}.triton_kernel:launch",
+        "cuda": f"{__name__}.cuda_kernel:launch",
+    },
 )
