@@ -1,7 +1,7 @@
 """What one video frame costs here, everything that recurs: audio features, denoising, memory, VAE decode, uint8, copy.
 
     python bench/frame.py [--model liveact-18b] [--size 512*512,416*720,480*832] [--out FILE]
-    python bench/frame.py --memory-slots 8 --block 8      the paper's ablation: 6 and 6, 8 and 8, 6 and 8
+    python bench/frame.py --memory-slots 8 --block 8   # the paper's ablation: 6 and 6, 8 and 8, 6 and 8
 
 The whole architecture runs with random weights made on the device (speed does not depend on their values, and random
 data costs what real data costs). Per size: cold start, first block, steady state, and one breakdown without CUDA

@@ -208,6 +208,8 @@ def test_other_windows_keep_their_sizes(tmp_path, memory_slots, block):
     assert session.memory_bytes() == 2 * memory_slots * tokens * width * layers * steps
     with record() as calls:
         run.block(session)
+    window = avatar.dit.window(2, 2)
+    assert torch.equal(window.positions(block, False), window.rope[tokens * memory_slots :])
     seen = {c.dims.L + c.dims.P for c in calls if c.op.name == "attention"}
     assert seen == {tokens * (memory_slots + block)}
 
