@@ -27,3 +27,11 @@ def backends(flag: str | None) -> Iterator[None]:
         raise InputError(f"{source}: {str(error).removeprefix('backend: ')}") from error
     with use(**chosen):
         yield
+
+
+def must_run_on(device: str) -> None:
+    """Raise InputError, with the reason and the way to get it, when a chosen backend cannot run on `device`."""
+    from liveact_kernels.dispatch import unusable
+
+    if why := unusable(device):
+        raise InputError(f"--backend: {why}")

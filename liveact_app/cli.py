@@ -8,12 +8,13 @@ Adding one is that module and one line in COMMANDS.
 import argparse
 import importlib
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from liveact_model.errors import InputError
+from liveact_model.errors import InputError, PeerError
 
 COMMANDS = ("liveact_app.generate", "liveact_app.check", "liveact_app.budget", "liveact_app.doctor")
 
@@ -109,15 +110,28 @@ def build_parser() -> Parser:
     return parser
 
 
+def _complain(error: Exception, code: int, aloud: bool = True) -> int:
+    """Say what is wrong in one sentence (messages of decoders can span lines) and return the exit code."""
+    if aloud:
+        print(f"liveact: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0 done, 2 bad input, 130 interrupted; anything else is a bug."""
+    """Run the command and return its exit code: 0 done, 1 another process of a group is
+    gone, 2 bad input (under torchrun one process says so for all), 130 interrupted; anything else is a bug.
+    """
     try:
         args = build_parser().parse_args(argv)
         return args.run(args)
     except InputError as error:
-        # Messages of decoders can span lines; the user gets one sentence.
-        print(f"liveact: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        return _complain(error, EXIT_BAD_INPUT, os.environ.get("RANK", "0") in ("", "0"))
+    except PeerError as error:
+        return _complain(error, error.code, bool(str(error)))
+    except ModuleNotFoundError as error:
+        if error.name != "nvtx":  # that one is asked for by a variable, so its absence is bad input
+            raise
+        return _complain(error, EXIT_BAD_INPUT)
     except KeyboardInterrupt:
         print("liveact: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

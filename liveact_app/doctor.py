@@ -6,7 +6,7 @@ import argparse
 import importlib
 import platform
 
-from liveact_app.backend import HELP, backends
+from liveact_app.backend import HELP, backends, must_run_on
 
 EPILOG = """
 Every op's chosen backend is run on a small case and compared with its float64 reference.
@@ -35,15 +35,16 @@ def run(args: argparse.Namespace) -> int:
     from liveact_kernels import selftest
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    print("\n".join(machine(torch)))
     with backends(args.backend):
+        must_run_on(device)
+        print("\n".join(machine(torch)))
         outcomes, seconds = selftest.run(device)
     print(f"\n{'op':22} {'backend':10} {'verdict':8} why")
     for o in outcomes:
         print(f"{o.op:22} {o.backend:10} {'right' if o.ok else 'WRONG':8} {o.why if o.ok else o.said}")
     wrong = [o.op for o in outcomes if not o.ok]
     print(f"\n{len(outcomes) - len(wrong)} of {len(outcomes)} ops right on {device}, {seconds:.2f} s")
-    for line in advice(torch, device):
+    for line in advice(device):
         print(line)
     return 1 if wrong else 0
 
@@ -72,12 +73,12 @@ def _driver(torch) -> str:
     return f"API {version // 1000}.{version % 1000 // 10}" if version else "unknown"
 
 
-def advice(torch, device: str) -> list[str]:
-    """How to get the faster kernels, where there are any."""
+def advice(device: str) -> list[str]:
+    """How to get what is not there: faster kernels, and other people's to compare with."""
     if device == "cpu":
         return ["The fused kernels need an NVIDIA GPU; on a CPU every op runs on plain torch."]
-    try:
-        importlib.import_module("triton")
-        return []
-    except ModuleNotFoundError:
-        return ["Install triton (pip install liveact[triton]) for the fused kernels."]
+    from liveact_kernels.available import VENDORS, missing
+    from liveact_kernels.dispatch import PREFERRED
+
+    wanted = {b: missing(b, device) for b in (*PREFERRED[device], *VENDORS)}
+    return [f"{'peer' if b in VENDORS else 'backend'} {b}: {why}" for b, why in wanted.items() if why]

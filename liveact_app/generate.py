@@ -8,16 +8,20 @@ from liveact_app.backend import HELP
 from liveact_app.cli import EXIT_INTERRUPTED, picture_size, real_number, utf8_text, whole_number
 from liveact_app.job import VIDEO_SUFFIXES, Job, parse_edits
 from liveact_app.progress import note
+from liveact_app.ranks import FORMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from liveact_app.summary import Summary
+    from liveact_model.parallel import SeqParallel
 
 EPILOG = """
 The video is written block by block (21 video frames first, then 32 at a time) and covers the whole recording.
 Ctrl-C finishes the file, so what was made so far stays and can be played; an error leaves nothing behind.
+Several GPUs share the work under torchrun, and make the same video:
+  torchrun --nproc_per_node 2 -m liveact_app generate --image ... --audio ... --out talk.mp4
 
 example:
   liveact generate --image face.png --audio talk.wav --prompt "a man talks to the camera" --out talk.mp4
@@ -83,9 +87,13 @@ def _add_method(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--eight-bit-memory", action="store_true",
                        help="store memory slots as int8 keys and e4m3 values: half the bytes of bfloat16")  # fmt: skip
     add("--backend", HELP, metavar="NAME")
+    group.add_argument("--eager", action="store_true",
+                       help="launch kernel by kernel where a GPU would replay CUDA graphs: for profilers")  # fmt: skip
     add("--dtype", "precision of the weights", choices=("auto", "float32", "bfloat16", "fp8"), default="auto")
     add("--device", "where to run: auto takes a GPU if there is one, else cpu, cuda or cuda:N",
         metavar="DEVICE", default="auto")  # fmt: skip
+    add("--parallel", "under torchrun, how keys and values travel between the processes",
+        choices=FORMS, default="auto")  # fmt: skip
 
 
 def run(
@@ -103,21 +111,44 @@ def run(
 
     Both default to a `timing.FrameBudget`, whose table is printed before the summary.
     """
-    from liveact_app.media.files import PendingFile
-    from liveact_app.media.interrupt import Interrupted, Interrupts
-    from liveact_app.render import render
+    from liveact_app.ranks import follow, joined, place
     from liveact_app.timing import FrameBudget
+    from liveact_model.parallel import ALONE
 
     budget = FrameBudget()
     record_block, print_budget = record_block or budget.block, print_budget or budget.print
     known = {name: value for name, value in vars(args).items() if name in Job.__dataclass_fields__}
     job = Job(**known, edits=parse_edits(args.edit_prompt))
+    if place().size == 1:
+        return _lead(job, record_block, print_budget, ALONE, None)
+    from liveact_app.render import device_of
+
+    device = device_of(job.device, place().local)
+    with joined(device, job.parallel) as ranks:
+        if not ranks.leads:
+            return follow(job, device, ranks)
+        code = _lead(job, record_block, print_budget, ranks, device)
+        if code:
+            ranks.close(code)
+        return code
+
+
+def _lead(
+    job: Job, record_block: "Callable[[int], AbstractContextManager]", print_budget: "Callable[[Summary], None]",
+    parallel: "SeqParallel", device: str | None,
+) -> int:  # fmt: skip
+    """The only process of a run that writes files and talks to the user."""
+    from liveact_app.media.files import PendingFile
+    from liveact_app.media.interrupt import Interrupted, Interrupts
+    from liveact_app.render import render
+
     try:
         with Interrupts() as stop, contextlib.ExitStack() as files:
             with stop.deferred():
                 video = files.enter_context(PendingFile(job.out, "--out"))
                 report = files.enter_context(PendingFile(job.report, "--report")) if job.report else None
-            summary = render(job, video.temporary, stop, record_block)
+            parallel.on_end(lambda: files.__exit__(None, None, None))
+            summary = render(job, video.temporary, stop, record_block, parallel, device)
             video.commit()
             if report:
                 with open(report.temporary, "w", encoding="utf-8") as file:

@@ -44,6 +44,8 @@ class Job:
     sampler: str = "renoise"
     audio_cfg: float = 1.0
     eight_bit_memory: bool = False
+    eager: bool = False
+    parallel: str = "auto"
     edits: tuple[Edit, ...] = ()
     scale: int = 1
     report: str | None = None

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from liveact_app.ranks import talks
+
 LOG_EVERY_S = 5.0
 # The rate shown is that of the last few blocks: the first one also pays for warming up.
 RATE_BLOCKS = 8
@@ -14,8 +16,12 @@ Update = Callable[[int], None]
 
 
 def note(text: str) -> None:
-    """Print one line about what is being done; standard output stays free for results."""
-    print(f"liveact: {text}", file=sys.stderr, flush=True)
+    """Print one line about what is being done; standard output stays free for results.
+
+    Under torchrun one process speaks for all.
+    """
+    if talks():
+        print(f"liveact: {text}", file=sys.stderr, flush=True)
 
 
 class Meter:

@@ -1,5 +1,7 @@
 """Drive a Session over a whole recording and write the video while it is made."""
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import math
@@ -8,12 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from liveact_app.backend import backends
+from liveact_app.backend import backends, must_run_on
 from liveact_app.job import Job
 from liveact_app.media.audio import AudioInfo, AudioReader, model_audio, scan
 from liveact_app.media.background import BackgroundWriter
@@ -21,9 +23,15 @@ from liveact_app.media.image import fit_image, read_image
 from liveact_app.media.interrupt import Interrupted, Interrupts
 from liveact_app.media.video import CONTAINERS, MAX_WRITTEN_SIDE_PX, VideoWriter, frame_rate
 from liveact_app.progress import note, show_progress
+from liveact_app.ranks import settle
 from liveact_app.summary import Summary, peak_rss_bytes
+from liveact_kernels.dispatch import scope
 from liveact_model.config import BLOCK_LATENT_FRAMES, DiTConfig
 from liveact_model.errors import InputError
+from liveact_model.parallel import ALONE, SeqParallel
+
+if TYPE_CHECKING:
+    from liveact_model.avatar import Avatar
 
 RecordBlock = Callable[[int], AbstractContextManager]
 # The session counts audio after resampling, so it may see the end up to two video frames earlier.
@@ -32,9 +40,14 @@ SMALL_FLOP = 1e8  # a few milliseconds of one core
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
-def render(job: Job, path: str, stop: Interrupts, record_block: RecordBlock | None = None) -> Summary:
+def render(
+    job: Job, path: str, stop: Interrupts, record_block: RecordBlock | None = None, parallel: SeqParallel = ALONE,
+    device: str | None = None,
+) -> Summary:  # fmt: skip
     """Generate `job` into the file `path` (the container follows `job.out`) and return what it took.
 
+    parallel  the processes that share the work; this is the leading one
+    device    where to run, once it has been tried out; None: as the job says
     When a stop signal arrives after the first video frame, the file is finished and the summary says so.
 
     Raises:
@@ -48,26 +61,39 @@ def render(job: Job, path: str, stop: Interrupts, record_block: RecordBlock | No
         start = time.monotonic()
         # Imported only now: a bad picture or recording is reported before the encoders' libraries have loaded.
         from liveact_model.session import Session
-        from liveact_model.weights import load_avatar
 
-        device = _device(job.device)
-        if device != "cpu":
-            _self_test(device)
-        note(f"loading {job.model!r} on {device}")
-        avatar = load_avatar(job.model, dtype=job.dtype, wav2vec_dir=job.wav2vec_dir, device=device)
-        size = job.size or tuple(avatar.default_size)
+        device = device or device_of(job.device)
+        avatar, size = load(job, device)
+        settle(parallel, job, avatar, size, device)
         rate = frame_rate(job.fps or avatar.default_fps)
         _check(job, size, rate, audio)
-        if device == "cpu" and _is_small(avatar.dit.config, size):
-            torch.set_num_threads(1)
         with AudioReader(job.audio) as pieces:
             levels = avatar.measure_audio(map(torch.from_numpy, model_audio(pieces)), float(rate))
         session = Session(
             avatar, fit_image(picture, size), job.prompt_of(0), fps=float(rate), seed=job.seed,
             audio_cfg=job.audio_cfg, sampler=job.sampler, eight_bit_memory=job.eight_bit_memory, audio_levels=levels,
+            graphs=False if job.eager else None, parallel=parallel,
         )  # fmt: skip
         run = _Run(job, path, size, rate, audio, stack)
-        return run.go(session, (avatar.name, device), time.monotonic() - start, stop, record_block)
+        summary = run.go(session, (avatar.name, device), time.monotonic() - start, stop, record_block)
+        if not summary.interrupted:
+            session.close()
+        return summary
+
+
+def load(job: Job, device: str) -> tuple[Avatar, tuple[int, int]]:
+    """The job's avatar on a device whose kernels have been tested, and the picture's size (W, H)."""
+    from liveact_model.weights import load_avatar
+
+    must_run_on(device)
+    if device != "cpu":
+        _self_test(device)
+    note(f"loading {job.model!r} on {device}")
+    avatar = load_avatar(job.model, dtype=job.dtype, wav2vec_dir=job.wav2vec_dir, device=device)
+    size = job.size or tuple(avatar.default_size)
+    if device == "cpu" and _is_small(avatar.dit.config, size):
+        torch.set_num_threads(1)
+    return avatar, size
 
 
 def _is_small(config: DiTConfig, size: tuple[int, int]) -> bool:
@@ -76,10 +102,15 @@ def _is_small(config: DiTConfig, size: tuple[int, int]) -> bool:
     return 2 * rows * config.dim * config.ffn_dim < SMALL_FLOP
 
 
-def _device(name: str) -> str:
-    """The device to load on, tried out: a name torch knows may still not exist on this machine."""
+def device_of(name: str, number: int | None = None) -> str:
+    """The device to load on, tried out: a name torch knows may still not exist on this machine.
+
+    number  of this process on its machine, where several share the work: each takes a GPU of its own
+    """
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and number is not None:
+        name = f"cuda:{number}"
     if re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", name):
         try:
             torch.zeros(1, device=name)
@@ -156,7 +187,8 @@ class _Run:
             stop.finishing()
             self.writer.abandon()
             raise
-        return self._summary(model, prepare_s, time.monotonic() - start, interrupted)
+        replayed = session.captured(), session.live_compilations()
+        return self._summary(model, prepare_s, time.monotonic() - start, interrupted, replayed)
 
     def _finish_early(self) -> None:
         """Close the file with what was made; called while handling the stop, which goes on if there is nothing."""
@@ -190,7 +222,9 @@ class _Run:
                 if session.done:
                     break
                 session.set_prompt(self.job.prompt_of(self.blocks))
-                frames = session.next_block().cpu().numpy()[: self.wanted - made]
+                video = session.next_block()
+                with scope("to_host"):
+                    frames = video.cpu().numpy()[: self.wanted - made]
             self.blocks, made, last = self.blocks + 1, made + len(frames), frames[-1:]
             yield frames
         if missing := self.wanted - made:
@@ -199,8 +233,9 @@ class _Run:
             yield np.repeat(last, missing, axis=0)
 
     def _summary(
-        self, model: tuple[str, str], prepare_s: float, generate_s: float, interrupted: str | None
-    ) -> Summary:
+        self, model: tuple[str, str], prepare_s: float, generate_s: float, interrupted: str | None,
+        replayed: tuple[int, int],
+    ) -> Summary:  # fmt: skip
         w, h = self.size
         return Summary(
             out=self.job.out, model=model[0], device=model[1], size=(w, h),
@@ -208,5 +243,5 @@ class _Run:
             blocks=self.blocks, video_frames=self.writer.frames, video_frames_wanted=self.wanted,
             audio_seconds=self.audio.seconds, prepare_seconds=prepare_s, first_block_seconds=self.first_block_s,
             generate_seconds=generate_s, encode_seconds=self.writer.seconds, peak_rss_bytes=peak_rss_bytes(),
-            interrupted=interrupted,
+            interrupted=interrupted, graphs=replayed[0], live_compilations=replayed[1],
         )  # fmt: skip

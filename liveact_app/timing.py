@@ -35,15 +35,18 @@ class FrameBudget:
 
     def print(self, summary: Summary) -> None:
         """Print the table for a finished run."""
-        print(self.table(summary.video_frames, summary.encode_seconds))
+        print(self.table(summary.video_frames, summary.encode_seconds, summary.graphs > 0))
 
-    def table(self, video_frames: int, encode_seconds: float) -> str:
-        """op, backend, calls, ms per video frame, share of the time in blocks; encoding runs beside it."""
+    def table(self, video_frames: int, encode_seconds: float, graphs: bool = False) -> str:
+        """op, backend, calls, ms per video frame, share of the time in blocks; encoding runs beside it.
+
+        Ops that a CUDA graph replays are not called: with `graphs` they are in the last row.
+        """
         from liveact_kernels.budget import OUTSIDE
 
         lines = [f"{'op':22} {'backend':10} {'calls':>8} {'ms per video frame':>19} {'share':>7}"]
         for op, backend, calls, ms, share in self.tally.rows(video_frames, self.seconds):
-            op = "(VAE, audio, noise)" if op == OUTSIDE else op
+            op = ("(graphs, VAE, audio)" if graphs else "(VAE, audio, noise)") if op == OUTSIDE else op
             lines.append(f"{op:22} {backend:10} {calls or '':>8} {ms:>19.3f} {share:>7.1%}")
         lines.append(f"{'total':22} {'':10} {'':>8} {1e3 * self.seconds / video_frames:>19.3f} {1:>7.1%}")
         beside = "H.264, AAC, muxing (on another thread)"

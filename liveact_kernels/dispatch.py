@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import nvtx
 import torch
+
+from .available import VENDORS, missing
 
 if TYPE_CHECKING:
     from .contract import Op
@@ -18,11 +20,15 @@ REGISTRY: dict[str, Op] = {}
 """Every op by name; an Op adds itself when its folder is imported."""
 
 PREFERRED = {"cuda": ("cuda", "triton", "torch"), "cpu": ("torch", "reference")}
-"""Backends by device type, best first: an op runs on the first one it has. A backend that an op has but that
-fails to import raises; nothing falls back to a slower one in silence."""
+"""Backends by device type, best first: an op runs on the first one it has. One that is missing or fails to import
+raises; nothing falls back to a slower one in silence."""
 
-FUNCTIONAL = ("reference", "torch")
-"""Backends that return fresh tensors (and so can be differentiated); all others write into `out`."""
+OPTIONAL = ("cuda",)
+"""The exception, because nobody need build it: where it is missing or does not take a call, the op's next backend runs,
+and doctor says so."""
+
+FUNCTIONAL = ("reference", "torch", *VENDORS)
+"""Backends that return fresh tensors; all others write into `out`."""
 
 
 class Call(NamedTuple):
@@ -53,6 +59,18 @@ class CallList(list):
         self.append(call)
 
 
+def _nvtx_domain():
+    """The NVTX domain `liveact` when LIVEACT_NVTX is set, else None: only then is the nvtx package needed."""
+    if os.environ.get("LIVEACT_NVTX", "0") in ("", "0"):
+        return None
+    try:
+        import nvtx
+    except ModuleNotFoundError as error:
+        words = "LIVEACT_NVTX is set, but the nvtx package is not installed: pip install nvtx, or unset the variable"
+        raise ModuleNotFoundError(words, name="nvtx") from error
+    return nvtx.get_domain("liveact")
+
+
 class _State:
     """Process-wide switches; `epoch` invalidates the plans that ops cache."""
 
@@ -61,7 +79,7 @@ class _State:
     poison = False
     recorders: list[Recorder] = []  # noqa: RUF012
     scopes: list[str] = []  # noqa: RUF012
-    nvtx_domain = nvtx.get_domain("liveact") if os.environ.get("LIVEACT_NVTX", "0") not in ("", "0") else None
+    nvtx_domain = _nvtx_domain()
 
 
 STATE = _State()
@@ -94,16 +112,40 @@ def _checked(chosen: dict[str, str]) -> dict[str, str]:
     return out
 
 
-def backend_of(op: Op, device_type: str) -> str:
-    """The backend `op` runs on: chosen by name, else by `all=`, else the device's first that the op has."""
-    if op.name in STATE.chosen:
-        return STATE.chosen[op.name]
-    if STATE.chosen.get("*") in op.backends:
-        return STATE.chosen["*"]
-    for name in PREFERRED.get(device_type, ("torch", "reference")):
-        if name in op.backends:
-            return name
+def chosen_for(op: Op) -> str | None:
+    """The backend that the user chose for `op`, by its name or by `all=`; None when the default applies."""
+    every = STATE.chosen.get("*")
+    return STATE.chosen.get(op.name, every if every in op.backends else None)
+
+
+def backend_of(op: Op, device: torch.device | str, dims: Dims | None = None) -> str:
+    """The backend `op` runs on: chosen by name, else by `all=`, else the device's first that the op has.
+
+    With the `dims` of a call, an OPTIONAL backend that does not take it gives way too. Raises ValueError, with the
+    reason and the way to get it, for a backend that cannot run on the device.
+    """
+    device = torch.device(device)
+    if chosen := chosen_for(op):
+        return _present(op, chosen, device)
+    for name in PREFERRED.get(device.type, ("torch", "reference")):
+        if name not in op.backends:
+            continue
+        if name in OPTIONAL and (missing(name, device) or (dims is not None and op.refused(name, dims))):
+            continue
+        return _present(op, name, device)
     return "reference"
+
+
+def unusable(device: torch.device | str) -> str | None:
+    """Why a backend that the user chose cannot run on `device`, None when all can: for a command's first lines."""
+    said = [f"{b!r} cannot run here: {why}" for b in STATE.chosen.values() if (why := missing(b, device))]
+    return said[0] if said else None
+
+
+def _present(op: Op, backend: str, device: torch.device) -> str:
+    if why := missing(backend, device):
+        raise ValueError(f"{op.name}: backend {backend!r} cannot run here: {why}")
+    return backend
 
 
 @contextlib.contextmanager
@@ -163,9 +205,21 @@ def record(recorder: Recorder | None = None) -> Iterator[Recorder]:
 
 @contextlib.contextmanager
 def poisoned() -> Iterator[None]:
-    """Fill every output with NaN bytes before the call, so that an unwritten element shows."""
+    """Fill every output with NaN before the call, so that an unwritten element shows."""
     STATE.poison = True
     try:
         yield
     finally:
         STATE.poison = False
+
+
+def run_poisoned(launch: Callable, kw: Mapping[str, Any]) -> Any:
+    """A functional backend's result when all memory that it allocates holds NaN first, also from C++."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is not deterministic; the mode is here for what it does to `empty`
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            return launch(**kw)
+        finally:
+            torch.use_deterministic_algorithms(before[0], warn_only=before[1])

@@ -44,14 +44,16 @@ class SelfAttention(nn.Module):
         self.taps = f32(TAPS, c.num_heads, c.head_dim)
         self.taps_v = f32(TAPS, c.num_heads, c.head_dim) if c.separate_v_taps else None
 
-    def forward(self, x: Tensor, norm: Norm, gate: Tensor, rope: Tensor, window: Window, layer: int) -> Tensor:
-        """x + gate * SelfAttention(LN(x) * mul + add); rope [L, D/2, 2] of the block's tokens."""
+    def forward(
+        self, x: Tensor, norm: Norm, gate: Tensor, rope: Tensor, window: Window, layer: int, frames: int
+    ) -> Tensor:
+        """x + gate * SelfAttention(LN(x) * mul + add); rope [L, D/2, 2] of these tokens of `frames` latent frames."""
         qkv = self.qkv(self.qkv.norm(x, *norm))
         q, k, v = ops.qkv_norm_rope(qkv=qkv, norm_q=self.norm_q, norm_k=self.norm_k, rope=rope)
         taps, taps_v = self.taps, self.taps_v
         if self.memory == "mean":
             taps, taps_v = torch.full_like(taps, 1 / TAPS), None
-        y = window.attend(layer, q, k, v, taps, taps_v).flatten(-2)
+        y = window.attend(layer, frames, q, k, v, taps, taps_v).flatten(-2)
         return self.o.gate(self.o.accept(y), x, gate)
 
 

@@ -29,6 +29,17 @@ class Prompt:
     image: list[KeysValues]
     pad: int
 
+    def take(self, other: Prompt) -> bool:
+        """Become `other`; True if that only copied into the tensors that are here (captured calls then still hold)."""
+        same = self.pad == other.pad and self.text[0].k.shape == other.text[0].k.shape
+        if same:
+            for mine, theirs in zip(self.text, other.text):
+                mine.k.copy_(theirs.k)
+                mine.v.copy_(theirs.v)
+        else:
+            self.text, self.pad = other.text, other.pad
+        return same
+
 
 class Block(nn.Module):
     """Self attention, text and image attention, audio attention, feed-forward: each adds to x [L, C]."""
@@ -49,7 +60,7 @@ class Block(nn.Module):
         audio: KeysValues | None, frames: int,
     ) -> Tensor:  # fmt: skip
         """x [L, C] of `frames` latent frames -> [L, C]; audio None skips the audio attention."""
-        x = self.self_attn(x, mod.attention, mod.attention_gate, rope, window, layer)
+        x = self.self_attn(x, mod.attention, mod.attention_gate, rope, window, layer, frames)
         x = self.cross_attn(x, prompt.text[layer], prompt.image[layer], prompt.pad)
         if audio is not None:
             x = self.audio_attn(x, audio, frames)

@@ -15,6 +15,7 @@ from liveact_kernels import ops
 from liveact_kernels.ops.kv_compress import FIRST, STEADY
 
 from .config import MEMORY_SLOTS, WINDOW_SLOTS
+from .parallel import ALONE, SeqParallel
 
 Schedule = tuple[tuple[int, tuple[int, ...]], ...]
 
@@ -54,6 +55,7 @@ class Window:
     eight_bit   store the memory slots as int8 keys and e4m3 values with scales; else in the activations' dtype
     grouping    how a compression groups tokens, see ops.kv_compress
     schedule    which slots a block's end folds and moves
+    parallel    which tokens this process has, and how it meets the others'
     """
 
     tokens: int
@@ -61,22 +63,29 @@ class Window:
     eight_bit: bool = False
     grouping: str = "raster"
     schedule: Schedule = STEADY
+    parallel: SeqParallel = ALONE
     layers: dict[int, LayerMemory] = field(default_factory=dict)
 
     def positions(self, frames: int, first: bool) -> Tensor:
-        """Rope rows of a block of `frames` latent frames: slots 0.. for the first block, 6.. for all later."""
-        start = 0 if first else Slots.current.start
-        return self.rope[start * self.tokens : (start + frames) * self.tokens]
+        """Rope rows of a block of `frames` latent frames: slots 0.. for the first block, 6.. for all later.
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, taps: Tensor, taps_v: Tensor | None) -> Tensor:
+        Of this process's tokens, like the rows of x.
+        """
+        start = 0 if first else Slots.current.start
+        return self.parallel.shard(self.rope[start * self.tokens : (start + frames) * self.tokens], frames)
+
+    def attend(
+        self, layer: int, frames: int, q: Tensor, k: Tensor, v: Tensor, taps: Tensor, taps_v: Tensor | None
+    ) -> Tensor:
         """Attention of q over memory and (k, v), then the end-of-block update of this layer's memory.
 
-        q, k, v [L, H, D]; taps [S, H, D] f32. Returns [L, H, D]. The update follows at once because the current
-        block's keys are a scratch that the next layer reuses: 6 slots persist instead of 14.
+        q, k, v [L, H, D] of `frames` latent frames; taps [S, H, D] f32. Returns [L, H, D]. The update follows at
+        once because the current block's keys are a scratch that the next layer reuses: 6 slots persist, not 14.
         """
         mem = self.layers.get(layer)
         old = {} if mem is None else {"k_mem": mem.k, "v_mem": mem.v, "k_scale": mem.k_scale, "v_scale": mem.v_scale}
-        y = ops.attention(q=q, k_new=k, v_new=v, **old)
+        y, k, v = self.parallel.attend(layer, frames, q, k, v, old)
+        taps, taps_v = self.parallel.own_heads(taps), None if taps_v is None else self.parallel.own_heads(taps_v)
         self._update(layer, mem, k, v, taps, taps_v)
         return y
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from liveact_kernels import ops
 from liveact_kernels.dispatch import scope
 
 from .attention import KeysValues
@@ -67,11 +68,22 @@ class DiT(nn.Module):
         rows = self.image(image.to(self.dtype))
         return [b.cross_attn.image(rows) for b in self.blocks]
 
+    @scope("prompt")
     def prompt(self, text: Tensor, image: list[KeysValues]) -> Prompt:
         """Text rows [N, text_dim], N <= text_len, beside an image's keys and values: constant per prompt."""
         rows, pad = self.text(text.to(self.dtype))
         return Prompt([b.cross_attn.text(rows) for b in self.blocks], image, pad)
 
+    def warm_prompts(self, prompt: Prompt, tokens: int) -> None:
+        """Go once through all that a later prompt of any length runs, for a block of `tokens`: it compiles now."""
+        c, like = self.config, prompt.text[0].k
+        q = like.new_zeros(tokens, *like.shape[1:])
+        for rows in self.text.sizes():
+            fresh = self.prompt(like.new_zeros(rows - 1, c.text_dim), prompt.image)
+            (k, v), image = fresh.text[0], prompt.image[0]
+            ops.cross_attention(q=q, k_text=k, v_text=v, k_image=image.k, v_image=image.v, pad=fresh.pad)
+
+    @scope("audio")
     def hear(self, rows: Tensor) -> list[KeysValues]:
         """Audio embeddings [F, 8, blocks, channels] of a block's last F latent frames -> keys and values per layer."""
         tokens = self.audio(rows.to(self.dtype))
@@ -97,10 +109,11 @@ class DiT(nn.Module):
         first   whether this is the first block of the video (its slots are 0.., later ones are 6..)
         """
         frames = latent.shape[1]
-        x = self.patch(self.patch.accept(patchify(torch.cat((latent, y)))))
+        x = window.parallel.shard(patchify(torch.cat((latent, y))), frames)
+        x = self.patch(self.patch.accept(x))
         rope = window.positions(frames, first)
         for i, block in enumerate(self.blocks):
             with scope(f"layer[{i}]"):
                 heard = None if audio is None else audio[i]
                 x = block(x, time.layers[i], rope, window, i, prompt, heard, frames)
-        return self.head(x, *time.head)
+        return window.parallel.unshard(self.head(x, *time.head), frames)

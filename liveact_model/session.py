@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from liveact_kernels import ops
 from liveact_kernels.dispatch import scope
+from liveact_kernels.graphs import Graphs, compilations, supported
 
-from .attention import KeysValues
 from .audio.windows import latent_rows
 from .avatar import Avatar, conditioning
 from .cache import Window
@@ -22,9 +22,12 @@ from .config import (
     PATCH,
 )
 from .errors import InputError
+from .parallel import ALONE, SeqParallel
 from .schedule import SAMPLERS, blocks_for, coefficients, noise, sigmas
+from .steps import Steps, capture
 
 LOOK_AHEAD_VIDEO_FRAMES = 2  # audio embeddings past its last video frame that a block reads
+BLOCK, PROMPT, CLOSE = "block", "prompt", "close"  # what the leading process of a group tells the others to do
 
 
 class Session:
@@ -39,40 +42,81 @@ class Session:
     audio_cfg   > 1 strengthens the audio at denoise steps 1 and 2, for two more forwards per block and as much memory
     eight_bit_memory  store memory slots as int8 keys and e4m3 values: half the bytes of bf16
     audio_levels  `avatar.measure_audio(recording, fps)` where all the audio exists beforehand, else None
+    graphs        capture the denoise steps at the start and replay them: nothing compiles while the avatar runs and
+                  launches cost nothing. None: wherever the device can; False: kernel by kernel, for profilers
+    parallel      the processes that share the work. Only the leading one is given an image, prompts and audio, and
+                  returns video frames; the others give None and "", the same options otherwise, and call `follow`
 
     Raises InputError for an unusable size, fps, sampler or guidance.
     """
 
     def __init__(
-        self, avatar: Avatar, image: Tensor, prompt: str, *, fps: float | None = None, seed: int = 42,
+        self, avatar: Avatar, image: Tensor | None, prompt: str, *, fps: float | None = None, seed: int = 42,
         sampler: str = "renoise", audio_cfg: float = 1.0, eight_bit_memory: bool = False,
-        audio_levels: Any | None = None,
+        audio_levels: Any | None = None, graphs: bool | None = None, parallel: SeqParallel = ALONE,
     ):  # fmt: skip
         fps = avatar.default_fps if fps is None else fps
-        _check(image, fps, sampler, audio_cfg)
+        _check(fps, sampler, audio_cfg)
         self.avatar, self.seed, self.sampler, self.audio_cfg = avatar, seed, sampler, audio_cfg
-        self.fps, self.blocks_made = fps, 0
-        self._audio = avatar.audio.stream(fps, *(() if audio_levels is None else (audio_levels,)))
+        self.fps, self.blocks_made, self.parallel = fps, 0, parallel
+        if parallel.leads:
+            _check_image(image)
+            self._audio = avatar.audio.stream(fps, *(() if audio_levels is None else (audio_levels,)))
+        self._graphs: Graphs | None = None
+        self._compiled = 0
         self._start(image, prompt, eight_bit_memory)
+        device = avatar.anchor().device
+        if supported(device) and parallel.captures if graphs is None else graphs:
+            if not supported(device):
+                raise InputError(f"graphs: expected a device that captures calls, got {device.type}")
+            self.capture()
 
+    @scope("session.start")
     @torch.no_grad()
-    def _start(self, image: Tensor, prompt: str, eight_bit_memory: bool) -> None:
-        dit, anchor = self.avatar.dit, self.avatar.anchor()
-        image = image.to(anchor.device)
-        y = conditioning(self.avatar.vae, image)
-        self._y = y.to(dit.dtype)
-        self._times = [dit.at(t) for t in self.avatar.timesteps]
-        rows = self.avatar.image.encode(image, y[-self.avatar.vae.z_dim :, 0])
+    def _start(self, image: Tensor | None, prompt: str, eight_bit_memory: bool) -> None:
+        dit, vae, share = self.avatar.dit, self.avatar.vae, self.parallel.share
+        image = None if image is None else image.to(self.avatar.anchor().device)
+        y = share(lambda: conditioning(vae, image)).to(dit.dtype)
+        times = [dit.at(t) for t in self.avatar.timesteps]
+        rows = share(lambda: self.avatar.image.encode(image, y[-vae.z_dim :, 0]))
         self._prompt_text = prompt
-        self._prompt = dit.prompt(self._encode(prompt), dit.image_kv(rows))
-        self._decoder = self.avatar.vae.stream()
+        self._prompt = dit.prompt(share(lambda: self._encode(prompt)), dit.image_kv(rows))
+        self._decoder = self.parallel.decoder(vae)
         grid = (y.shape[-2] // PATCH, y.shape[-1] // PATCH)
 
         def windows() -> list[Window]:
-            return [dit.window(*grid, eight_bit=eight_bit_memory) for _ in self._times]
+            return [dit.window(*grid, eight_bit=eight_bit_memory, parallel=self.parallel) for _ in times]
 
         self._windows = windows()
-        self._null_windows = windows() if self.audio_cfg > 1 else None
+        null = windows() if self.audio_cfg > 1 else None
+        self._all_windows = [*self._windows, *(null or [])]
+        levels = sigmas(self.avatar.timesteps)
+        updates = [coefficients(self.sampler, a, b) for a, b in itertools.pairwise(levels)]
+
+        def steps(y: Tensor, first: bool) -> Steps:
+            hearing = y.shape[1] - first  # the very first latent frame of a video has no audio of its own
+            shared = (self._windows, self._prompt, first, hearing, null, self.audio_cfg)
+            return Steps(dit, y.contiguous(), times, updates, *shared)
+
+        n = FIRST_BLOCK_LATENT_FRAMES
+        self._first, self._later = steps(y[:, :n], True), steps(y[:, n:], False)
+
+    @torch.no_grad()
+    def capture(self) -> None:
+        """Capture the denoise steps; before the first block only. Raises RuntimeError later, or from the device."""
+        if self.blocks_made:
+            raise RuntimeError("capture: the Session has already made a block")
+        self.avatar.dit.warm_prompts(self._prompt, self._later.tokens)
+        self._graphs = capture(self._first, self._later, self._all_windows)
+        self._compiled = compilations()
+
+    def captured(self) -> int:
+        """Graphs that this Session replays; 0 where it runs kernel by kernel."""
+        return 0 if self._graphs is None else self._graphs.captured
+
+    def live_compilations(self) -> int:
+        """Kernels compiled since the capture: 0, or something was late."""
+        return 0 if self._graphs is None else compilations() - self._compiled
 
     def _encode(self, prompt: str) -> Tensor:
         return self.avatar.text.encode(prompt).to(self.avatar.anchor().device)
@@ -93,8 +137,33 @@ class Session:
     def set_prompt(self, prompt: str) -> None:
         """Use another prompt from the next block on; memory is kept."""
         if prompt != self._prompt_text:
-            self._prompt = self.avatar.dit.prompt(self._encode(prompt), self._prompt.image)
+            rows = self._encode(prompt)
+            self._tell(PROMPT)
+            self._take_prompt(rows)
             self._prompt_text = prompt
+
+    def _take_prompt(self, rows: Tensor | None) -> None:
+        rows = self.parallel.share(lambda: rows)
+        same_shapes = self._prompt.take(self.avatar.dit.prompt(rows, self._prompt.image))
+        if self._graphs is not None and not same_shapes:
+            self._later.capture(self._graphs) if self.blocks_made else self.capture()
+
+    # ---- several processes ------------------------------------------------------------------------------------------
+
+    def _tell(self, order: str) -> None:
+        """Let the others of a group do what this process is about to do."""
+        if self.parallel.leads:
+            self.parallel.share(lambda: order)
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Do what the leading process's Session does, until that is closed: all that the other processes call."""
+        while (order := self.parallel.share(str)) != CLOSE:
+            self._take_prompt(None) if order == PROMPT else self.next_block()
+
+    def close(self) -> None:
+        """Let the other processes of a group go; this Session makes no more blocks."""
+        self._tell(CLOSE)
 
     # ---- progress ---------------------------------------------------------------------------------------------------
 
@@ -118,61 +187,52 @@ class Session:
 
     def memory_bytes(self) -> int:
         """Bytes of the memory windows: constant from the first block on."""
-        return sum(w.nbytes() for w in [*self._windows, *(self._null_windows or [])])
+        return sum(w.nbytes() for w in self._all_windows)
 
     # ---- generation -------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def next_latents(self) -> Tensor:
         """Denoise the next block: [z, 6 or 8, h, w] in the activation dtype. Raises RuntimeError without audio."""
-        if not self.ready():
+        if self.parallel.leads and not self.ready():
             raise RuntimeError(f"block {self.blocks_made} needs more audio: push it, or close_audio()")
-        dit, block, first = self.avatar.dit, self.blocks_made, self.blocks_made == 0
-        y = self._y[:, :FIRST_BLOCK_LATENT_FRAMES] if first else self._y[:, FIRST_BLOCK_LATENT_FRAMES:]
-        z = self.avatar.vae.z_dim
-        shape = (z, *y.shape[1:])
-        levels = sigmas(self.avatar.timesteps)
-        heard, rows = self._hear(first)
-        null = None if self._null_windows is None else dit.hear(torch.zeros_like(rows))
-        latent = self._noise(shape, block, 0)
-        for step, time in enumerate(self._times):
-            with scope(f"step[{step}]"):
-                audio = heard if step > 0 else None  # the released schedule hears nothing at the first step
-                tokens = dit(latent, y, time, self._prompt, audio, self._windows[step], first)
-                if null is not None and step > 0:
-                    without = dit(latent, y, time, self._prompt, null, self._null_windows[step], first)
-                    tokens = without + self.audio_cfg * (tokens - without)
-                c = coefficients(self.sampler, levels[step], levels[step + 1])
-                eps = self._noise(shape, block, step + 1) if c.c_noise else None
-                latent = ops.denoise_update(tokens=tokens, latent=latent, noise=eps, **c._asdict())
+        self._tell(BLOCK)
+        block, first = self.blocks_made, self.blocks_made == 0
+        steps = self._first if first else self._later
+        shape = tuple(steps.latent.shape)
+        rows = self.parallel.share(lambda: self._hear(first))
+        latent = steps.run(rows, lambda step: noise(shape, self.seed, block, step))
         self.blocks_made += 1
         return latent
 
-    def next_block(self) -> Tensor:
-        """The next block's video frames: uint8 [21 or 32, H, W, 3] where the model lives."""
-        with scope(f"block[{self.blocks_made}]"):
+    def next_block(self) -> Tensor | None:
+        """The next block's video frames: uint8 [21 or 32, H, W, 3] where the model lives; None unless it leads."""
+        with scope("session"), scope(f"block[{self.blocks_made}]"), torch.no_grad():
             latents = self.next_latents()
-            with scope("vae"), torch.no_grad():
+            with scope("vae"):
                 frames = self._decoder.decode(latents)
+                if frames is None:
+                    return None
+            with scope("uint8"):
                 return ((frames.float() + 1) * 127.5).round_().clamp_(0, 255).byte().permute(1, 2, 3, 0).contiguous()
 
-    def _noise(self, shape: tuple[int, ...], block: int, step: int) -> Tensor:
-        return noise(shape, self.seed, block, step).to(self._y)
-
-    def _hear(self, first: bool) -> tuple[list[KeysValues], Tensor]:
-        """Keys and values of this block's audio, and its rows; the very first latent frame of a video has none."""
+    def _hear(self, first: bool) -> Tensor:
+        """Audio rows of this block; the very first latent frame of a video has none."""
         start = 1 if first else FIRST_BLOCK_LATENT_FRAMES + BLOCK_LATENT_FRAMES * (self.blocks_made - 1)
         count = FIRST_BLOCK_LATENT_FRAMES - 1 if first else BLOCK_LATENT_FRAMES
         total = self._audio.total
-        rows = latent_rows(self._audio.embeddings, start, count, total)[1].to(self._y)
+        rows = latent_rows(self._audio.embeddings, start, count, total)[1]
         next_read = 4 * (start + count) - 5
         self._audio.forget(next_read if total is None else min(next_read, total - 1))
-        return self.avatar.dit.hear(rows), rows
+        return rows
 
 
-def _check(image: Tensor, fps: float, sampler: str, audio_cfg: float) -> None:
+def _check_image(image: Tensor) -> None:
     if image.ndim != 3 or image.shape[0] != 3 or any(n % 16 or n < 16 for n in image.shape[1:]):
         raise InputError(f"image: expected [3, H, W] with H and W multiples of 16, got {tuple(image.shape)}")
+
+
+def _check(fps: float, sampler: str, audio_cfg: float) -> None:
     if not 1 <= fps <= 60:
         raise InputError(f"fps: expected 1 to 60, got {fps}")
     if sampler not in SAMPLERS:

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .avatar import Avatar
@@ -124,6 +122,8 @@ class Tensors(Mapping[str, Tensor]):
     """Tensors of several safetensors files, each read when asked for; shapes cost nothing (they stay on disk)."""
 
     def __init__(self, files: list[Path]):
+        from safetensors import SafetensorError, safe_open  # a model of random weights needs no files
+
         self._files = {}
         for path in files:
             try:
@@ -150,6 +150,8 @@ def save_ours(
     timesteps: tuple[float, ...] = TIMESTEPS,
 ) -> None:  # fmt: skip
     """Write config.json and dit.safetensors (released keys, bf16) beside a vae.safetensors already in `folder`."""
+    from safetensors.torch import save_file
+
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.bfloat16() for k, v in export(dit).items()}, folder / "dit.safetensors")
     config = {

@@ -64,9 +64,10 @@ def test_memory_traffic_is_twelve_slots_read_and_four_written(budget_512):
 
 
 def test_command(capsys):
-    assert main(["budget", "--size", "64*64", "--json"]) == 0
+    assert main(["budget", "--size", "64*64,128*64", "--format", "json"]) == 0
     d = json.loads(capsys.readouterr().out)
-    assert d["model"] == "liveact-18b" and d["total"]["launches_per_block"] > 2000
+    assert d["model"] == "liveact-18b" and [b["size"] for b in d["budgets"]] == [[64, 64], [128, 64]]
+    assert all(b["total"]["launches_per_block"] > 2000 for b in d["budgets"])
     assert main(["budget", "--size", "64*64", "--precision", "bfloat16"]) == 0
     text = capsys.readouterr().out
     assert "fp8_linear" not in text and "total per video frame" in text

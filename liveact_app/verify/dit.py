@@ -15,6 +15,7 @@ from liveact_model.cache import TWO_RANK_RELEASED, Window
 from liveact_model.errors import InputError
 from liveact_model.keymap import infer_config, load
 from liveact_model.model import DiT
+from liveact_model.parallel import ALONE, SeqParallel
 from liveact_model.schedule import coefficients
 
 from .golden import Golden, Row, rel_l2
@@ -25,13 +26,12 @@ FLOAT32, BF16, ACCURACY = 2e-5, 3e-2, 1.2
 class Remembering(Window):
     """A window that also keeps layer 0's view of the last call, to be compared with a recorded cache."""
 
-    def attend(self, layer, q, k, v, taps, taps_v):
-        """As Window.attend."""
+    def _update(self, layer, mem, k, v, taps, taps_v):
+        """As Window._update, which sees the whole block's keys and values."""
         if layer == 0 and not self.eight_bit:
-            mem = self.layers.get(0)
             past = [] if mem is None else [(mem.k.clone(), k), (mem.v.clone(), v)]
             self.seen = [torch.cat(pair) for pair in past] or [k, v]
-        return super().attend(layer, q, k, v, taps, taps_v)
+        super()._update(layer, mem, k, v, taps, taps_v)
 
     def unroped(self) -> tuple[Tensor, Tensor]:
         """Keys before RoPE and values of the window as the last call saw it, [1, tokens, H, D]."""
@@ -44,6 +44,7 @@ class Replay:
     """One variant of a recorded run.
 
     latents  which variant's recorded latents and outputs drive the run (teacher forcing)
+    parallel the processes that share the run; every one of them has all outputs
     """
 
     golden: Golden
@@ -54,6 +55,7 @@ class Replay:
     memory: str = "conv"
     eight_bit: bool = False
     schedule: tuple | None = None
+    parallel: SeqParallel = ALONE
     outputs: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -76,9 +78,8 @@ class Replay:
     def window(self) -> Remembering:
         """An empty window of this variant's kind."""
         plain = self.dit.window(*self.grid, eight_bit=self.eight_bit)
-        made = Remembering(plain.tokens, plain.rope, plain.eight_bit, plain.grouping)
-        made.schedule = self.schedule or plain.schedule
-        return made
+        schedule = self.schedule or plain.schedule
+        return Remembering(plain.tokens, plain.rope, plain.eight_bit, plain.grouping, schedule, self.parallel)
 
     @torch.no_grad()
     def run(self) -> Replay:
@@ -216,15 +217,15 @@ def _accuracy(g: Golden, name: str) -> Row:
     return g.row(f"{name} accuracy", max(ratios), ACCURACY, note)
 
 
-def replay_two_ranks(g: Golden) -> Iterator[Row]:
-    """Kind dit_sp2: the released two-rank memory schedule, its ranks simulated by one process."""
+def replay_two_ranks(g: Golden, parallel: SeqParallel = ALONE) -> Iterator[Row]:
+    """Kind dit_sp2: the released two-rank memory schedule, by one process or by several."""
     source = g.sibling(str(g.meta["weights_and_inputs_from"]))
     local = {0: [0, 1, 2, 6, 7, 8, 9], 1: [3, 4, 5, 10, 11, 12, 13]}
     for name in g.meta["variants"]:
         half = name.startswith("bf16")
         run = Replay(
             g, source, name, name, "bfloat16" if half else "float32", "mean" if name == "mean" else "conv",
-            schedule=TWO_RANK_RELEASED,
+            schedule=TWO_RANK_RELEASED, parallel=parallel,
         ).run()  # fmt: skip
         tolerance = BF16 if half else FLOAT32
         for kind in ("noise_pred", "latent"):

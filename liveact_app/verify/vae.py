@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from liveact_model.errors import InputError
+from liveact_model.parallel import ALONE, SeqParallel
 from liveact_model.vae.wan import RELEASED_CONTEXT, WanVAE
 from liveact_model.vae.wan_tiles import decode_tiled, encode_tiled
 
@@ -67,15 +68,16 @@ def replay(g: Golden) -> Iterator[Row]:
             yield g.row(f"bf16 {name} recorded", error, BF16_BOTH, "against the bf16 recording")
 
 
-def replay_tiled(g: Golden) -> Iterator[Row]:
-    """Kind vae_sp2: the released tiled decode and encode, tile after tile in one process."""
+def replay_tiled(g: Golden, parallel: SeqParallel = ALONE) -> Iterator[Row]:
+    """Kind vae_sp2: the released tiled decode and encode, tile after tile in one process, or shared by several."""
     vae, tiles = build(g), int(g.number("world_size"))
     for name in g.tensors.names("in.latent_"):
         shape = name.removeprefix("in.latent_")
-        got = decode_tiled(vae, g.get(name), tiles)[None]
+        got = decode_tiled(vae, g.get(name), tiles, parallel)[None]
         yield g.row(f"decode {shape}", rel_l2(got, g.get(f"out.decode_{shape}")), FLOAT32, f"{tiles} tiles")
     video = g.get("in.video")[0]
-    yield g.row("encode", rel_l2(encode_tiled(vae, video, tiles), g.get("out.encode")), FLOAT32, f"{tiles} tiles")
+    encoded = encode_tiled(vae, video, tiles, parallel)
+    yield g.row("encode", rel_l2(encoded, g.get("out.encode")), FLOAT32, f"{tiles} tiles")
     if "out.single.encode" in g.tensors:
         yield g.row("encode whole", rel_l2(vae.encode(video), g.get("out.single.encode")), FLOAT32, "not tiled")
 

@@ -34,7 +34,7 @@ class Layer:
 
     def taps(self, memory: str) -> Tensor:
         """[5, H, D] of the variant."""
-        taps = self.w["memory_proj_k.weight"][:, 0].T.reshape(-1, self.heads, self.head_dim)
+        taps = self.w["memory_proj_k.weight"][:, 0].T.reshape(-1, self.heads, self.head_dim).contiguous()
         return torch.full_like(taps, 1 / 5) if memory == "mean" else taps
 
     def window(self, schedule, memory: LayerMemory | None) -> Window:
@@ -49,7 +49,7 @@ class Layer:
         q, k, v = ops.qkv_norm_rope(qkv=qkv, rope=rope, **norms)
         old = window.layers.get(0)
         seen = (k, v) if old is None else (torch.cat((old.k, k)), torch.cat((old.v, v)))
-        y = window.attend(0, q, k, v, self.taps(memory), None)
+        y = window.attend(0, x.shape[0] // self.tokens, q, k, v, self.taps(memory), None)
         return ops.linear(a=y.flatten(1), w=self.w["o.weight"], b=self.w["o.bias"]), *(t.clone() for t in seen)
 
     def cached(self, g: Golden) -> tuple[Tensor, Tensor]:

@@ -14,12 +14,28 @@ import triton.language as tl
 from .tiles import load_tile
 
 LOG2E = 1.4426950408889634
+LOG2_E = tl.constexpr(LOG2E)  # as kernels read it
 
 
 @triton.jit
 def empty_state(BM: tl.constexpr, BD: tl.constexpr):
     """Output so far (not normalised), running maximum and sum of BM queries that have seen no key."""
     return tl.zeros((BM, BD), tl.float32), tl.full((BM,), float("-inf"), tl.float32), tl.zeros((BM,), tl.float32)
+
+
+@triton.jit
+def carried_state(old, lse, start, L, head, heads, BM: tl.constexpr):
+    """The state of BM queries from `start` that gave `old` (normalised) and lse [L, heads] (natural logarithm)."""
+    rows = start + tl.arange(0, BM)
+    top = tl.load(lse + rows * heads + head, mask=rows < L, other=0.0) * LOG2_E
+    return old.to(tl.float32), top, tl.full((BM,), 1.0, tl.float32)
+
+
+@triton.jit
+def log_sum(lse, top, total, start, L, head, heads, BM: tl.constexpr):
+    """Store the logarithm of the sum of exponentials of BM queries."""
+    rows = start + tl.arange(0, BM)
+    tl.store(lse + rows * heads + head, (top + tl.log2(total)) / LOG2_E, mask=rows < L)
 
 
 @triton.jit

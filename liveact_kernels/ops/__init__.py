@@ -1,6 +1,6 @@
 """Every op, by name. Adding one is its folder and one line here."""
 
-from .attention import attention
+from .attention import attention, attention_segment
 from .audio_attention import audio_attention
 from .causal_conv3d import causal_conv3d
 from .cross_attention import cross_attention
@@ -18,8 +18,8 @@ from .rms_norm import rms_norm
 from .upsample_conv import upsample_conv
 
 __all__ = [
-    "attention", "audio_attention", "causal_conv3d", "cross_attention", "denoise_update", "fp8_linear",
-    "fp8_linear_gate", "fp8_linear_gelu", "fp8_linear_residual", "frame_attention", "gate_residual", "kv_compress",
-    "linear", "linear_gate", "linear_gelu", "linear_residual", "modulate", "modulate_quant", "norm_silu",
-    "qkv_norm_rope", "quant", "rms_norm", "upsample_conv",
+    "attention", "attention_segment", "audio_attention", "causal_conv3d", "cross_attention", "denoise_update",
+    "fp8_linear", "fp8_linear_gate", "fp8_linear_gelu", "fp8_linear_residual", "frame_attention", "gate_residual",
+    "kv_compress", "linear", "linear_gate", "linear_gelu", "linear_residual", "modulate", "modulate_quant",
+    "norm_silu", "qkv_norm_rope", "quant", "rms_norm", "upsample_conv",
 ]  # fmt: skip

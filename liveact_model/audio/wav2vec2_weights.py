@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from liveact_model.errors import InputError
@@ -95,6 +93,9 @@ def read_directory(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], bool]
     Raises:
         InputError: a file is missing or unreadable, or the audio is not expected at 16 kHz.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     settings, extra = read_json(path / "config.json", "wav2vec_dir"), path / "preprocessor_config.json"
     audio = read_json(extra, "wav2vec_dir") if extra.exists() else {}
     if audio.get("sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:

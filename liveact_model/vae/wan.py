@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from liveact_kernels.contract import scope
 from liveact_model.errors import InputError
+from liveact_model.parallel import SeqParallel
 from liveact_model.statedict import check_keys, load_pickle
 
 from .wan_blocks import Conv, History
@@ -106,6 +107,12 @@ class WanVAE(nn.Module):
         """A decoder with its own state; it computes at most `chunk` latent frames at a time."""
         return WanDecoder(self, _positive(chunk))
 
+    def stream_rows(self, parallel: SeqParallel, chunk: int = 8) -> WanDecoder:
+        """A decoder that shares the rows of the picture with the other processes of `parallel`; see wan_split."""
+        from .wan_split import SplitDecoder
+
+        return SplitDecoder(self, _positive(chunk), parallel)
+
     def decode_released(self, previous: Tensor | None, latents: Tensor, chunk: int = 8) -> Tensor:
         """Decode one block as the released pipeline does, for parity: video [3, m, H, W], m = 4n - 3 or 4n.
 
@@ -148,7 +155,10 @@ class WanDecoder:
     def _part(self, latents: Tensor) -> Tensor:
         vae = self._vae
         z = latents.permute(1, 2, 3, 0).float() / vae.inv_std.float() + vae.mean.float()
-        return vae.decoder(vae.conv2(z.to(vae.mean.dtype).contiguous()), self._history)
+        return self._decode(vae.conv2(z.to(vae.mean.dtype).contiguous()))
+
+    def _decode(self, x: Tensor) -> Tensor:
+        return self._vae.decoder(x, self._history)
 
 
 def _statistics(z_dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The released multi-device VAE: the picture is cut into tiles that are coded on their own, here one after another.
+"""The released multi-device VAE: the picture is cut into tiles that are coded on their own, by one process or several.
 
 A tile also reads some of its neighbours' pixels and drops what they give. That is less than the network's receptive
 field, and the middle attention sees only its tile, so the result is near the whole picture's, not equal: this is for
@@ -8,12 +8,14 @@ parity only.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from liveact_model.errors import InputError
+from liveact_model.parallel import ALONE, SeqParallel
 
 from .wan import WanVAE
 
@@ -63,8 +65,10 @@ def spans(size: int, parts: int, overlap: int) -> list[Span]:
     return out
 
 
-def decode_tiled(vae: WanVAE, latents: Tensor, tiles: int) -> Tensor:
+def decode_tiled(vae: WanVAE, latents: Tensor, tiles: int, parallel: SeqParallel = ALONE) -> Tensor:
     """Decode a video's latents [z_dim, n, h, w] in `tiles` tiles -> video [3, 4n - 3, 8h, 8w] in [-1, 1].
+
+    The processes of `parallel` share the tiles; all of them have the video.
 
     Raises:
         InputError: as `WanDecoder.decode` and `tile_grid`.
@@ -75,10 +79,10 @@ def decode_tiled(vae: WanVAE, latents: Tensor, tiles: int) -> Tensor:
         frames = vae.stream().decode(latents[:, :, y.start : y.stop, x.start : x.stop])
         return frames[:, :, s * y.low : s * y.high, s * x.low : s * x.high]
 
-    return _assemble(code, latents.shape[-2:], tiles, DECODE_OVERLAP)
+    return _assemble(code, latents.shape[-2:], tiles, DECODE_OVERLAP, parallel)
 
 
-def encode_tiled(vae: WanVAE, video: Tensor, tiles: int) -> Tensor:
+def encode_tiled(vae: WanVAE, video: Tensor, tiles: int, parallel: SeqParallel = ALONE) -> Tensor:
     """Encode a video [3, F, H, W] in [-1, 1] in `tiles` tiles -> normalised latents [z_dim, 1 + k, H/8, W/8].
 
     Raises:
@@ -92,10 +96,13 @@ def encode_tiled(vae: WanVAE, video: Tensor, tiles: int) -> Tensor:
         z = vae.encode(video[:, :, s * y.start : s * y.stop, s * x.start : s * x.stop])
         return z[:, :, y.low : y.high, x.low : x.high]
 
-    return _assemble(code, (video.shape[-2] // s, video.shape[-1] // s), tiles, ENCODE_OVERLAP)
+    return _assemble(code, (video.shape[-2] // s, video.shape[-1] // s), tiles, ENCODE_OVERLAP, parallel)
 
 
-def _assemble(code: Callable[[Span, Span], Tensor], size: tuple[int, int], tiles: int, overlap: int) -> Tensor:
+def _assemble(
+    code: Callable[[Span, Span], Tensor], size: tuple[int, int], tiles: int, overlap: int, parallel: SeqParallel
+) -> Tensor:
     rows, columns = tile_grid(*size, tiles)
-    wide = spans(size[1], columns, overlap)
-    return torch.cat([torch.cat([code(y, x) for x in wide], -1) for y in spans(size[0], rows, overlap)], -2)
+    tall, wide = spans(size[0], rows, overlap), spans(size[1], columns, overlap)
+    done = parallel.spread([partial(code, y, x) for y in tall for x in wide])
+    return torch.cat([torch.cat(done[i * columns : (i + 1) * columns], -1) for i in range(rows)], -2)

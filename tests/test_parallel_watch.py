@@ -1,0 +1,75 @@
+"""A rank that dies, hangs, fails or leaves: what the others see, and how soon."""
+
+import os
+import signal
+import time
+
+import group
+import pytest
+
+from liveact_model.errors import InputError
+from liveact_model.parallel.watch import GRACE
+
+LIMIT_S = 2.0
+
+
+def turns(ranks, number, who):
+    """Collectives without end; after a few of them one rank is gone."""
+    for i in range(10**6):
+        if i == 20 and ranks.rank == who:
+            os.kill(os.getpid(), number)
+        ranks.share(lambda: 0)
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("who", [0, 1])
+def test_a_dead_rank_is_named_by_every_survivor(who):
+    began = time.monotonic()
+    answers = group.collect(*group.start(turns, 3, signal.SIGKILL, who, dead_after_s=LIMIT_S), expect=2)
+    assert answers[who] is None and time.monotonic() - began < 20
+    for answer in (a for r, a in enumerate(answers) if r != who):
+        assert answer[1].startswith(f"PeerError: rank {who} of 3 has died or hangs"), answer
+
+
+def test_a_hanging_rank_ends_processes_whose_main_thread_is_stuck():
+    started, results = group.start(turns, 3, signal.SIGSTOP, 1, dead_after_s=LIMIT_S)
+    deadline = time.monotonic() + 20
+    for p in (started[0], started[2]):
+        p.join(max(0, deadline - time.monotonic()))
+        assert p.exitcode == 1
+    started[1].kill()
+    group.collect(started, results, expect=0)
+
+
+def fails(ranks, error):
+    for _ in range(20):
+        ranks.share(lambda: 0)
+    if ranks.rank == 1:
+        raise error
+    while True:
+        ranks.share(lambda: 0)
+
+
+def test_the_reason_of_a_rank_that_fails_reaches_the_others():
+    began = time.monotonic()
+    answers = group.collect(*group.start(fails, 3, InputError("the third wish is missing"), dead_after_s=60.0))
+    assert time.monotonic() - began < 20
+    for r in (0, 2):
+        assert answers[r][1] == "PeerError: rank 1 failed: the third wish is missing", answers
+
+
+def busy(ranks):
+    end = time.monotonic() + 2 * LIMIT_S
+    while ranks.rank == 1 and time.monotonic() < end:
+        sum(range(10**5))  # holds the interpreter, and beats all the same
+    return ranks.share(lambda: "done")
+
+
+def test_a_busy_rank_is_not_taken_for_dead():
+    assert group.run(busy, 2, dead_after_s=LIMIT_S) == ["done", "done"]
+
+
+def test_detection_and_grace_stay_below_thirty_seconds():
+    from liveact_model.parallel.watch import BEAT_S, DEAD_AFTER_S
+
+    assert DEAD_AFTER_S * (1 + GRACE) + 4 * BEAT_S < 25
