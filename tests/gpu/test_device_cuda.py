@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from liveact_kernels import ops  # noqa: F401 - fills the registry
 from liveact_kernels.available import missing
 from liveact_kernels.contract import REGISTRY, use
 
