@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TRITON := $(VENV)/.triton
 CSRC := setup.py CMakeLists.txt $(shell find csrc -name '*.py' -o -name '*.h' -o -name '*.cpp' -o -name '*.cu*')
-export LIVEACT_FORCE_CUDA ?= $(if $(shell command -v nvcc),1,0)  # with nvcc here, a failed build is an error
+# with nvcc here, a failed build is an error
+export LIVEACT_FORCE_CUDA ?= $(if $(shell command -v nvcc),1,0)
 
 .PHONY: demo test aot gpu lint verify budget profile campaign compare bench clean
 

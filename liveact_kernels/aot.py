@@ -18,12 +18,9 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import subprocess
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import torch
 import triton
@@ -34,16 +31,10 @@ from triton.runtime.jit import JITFunction
 from . import ops, tuned  # noqa: F401 - ops fills the registry
 from .contract import REGISTRY, Case, Op
 from .ledger import Ledger
-from .tuned import SHARED
+from .sass import COUNTED, counts, faults, missing, tool
 
 CHIPS = ("sm_90a", "sm_89", "sm_100a", "sm_120a")
 BOUND = 90  # the architecture on which faults fail the run; the others are compiled and recorded
-TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-SPILLS = ("LDL", "STL")
-COUNTED = (
-    "QGMMA", "HGMMA", "IGMMA", "QMMA", "HMMA", "IMMA", "UTCQMMA", "UTCHMMA", "UTMALDG", "UTMASTG", "LDGSTS", "LDG",
-    "LDG.128", "STG", "STG.128", "BAR", "USETMAXREG", *SPILLS,
-)  # fmt: skip
 TOKENS = ("L", "M", "R")  # the dims that n ranks divide
 
 
@@ -110,22 +101,6 @@ def configurations(op: Op, case: Case, arch: int) -> list[tuned.Asked]:
     return heard
 
 
-def counts(sass: str, names: Iterable[str]) -> dict[str, int]:
-    """How often the named instructions stand in nvdisasm's text; `LDG.128` is any LDG with 128 among its parts."""
-    found = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]+)", sass, re.M)
-    parts = [(opcode.split("."), n) for opcode, n in Counter(found).items()]
-    table = {}
-    for name in names:
-        first, *rest = name.split(".")
-        table[name] = sum(n for have, n in parts if have[0] == first and set(rest) <= set(have))
-    return {name: n for name, n in table.items() if n}
-
-
-def tool(name: str, *args: str | Path, cwd: str | None = None) -> str:
-    """Output of one of the CUDA tools that come with Triton."""
-    return subprocess.run([TOOLS / name, *args], check=True, capture_output=True, text=True, cwd=cwd).stdout
-
-
 def measure(kernel) -> dict:
     """Registers, spilled bytes, shared memory, warps, stages and counts of telling instructions of one kernel."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as f:
@@ -141,22 +116,6 @@ def measure(kernel) -> dict:
         "stages": kernel.metadata.num_stages,
         "sass": counts(sass, COUNTED),
     }
-
-
-def faults(entry: dict, arch: int) -> list[str]:
-    """What is wrong with a kernel whatever the ledger says."""
-    said = []
-    if entry["spill"] or any(entry["sass"].get(k) for k in SPILLS):
-        said.append(f"spills {entry['spill']} bytes")
-    if entry["shared"] > SHARED[arch]:
-        said.append(f"needs {entry['shared']} bytes of shared memory, a block has {SHARED[arch]}")
-    return said
-
-
-def missing(entries: list[dict], requires: tuple[str, ...]) -> list[str]:
-    """Required instructions that no kernel of a call has."""
-    have = {name for e in entries for name in e["sass"]}
-    return [f"has no {wanted} instruction" for wanted in requires if not have & set(wanted.split("|"))]
 
 
 def cases(op: Op, ranks: bool) -> Iterator[tuple[str, Case]]:

@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from . import ops  # noqa: F401 - fills the registry
-from .aot import COUNTED, counts, faults, missing, tool
 from .common.cuda import extension
 from .contract import REGISTRY
 from .ledger import Ledger, Table
+from .sass import COUNTED, counts, faults, missing, tool
 
 MORE = ("LDG.64", "STG.64", "LDS.128", "SHFL", "UCGABAR_ARV", "UTMALDG.MULTICAST", "SYNCS")
 
