@@ -9,6 +9,7 @@ from liveact_kernels.dispatch import Call, record
 from liveact_model.avatar import Avatar
 from liveact_model.config import NAMED, DiTConfig
 from liveact_model.model import DiT
+from liveact_model.parallel import ALONE, SeqParallel
 from liveact_model.schedule import TIMESTEPS
 from liveact_model.session import Session
 from liveact_model.vae.wan import WanVAE
@@ -59,14 +60,16 @@ def meta_avatar(config: DiTConfig, precision: str = "fp8") -> Avatar:
 
 
 def record_block(
-    model: str, size: tuple[int, int], precision: str = "fp8", block: int = STEADY_BLOCK
-) -> list[Call]:
+    model: str, size: tuple[int, int], precision: str = "fp8", block: int = STEADY_BLOCK,
+    parallel: SeqParallel = ALONE,
+) -> list[Call]:  # fmt: skip
     """Every op call of one block of `model` (a name in NAMED) at (width, height) pixels, in order.
 
     Counts what recurs per block: the audio projection, three denoise steps, the memory, the VAE decode.
+    `parallel` is one rank of a group on paper (paper.PaperRanks): its share is counted.
     """
-    avatar = meta_avatar(NAMED[model], precision)
-    session = Session(avatar, torch.empty(3, size[1], size[0], device="meta"), "", eight_bit_memory=precision == "fp8")
+    avatar, picture = meta_avatar(NAMED[model], precision), torch.empty(3, size[1], size[0], device="meta")
+    session = Session(avatar, picture, "", eight_bit_memory=precision == "fp8", parallel=parallel)
     for _ in range(block):
         session.next_block()
     with record() as calls:
