@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TRITON := $(VENV)/.triton
 
-.PHONY: demo test aot lint verify budget bench clean
+.PHONY: demo test aot gpu lint verify budget profile campaign compare bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -24,20 +24,34 @@ demo: $(STAMP)  ## a talking video from the picture and the recording in example
 
 test: $(TRITON)  ## lint and the whole CPU test suite; Triton's interpreter has a process of its own
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest tests/triton
+	$(BIN)/python -m pytest --junitxml=out/test.xml
+	$(BIN)/python -m pytest tests/triton --junitxml=out/triton.xml
 
 aot: $(TRITON)  ## every Triton kernel compiled for an H200 (and three more chips) without one: profiles/resources.json
 	$(BIN)/python -m liveact_kernels.aot
 
+gpu: $(TRITON)  ## on a GPU: every op on every backend against float64 at real size, races, determinism, a session
+	mkdir -p out
+	$(BIN)/python -m pytest tests/gpu -m gpu --junitxml=out/gpu.xml
+
 verify: $(STAMP)  ## recorded runs of the released model through this installation
-	$(BIN)/liveact verify --golden tests/golden
+	mkdir -p out
+	$(BIN)/liveact verify --golden tests/golden --junit out/verify.xml
 
 budget: $(STAMP)  ## what a video frame must cost on an H200
 	$(BIN)/liveact budget --model liveact-18b --size 512*512
 
-bench: $(STAMP)  ## speed of the tiny model on this machine
-	$(BIN)/python bench/tiny.py
+profile: $(TRITON)  ## on a GPU with nsys: one steady block, every op's time beside its floor; SIZE=416*720
+	profiles/nsys.sh $(if $(SIZE),--size "$(SIZE)") --svg out/profile.svg
+
+campaign: $(TRITON)  ## on a GPU: parity, ceilings, ops and whole frames in ten minutes, into out/campaign
+	$(BIN)/python bench/campaign.py --out out/campaign
+
+compare: $(STAMP)  ## a report, op by op: OLD=file.jsonl NEW=file.jsonl
+	$(BIN)/python bench/run.py --compare $(OLD) $(NEW)
+
+bench: $(STAMP)  ## every op here, against its peers and its floor; OP=attention,kv_compress picks some
+	$(BIN)/python bench/run.py $(if $(OP),--op $(OP))
 
 clean:
 	rm -rf $(VENV) out build *.egg-info

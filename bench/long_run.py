@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tiny import ROOT, manifest
+from manifest import manifest
+from root import ROOT
 
 from liveact_app.media.audio import AudioReader, model_audio
 from liveact_app.media.image import load_image

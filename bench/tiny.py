@@ -6,16 +6,15 @@ One JSON line per measurement, with commit, date, machine and versions; medians 
 """
 
 import argparse
-import datetime
 import json
-import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from pathlib import Path
 
 import torch
+from manifest import manifest
+from root import ROOT
 
 from liveact_app import generate
 from liveact_app.cli import build_parser
@@ -25,19 +24,6 @@ from liveact_kernels.budget import Tally
 from liveact_kernels.contract import record
 from liveact_model.session import Session
 from liveact_model.weights import load_avatar
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def manifest() -> dict:
-    """What a row needs to be compared with another."""
-    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    with open("/proc/cpuinfo", encoding="utf-8") as info:
-        model = next((line.split(":")[1].strip() for line in info if line.startswith("model name")), "unknown")
-    return {
-        "schema": 1, "commit": commit.stdout.strip(), "date": datetime.date.today().isoformat(), "chip": model,
-        "cores": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version(),
-    }  # fmt: skip
 
 
 def model_speed(dtype: str, blocks: int) -> dict:

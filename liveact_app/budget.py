@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import TYPE_CHECKING
 
 from liveact_app.cli import picture_size, whole_number
 from liveact_model.errors import InputError
 
-if TYPE_CHECKING:
-    from liveact_kernels.budget import Budget
-    from liveact_kernels.hw import Chip
-    from liveact_model.parallel import SeqParallel
-
 EPILOG = """
-The real model runs once without data, so every number follows from the shapes of the tensors: flops count 2 per
-multiply-add, bytes count each tensor once per launch, and a launch's floor is the slower of the two at the chip's
-dense datasheet rates. A steady block (8 latent frames, 32 video frames, three denoise steps) is counted, with the
-longest prompt. Not counted: wav2vec2 features, the conversion to uint8 and the copy to the host.
+The real model runs once without data, so every number follows from the shapes of the tensors:
+flops count 2 per multiply-add, bytes count each tensor once per launch, and a launch's floor is
+the slower of the two at the chip's dense datasheet rates (or, with --ceilings measured, at rates
+measured on the chip). A steady block (8 latent frames, 32 video frames, three denoise steps) is
+counted, with the longest prompt. Everything that recurs is in it: ops, audio features, plain
+torch calls between the ops, the conversion to uint8 and the copy to the host (PCIe).
 
-With --ranks N the table is that of the GPU with the most tokens, and every form in which keys and values can travel is
-listed with what it adds. That part is modelled (datasheet rates, 10 us per wait for a peer), not measured.
+With --ranks N the table is that of the GPU with the most tokens, and every form in which keys and
+values can travel is listed with what it adds. That part is modelled (links at their datasheet rate,
+10 us per wait for a peer), not measured.
 
-example:
-  liveact budget --model liveact-18b --size 512*512 --chip h200 --ranks 2
+examples:
+  liveact budget --model liveact-18b --size 512*512,416*720 --chip h200
+  liveact budget --op fp8_linear         the shapes of one op and what bounds each
+  liveact budget --flops                 TFLOP per video frame: released, ours, the paper's number
 """
+
+
+def sizes(text: str) -> list[tuple[int, int]]:
+    """Argument type: one W*H or several, separated by commas."""
+    return list(dict.fromkeys(picture_size(part) for part in text.split(",")))
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -37,111 +41,114 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     add = parser.add_argument
     add("--model", default="liveact-18b", metavar="NAME", help="architecture (default: %(default)s)")
-    add("--size", type=picture_size, default=(512, 512), metavar="W*H", help="pixels (default: 512*512)")
+    add("--size", type=sizes, default=[(512, 512)], metavar="W*H,..", help="pixels, one or more (default: 512*512)")
     add("--chip", default="h200", metavar="NAME", help="h100, h200 or b200 (default: %(default)s)")
+    add("--ceilings", default="datasheet", metavar="KIND", help="datasheet or measured (default: %(default)s)")
     add("--precision", choices=("fp8", "bfloat16"), default="fp8",
         help="of linear layers; fp8 also stores memory slots in 8 bits (default: %(default)s)")  # fmt: skip
     add("--ranks", type=whole_number(1, 64), default=1, metavar="N", help="GPUs that share a block (default: 1)")
-    add("--json", action="store_true", help="print one JSON object instead of the table")
+    add("--op", metavar="NAME", help="only this op, shape by shape")
+    add("--flops", action="store_true", help="TFLOP per video frame, part by part, against the released path")
+    add("--format", choices=("table", "json", "markdown"), default="table", help="of the output (default: table)")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the budget; returns the exit code."""
+    from liveact_app import budget_tables as tables
+    from liveact_app.dryranks import sharing
+    from liveact_app.dryranks import table as exchange_table
     from liveact_app.dryrun import record_block
     from liveact_kernels.budget import Budget
-    from liveact_kernels.hw import CHIPS
-    from liveact_model.config import BLOCK_VIDEO_FRAMES, NAMED
+    from liveact_model.config import BLOCK_VIDEO_FRAMES
 
-    for flag, value, known in (("--model", args.model, NAMED), ("--chip", args.chip, CHIPS)):
-        if value not in known:
-            raise InputError(f"{flag}: expected one of {', '.join(known)}, got {value!r}")
-    forms = exchange(args.model, args.size, args.ranks, CHIPS[args.chip])
-    calls = record_block(args.model, args.size, args.precision, parallel=_rank(args.ranks, args.size, forms))
-    budget = Budget.of(calls, CHIPS[args.chip], BLOCK_VIDEO_FRAMES)
-    if args.json:
-        shape = {"model": args.model, "size": list(args.size), "ranks": args.ranks, "precision": args.precision}
-        print(json.dumps(shape | budget.to_dict() | ({"exchange_modelled": forms} if forms else {}), indent=1))
+    chip = _check(args)
+    shared = {size: sharing(args.ranks, _config(args), size, chip) for size in args.size}
+    calls = {s: record_block(args.model, s, args.precision, parallel=rank) for s, (rank, _) in shared.items()}
+    budgets = {size: Budget.of(found, chip, BLOCK_VIDEO_FRAMES) for size, found in calls.items()}
+    if args.op:
+        _check_op(args.op, next(iter(budgets.values())))
+    parts = {size: _flops(args, size, found) for size, found in calls.items()} if args.flops else {}
+    if args.format == "json":
+        print(json.dumps(_plain(args, budgets, parts, {size: forms for size, (_, forms) in shared.items()}), indent=1))
         return 0
-    shared = f", the busiest of {args.ranks} ranks" if forms else ""
-    print(f"{args.model}, {args.size[0]}x{args.size[1]}, {args.precision}, steady block of 32 video frames, "
-          f"{budget.chip.name} ({budget.chip.source}){shared}")  # fmt: skip
-    print(table(budget))
-    if forms:
-        print(exchange_table(forms, budget))
+    one = "one" if args.ranks == 1 else f"the busiest of {args.ranks}"
+    print(tables.wrap(f"{args.model}, {args.precision}, steady block of {BLOCK_VIDEO_FRAMES} video frames on {one} "
+                      f"{chip.name} ({chip.source}); sums of floors, not a measurement"))  # fmt: skip
+    mark = args.format == "markdown"
+    if mark and not (args.flops or args.op):
+        print("\n" + tables.markdown(budgets))
+    else:
+        for size, budget in budgets.items():
+            print(f"\n{tables.name_of(size)}" + ("\n" if mark else ""))
+            if args.op:
+                text = tables.shapes(calls[size], args.op, chip)
+                print(f"```\n{text}\n```" if mark else text)
+            else:
+                print(tables.flops(*parts[size], mark) if args.flops else tables.terminal(budget))
+                if forms := shared[size][1]:
+                    print("\n" + exchange_table(forms, budget))
+    if args.flops:
+        from liveact_app.paper import report
+
+        print("\n" + "\n".join(report(_config(args))))
+    if tables.audio_missing(next(iter(budgets.values()))):
+        print(f"\n{tables.UNCOUNTED}")
     return 0
 
 
-def _rank(ranks: int, size: tuple[int, int], forms: dict) -> SeqParallel:
-    from liveact_model.parallel import ALONE
+def _config(args: argparse.Namespace):
+    from liveact_model.config import NAMED
 
-    if not forms:
-        return ALONE
-    from liveact_app.paper import PaperRanks
-
-    return PaperRanks(ranks, size[0] * size[1] // 256, next(f for f, row in forms.items() if row["default"]))
+    return NAMED[args.model]
 
 
-def exchange(model: str, size: tuple[int, int], ranks: int, chip: Chip) -> dict[str, dict]:
-    """What each form adds per video frame on the busiest of `ranks`: modelled, see parallel.cost; {} for one rank.
+def _check(args: argparse.Namespace):
+    """The chip, or InputError for an argument that names nothing."""
+    from liveact_kernels import hw
+    from liveact_model.config import NAMED
 
-    Raises InputError for more ranks than tokens of a latent frame.
-    """
-    if ranks == 1:
-        return {}
-    from liveact_model.config import BLOCK_VIDEO_FRAMES, NAMED
-    from liveact_model.parallel.cost import best, exchanges
-    from liveact_model.schedule import TIMESTEPS
-
-    c, tokens = NAMED[model], size[0] * size[1] // 256
-    if tokens < ranks:
-        raise InputError(f"--ranks: expected at most one per token of a latent frame ({tokens}), got {ranks}")
-    bf16 = 2
-    chosen = best(ranks, tokens, c.num_heads, c.dim, bf16, chip)
-    times = c.num_layers * len(TIMESTEPS) / BLOCK_VIDEO_FRAMES
-    return {
-        form: {
-            "gb_sent_per_video_frame": e.sent * times / 1e9,
-            "exposed_ms_per_video_frame": e.exposed_us * times / 1e3,
-            "extra_ms_per_video_frame": e.extra_us * times / 1e3,
-            "default": form == chosen,
-        }
-        for form, e in exchanges(ranks, tokens, c.dim, bf16, chip).items()
-        if form != "ulysses" or c.num_heads >= ranks
-    }  # fmt: skip
+    for flag, names in (("model", NAMED), ("chip", hw.CHIPS), ("ceilings", hw.CEILINGS)):
+        value = getattr(args, flag)
+        if value not in names:
+            raise InputError(f"--{flag}: expected one of {', '.join(names)}, got {value!r}")
+    if args.ranks > 1 and args.flops:
+        raise InputError("--flops: expected without --ranks, it compares the work of one GPU")
+    if args.op and args.flops:
+        raise InputError("--op: expected without --flops, which shows parts of the whole model")
+    try:
+        return hw.chip(args.chip, args.ceilings)
+    except ValueError as error:
+        raise InputError(f"--{error}") from error
 
 
-def exchange_table(forms: dict[str, dict], budget: Budget) -> str:
-    """One line per form, then the total with the default one."""
-    lines = [
-        "", f"exchange of keys and values (modelled, link {budget.chip.link / 1e9:g} GB/s a direction)",
-        f"{'':24}{'GB sent':>10}{'exposed ms':>12}{'extra ms':>10}",
-        f"{'':24}{'/frame':>10}{'/frame':>12}{'/frame':>10}",
-    ]  # fmt: skip
-    total = budget.to_dict()["total"]["floor_ms_per_video_frame"]
-    for form, row in forms.items():
-        sent, exposed, extra = (v for k, v in row.items() if k != "default")
-        lines.append(f"{form:24}{sent:10.3f}{exposed:12.3f}{extra:10.3f}{'  default' if row['default'] else ''}")
-        total += (exposed + extra) * row["default"]
-    return "\n".join([*lines, f"{'floor with the default':48}{total:8.3f}"])
+def _check_op(op: str, budget) -> None:
+    if op not in budget.lines:
+        raise InputError(f"--op: expected one that a block calls ({', '.join(sorted(budget.lines))}), got {op!r}")
 
 
-def table(budget) -> str:
-    """Groups with their ops, then the total."""
-    d = budget.to_dict()
-    lines = [
-        f"{'':24}{'launches':>9}{'TFLOP':>9}{'GB':>9}{'floor ms':>10}",
-        f"{'':24}{'/block':>9}" + 2 * f"{'/frame':>9}" + f"{'/frame':>10}",
-    ]
+def _flops(args: argparse.Namespace, size: tuple[int, int], calls: list) -> tuple[list[dict], list[str]]:
+    """Rows of the comparison with the released path, and what its totals do not show."""
+    from liveact_app import flops
 
-    def row(name: str, r: dict) -> str:
-        return (
-            f"{name:24}{r['launches_per_block']:9}{r['tflop_per_video_frame']:9.3f}{r['gb_per_video_frame']:9.3f}"
-            f"{r['floor_ms_per_video_frame']:10.3f}"
-        )
+    return flops.table(calls, _config(args), size), flops.not_counted(calls, _config(args), size)
 
-    for group, members in budget.groups().items():
-        lines.append(row(group, d["groups"][group]))
-        if len(members) > 1 or members[0].op != group.replace(" ", "_"):
-            lines += [row(f"  {line.op}", d["ops"][line.op]) for line in members]
-    return "\n".join([*lines, row("total per video frame", d["total"])])
+
+def _plain(args: argparse.Namespace, budgets: dict, parts: dict, exchanges: dict) -> dict:
+    """Everything as plain values: one budget per size."""
+    out = {"model": args.model, "ranks": args.ranks, "precision": args.precision, "budgets": []}
+    for size, budget in budgets.items():
+        d = budget.to_dict()
+        if args.op:
+            d["ops"] = {args.op: d["ops"][args.op]}
+        if size in parts:
+            d["flops"], d["notes"] = parts[size]
+        if exchanges[size]:
+            d["exchange_modelled"] = exchanges[size]
+        out["budgets"].append({"size": list(size), **d})
+    if parts:
+        from liveact_app.paper import PAPER_TFLOP, conventions
+
+        found = [{"choices": k.choices, "tflop": k.tflop, "error": k.error} for k in conventions(_config(args))]
+        out["paper"] = {"tflop": PAPER_TFLOP, "conventions": found}
+    return out

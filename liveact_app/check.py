@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 
 from liveact_app.backend import HELP, backends
 
@@ -24,17 +25,29 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     parser.add_argument("--golden", required=True, metavar="DIR", help="folder of recorded cases")
     parser.add_argument("--backend", metavar="NAME", help=HELP)
+    parser.add_argument("--junit", metavar="FILE", help="also write the checks as JUnit XML (.xml)")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Replay, print a row per check, and return the exit code."""
+    from liveact_app.media.files import PendingFile, check_output
     from liveact_app.verify import find, replay
+    from liveact_app.verify.junit import junit
     from liveact_app.verify.report import Report
 
-    with backends(args.backend):
+    found = find(args.golden)
+    with contextlib.ExitStack() as stack:
+        xml = None
+        if args.junit is not None:
+            xml = stack.enter_context(PendingFile(check_output(args.junit, "--junit", (".xml",), {}), "--junit"))
+        stack.enter_context(backends(args.backend))
         report = Report()
-        for path in find(args.golden):
+        for path in found:
             for row in replay(path):
                 report.add(row)
+        if xml:
+            with open(xml.temporary, "w", encoding="utf-8") as file:
+                file.write(junit(report.rows, args.backend or "default"))
+            xml.commit()
         return report.close()

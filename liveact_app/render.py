@@ -25,6 +25,7 @@ from liveact_app.media.video import CONTAINERS, MAX_WRITTEN_SIDE_PX, VideoWriter
 from liveact_app.progress import note, show_progress
 from liveact_app.ranks import settle
 from liveact_app.summary import Summary, peak_rss_bytes
+from liveact_kernels.dispatch import scope
 from liveact_model.config import BLOCK_LATENT_FRAMES, DiTConfig
 from liveact_model.errors import InputError
 from liveact_model.parallel import ALONE, SeqParallel
@@ -221,7 +222,9 @@ class _Run:
                 if session.done:
                     break
                 session.set_prompt(self.job.prompt_of(self.blocks))
-                frames = session.next_block().cpu().numpy()[: self.wanted - made]
+                video = session.next_block()
+                with scope("to_host"):
+                    frames = video.cpu().numpy()[: self.wanted - made]
             self.blocks, made, last = self.blocks + 1, made + len(frames), frames[-1:]
             yield frames
         if missing := self.wanted - made:

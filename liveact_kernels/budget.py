@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from .contract import REGISTRY
 from .dispatch import Call
 from .hw import Chip
+from .outside import PLAIN_ROWS
 
+OUTSIDE_OPS = "outside ops"
 GROUPS = {
     "linear": ("fp8_linear", "linear"),
     "self attention": ("attention",),
@@ -17,6 +19,7 @@ GROUPS = {
     "memory": ("kv_compress",),
     "sampler": ("denoise_update",),
     "VAE decode": ("causal_conv3d", "norm_silu", "upsample_conv", "frame_attention"),
+    OUTSIDE_OPS: PLAIN_ROWS,
 }
 """Rows of the frame budget: group -> op names or prefixes (`fp8_linear` covers its epilogue variants)."""
 

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .dispatch import FUNCTIONAL, REGISTRY, STATE, Call, backend_of, pop, push, record, scope, use
+from .available import VENDORS
+from .dispatch import FUNCTIONAL, REGISTRY, STATE, Call, backend_of, pop, push, record, run_poisoned, scope, use
 from .spec import ACT, Case, Dims, DType, T, bf16, cast, evaluate, f32, fp8, int8, to_fp8
-from .tolerance import ByDtype, Exact, Rel, Ulp
+from .tolerance import ByDtype, Exact, Rel, Tolerance, Ulp
 
 __all__ = [
     "ACT", "REGISTRY", "ByDtype", "Case", "DType", "Dims", "Exact", "Op", "Rel", "T", "Ulp", "bf16", "f32", "fp8",
@@ -40,12 +41,16 @@ class Op:
 
     name       unique; the label of its NVTX range and of its budget row
     reference  float64 function: the signature, the formula and the oracle
-    args, out  tensor specs by name; a backend other than `reference` and `torch` is `launch(*outs, **args)`
+    args, out  tensor specs by name; a backend outside dispatch.FUNCTIONAL is `launch(*outs, **args)`
     where      derived dims, name -> expression; `require`: expressions that must hold
     flops      dims -> {"fp8" | "bf16" | "f32": count}, 2 per multiply-add
     bytes      dims -> bytes moved; by default each tensor once
     tol        one tolerance, or one per output
-    backends   name -> callable or "module:attribute", imported when first used
+    rows       a dim of whose indices each can be computed alone, arguments and results cut alike: what does not fit in
+               float64 is then compared in slices
+    backends   name -> callable or "module:attribute", imported when first used. A callable may carry
+               `takes`: dims -> None, or why it does not take such a call; `tol`: its own bound, where another recipe
+               than the op's is its point
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class Op:
         tol: Any,
         cases: list[Case],
         where: Mapping[str, str] | None = None,
+        rows: str | None = None,
         require: tuple[str, ...] = (),
         bytes: Callable[[Dims], float] | None = None,
         backends: Mapping[str, Callable | str] | None = None,
@@ -66,7 +72,7 @@ class Op:
         self.name, self.reference, self.args, self.out = name, reference, dict(args), dict(out)
         self.flops, self._bytes, self.cases = flops, bytes, cases
         self.tol = tol if isinstance(tol, dict) else dict.fromkeys(out, tol)
-        self.where, self.require = dict(where or {}), tuple(require)
+        self.where, self.require, self.rows = dict(where or {}), tuple(require), rows
         self.backends: dict[str, Callable | str] = {"reference": reference, **(backends or {})}
         parameters = inspect.signature(reference).parameters
         self.scalars = {p: v.default for p, v in parameters.items() if p not in self.args}
@@ -148,27 +154,42 @@ class Op:
 
     # ---- tests ------------------------------------------------------------------------------------------------
 
-    def make(self, case: Case, device: str | torch.device = "cpu", seed: int = 0) -> dict[str, Any]:
-        """Random arguments for a case."""
+    def dims_of(self, case: Case) -> Dims:
+        """Dims of a case, derived ones included; no tensor is made."""
         d = Dims(**{p: v for p, v in self.scalars.items() if v is not inspect.Parameter.empty} | case.dims)
         for a, s in self.args.items():
             setattr(d, f"has_{a}", getattr(d, f"has_{a}", not s.optional))
-        self.derive(d)
-        g = torch.Generator().manual_seed(seed)
+        return self.derive(d)
+
+    def make(
+        self, case: Case, device: str | torch.device = "cpu", seed: int = 0, generator: torch.Generator | None = None
+    ) -> dict[str, Any]:
+        """Random arguments for a case.
+
+        Drawn on the CPU, so that they are the same on every device, unless a `generator` of another device draws them
+        there: a benchmark of large tensors has no time to draw them on the host.
+        """
+        d = self.dims_of(case)
+        g = torch.Generator().manual_seed(seed) if generator is None else generator
         made: dict[str, Any] = {p: getattr(d, p) for p in self.scalars}
         for a, s in self.args.items():
             if not getattr(d, f"has_{a}"):
                 made[a] = None
                 continue
-            x = s.draw(g, s.shape(d), d) if s.draw else torch.randn(s.shape(d), generator=g)
+            with g.device:
+                x = s.draw(g, s.shape(d), d) if s.draw else torch.randn(s.shape(d), generator=g)
             made[a] = cast(x, s.dtype_of(d)).to(device)
         return made
 
-    def check(self, got, want) -> list[tuple[str, bool, str]]:
-        """[(output, accepted, explanation)] of results against the reference, each with its own tolerance."""
+    def check(self, got, want, backend: str = "reference") -> list[tuple[str, bool, str]]:
+        """[(output, accepted, explanation)] of a backend's results against the reference, each with its tolerance."""
         got, want = (x if isinstance(x, tuple) else (x,) for x in (got, want))
         rows = zip(self.out, got, want)
-        return [(n, *self.tol[n].check(g, w.double())) for n, g, w in rows if g is not None]
+        return [(n, *self.tolerance(n, backend).check(g, w.double())) for n, g, w in rows if g is not None]
+
+    def tolerance(self, output: str, backend: str = "reference") -> Tolerance:
+        """How wrong an output may be: the backend's own bound, else the op's."""
+        return getattr(self.implementation(backend), "tol", None) or self.tol[output]
 
     # ---- calls ------------------------------------------------------------------------------------------------
 
@@ -180,14 +201,24 @@ class Op:
             fn = self.backends[backend] = getattr(importlib.import_module(module), attribute)
         return fn
 
+    def refused(self, backend: str, d: Dims) -> str | None:
+        """Why a backend does not take a call of these dims; None when it does."""
+        takes = getattr(self.implementation(backend), "takes", None)
+        return takes(d) if takes else None
+
     def plan(self, kw: Mapping[str, Any]) -> Plan:
         """Check the arguments and choose the backend."""
         d = self.dims(kw)
         device = next(t.device for a in self.args if (t := kw.get(a)) is not None)
-        backend = "meta" if device.type == "meta" else backend_of(self, device)
+        backend = "meta" if device.type == "meta" else backend_of(self, device, d)
         launch = None if backend == "meta" else self.implementation(backend)
+        label = f"{self.name}[{d.label()}]"
+        if launch and (why := self.refused(backend, d)):
+            raise ValueError(f"{label}: backend {backend!r} does not take this call: {why}")
+        if backend in VENDORS and (why := _distrusted(self, backend, device)):
+            raise ValueError(f"{label}: backend {backend!r} is not trusted here: {why}")
         outs = tuple((s.shape(d), s.dtype_of(d)) if s.present(d) else None for s in self.out.values())
-        return Plan(d, device, backend, launch, f"{self.name}[{d.label()}]", outs)
+        return Plan(d, device, backend, launch, label, outs)
 
     def __call__(self, *, out=None, **kw):
         """Run the op. `out` hands in the caller's tensors (a cache slot, say) instead of fresh ones.
@@ -223,9 +254,15 @@ class Op:
         return out[0] if len(out) == 1 else tuple(out)
 
 
+def _distrusted(op: Op, backend: str, device: torch.device) -> str | None:
+    from .selftest import distrusted  # needs Op
+
+    return distrusted(op, backend, device)
+
+
 def _run(plan: Plan, out: list | None, kw: Mapping[str, Any]) -> list:
     if plan.backend in FUNCTIONAL:
-        result = plan.launch(**kw)
+        result = run_poisoned(plan.launch, kw) if STATE.poison else plan.launch(**kw)
         result = list(result) if isinstance(result, tuple) else [result]
         result = [None if s is None else cast(r, s[1]) for r, s in zip(result, plan.outs)]
         if out is None:

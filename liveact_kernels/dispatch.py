@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 
-from .available import missing
+from .available import VENDORS, missing
 
 if TYPE_CHECKING:
     from .contract import Op
@@ -23,10 +24,11 @@ PREFERRED = {"cuda": ("cuda", "triton", "torch"), "cpu": ("torch", "reference")}
 raises; nothing falls back to a slower one in silence."""
 
 OPTIONAL = ("cuda",)
-"""The exception, because nobody need build it: where it is missing, an op runs on its next backend. doctor says so."""
+"""The exception, because nobody need build it: where it is missing or does not take a call, the op's next backend runs,
+and doctor says so."""
 
-FUNCTIONAL = ("reference", "torch")
-"""Backends that return fresh tensors (and so can be differentiated); all others write into `out`."""
+FUNCTIONAL = ("reference", "torch", *VENDORS)
+"""Backends that return fresh tensors; all others write into `out`."""
 
 
 class Call(NamedTuple):
@@ -116,17 +118,21 @@ def chosen_for(op: Op) -> str | None:
     return STATE.chosen.get(op.name, every if every in op.backends else None)
 
 
-def backend_of(op: Op, device: torch.device | str) -> str:
+def backend_of(op: Op, device: torch.device | str, dims: Dims | None = None) -> str:
     """The backend `op` runs on: chosen by name, else by `all=`, else the device's first that the op has.
 
-    Raises ValueError, with the reason and the way to get it, for a backend that cannot run on the device.
+    With the `dims` of a call, an OPTIONAL backend that does not take it gives way too. Raises ValueError, with the
+    reason and the way to get it, for a backend that cannot run on the device.
     """
     device = torch.device(device)
     if chosen := chosen_for(op):
         return _present(op, chosen, device)
     for name in PREFERRED.get(device.type, ("torch", "reference")):
-        if name in op.backends and not (name in OPTIONAL and missing(name, device)):
-            return _present(op, name, device)
+        if name not in op.backends:
+            continue
+        if name in OPTIONAL and (missing(name, device) or (dims is not None and op.refused(name, dims))):
+            continue
+        return _present(op, name, device)
     return "reference"
 
 
@@ -199,9 +205,21 @@ def record(recorder: Recorder | None = None) -> Iterator[Recorder]:
 
 @contextlib.contextmanager
 def poisoned() -> Iterator[None]:
-    """Fill every output with NaN bytes before the call, so that an unwritten element shows."""
+    """Fill every output with NaN before the call, so that an unwritten element shows."""
     STATE.poison = True
     try:
         yield
     finally:
         STATE.poison = False
+
+
+def run_poisoned(launch: Callable, kw: Mapping[str, Any]) -> Any:
+    """A functional backend's result when all memory that it allocates holds NaN first, also from C++."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is not deterministic; the mode is here for what it does to `empty`
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            return launch(**kw)
+        finally:
+            torch.use_deterministic_algorithms(before[0], warn_only=before[1])

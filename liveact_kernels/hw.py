@@ -1,14 +1,26 @@
-"""Ceilings of chips: dense datasheet rates. Measured ceilings join them with date and driver once a run exists."""
+"""Ceilings of chips: dense datasheet rates, and rates measured on the chip itself (`bench/ceilings.py --write`).
+
+`hw_measured.json` beside this file holds {chip: {"flops": {kind: rate}, "bandwidth": rate, "source": text}}; it exists
+once somebody measured. A kind that was not measured keeps its datasheet rate.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib import resources
+
+CEILINGS = ("datasheet", "measured")
+MEASURED_FILE = "hw_measured.json"
 
 
 @dataclass(frozen=True)
 class Chip:
     """flops: operations per second by kind ("fp8", "bf16", "f32"), 2 per multiply-add; bytes per second of the memory
-    (bandwidth) and of the links to other chips, in one direction (link).
+    (bandwidth), of the links to other chips (link) and to the host (host_link: PCIe 5.0 x16 on all of these), one
+    direction each.
     """
 
     name: str
@@ -16,6 +28,7 @@ class Chip:
     bandwidth: float
     link: float
     source: str
+    host_link: float = 64e9
 
 
 CHIPS = {
@@ -24,3 +37,52 @@ CHIPS = {
     "b200": Chip("B200", {"fp8": 4500e12, "bf16": 2250e12, "f32": 75e12}, 8.0e12, 900e9, "datasheet, dense"),
 }
 """By the name that `--chip` takes."""
+
+
+def measured_file() -> resources.abc.Traversable:
+    """Where measured ceilings are kept."""
+    return resources.files(__package__) / MEASURED_FILE
+
+
+def measured(path: resources.abc.Traversable | None = None) -> dict[str, dict]:
+    """Measured ceilings by chip, of `path` or of the package's own file; empty before the first measurement.
+
+    Raises ValueError for a file of another form.
+    """
+    path = measured_file() if path is None else path
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        for entry in found.values():
+            rates = [*entry["flops"].values(), entry["bandwidth"]]
+            if not all(isinstance(r, int | float) and r > 0 for r in rates) or not isinstance(entry["source"], str):
+                raise ValueError(f"a rate or source is unusable in {entry}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{MEASURED_FILE}: expected {{chip: {{flops, bandwidth, source}}}}, got: {error}") from error
+    return found
+
+
+def chip(name: str, ceilings: str = "datasheet", table: Mapping[str, dict] | None = None) -> Chip:
+    """A chip by name, with its datasheet or its measured rates. `table` replaces what `measured` reads.
+
+    Raises ValueError for an unknown chip or kind of ceilings, or where nothing was measured.
+    """
+    if name not in CHIPS:
+        raise ValueError(f"chip: expected one of {', '.join(CHIPS)}, got {name!r}")
+    if ceilings not in CEILINGS:
+        raise ValueError(f"ceilings: expected one of {', '.join(CEILINGS)}, got {ceilings!r}")
+    known = CHIPS[name]
+    if ceilings == "datasheet":
+        return known
+    table = measured() if table is None else table
+    if name not in table:
+        raise ValueError(f"ceilings: nothing was measured on {name!r} yet: run bench/ceilings.py --write on one")
+    entry = table[name]
+    return replace(known, flops=known.flops | entry["flops"], bandwidth=entry["bandwidth"], source=entry["source"])
+
+
+def key_of(device_name: str) -> str | None:
+    """The CHIPS key of a device as its driver names it ("NVIDIA H200" -> "h200"); None for one that is not listed."""
+    plain = re.sub(r"nvidia|geforce|\W", "", device_name.lower())
+    return next((key for key in CHIPS if plain.startswith(key)), None)

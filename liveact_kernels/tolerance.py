@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -17,8 +19,30 @@ def _steps(x: torch.Tensor) -> torch.Tensor:
     return torch.where(bits < 0, -(bits & ((1 << (8 * x.element_size() - 1)) - 1)), bits)
 
 
+class Measured(NamedTuple):
+    """One output against float64: accepted or not, its worst error and the bound in the tolerance's unit, and words."""
+
+    ok: bool
+    error: float
+    bound: float
+    said: str
+
+
+class Tolerance:
+    """What the tolerances share: `measure(got, ref) -> Measured`, `ref` in float64."""
+
+    def check(self, got: torch.Tensor, ref: torch.Tensor) -> tuple[bool, str]:
+        """(accepted, explanation) of `got` against the float64 `ref`."""
+        found = self.measure(got, ref)
+        return found.ok, found.said
+
+    def measure(self, got: torch.Tensor, ref: torch.Tensor) -> Measured:
+        """Judge `got` against the float64 `ref`."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class Ulp:
+class Ulp(Tolerance):
     """Element-wise: within `max` steps of the rounded reference, at most a fraction `frac` off at all.
 
     `floor` (relative to the row's largest magnitude) excuses elements that cancel to almost nothing.
@@ -29,10 +53,10 @@ class Ulp:
     why: str
     floor: float = 0.0
 
-    def check(self, got: torch.Tensor, ref: torch.Tensor) -> tuple[bool, str]:
-        """(accepted, explanation) of `got` against the float64 `ref`."""
+    def measure(self, got: torch.Tensor, ref: torch.Tensor) -> Measured:
+        """The error is the worst element's steps."""
         if got.double().isnan().any():
-            return False, f"{int(got.double().isnan().sum())} NaN; {self.why}"
+            return Measured(False, math.inf, self.max, f"{int(got.double().isnan().sum())} NaN; {self.why}")
         steps = (_steps(got) - _steps(cast(ref, got.dtype))).abs()
         if self.floor:
             row = ref.abs().amax(-1, keepdim=True)
@@ -40,11 +64,11 @@ class Ulp:
             steps = torch.where(small, steps.clamp(max=self.max), steps)
         worst, off = steps.max().item(), (steps > 0).double().mean().item()
         said = f"worst {worst} ulp (max {self.max}), {off:.2%} off (max {self.frac:.2%}); {self.why}"
-        return worst <= self.max and off <= self.frac, said
+        return Measured(worst <= self.max and off <= self.frac, worst, self.max, said)
 
 
 @dataclass(frozen=True)
-class Rel:
+class Rel(Tolerance):
     """Worst row's ||got - ref|| / ||ref|| in unit roundoffs of the output dtype: a zeroed row or tile shows.
 
     A truncating store hides inside a wide bound, but it shrinks every value: the mean magnitude may be off by at most
@@ -56,36 +80,36 @@ class Rel:
 
     SHRINK = 0.35
 
-    def check(self, got: torch.Tensor, ref: torch.Tensor) -> tuple[bool, str]:
-        """(accepted, explanation) of `got` against the float64 `ref`."""
+    def measure(self, got: torch.Tensor, ref: torch.Tensor) -> Measured:
+        """The error is the worst row's, in unit roundoffs."""
         unit, narrow = torch.finfo(got.dtype).eps / 2, got.element_size() < 4
         got, ref = got.double().flatten(1), ref.flatten(1)
         error = ((got - ref).norm(dim=-1) / ref.norm(dim=-1).clamp_min(1e-30)).max().item() / unit
         shrink = abs(got.abs().sum() / ref.abs().sum() - 1).item() / unit
         limit = self.SHRINK if narrow else self.u  # an op computes in fp32: only narrower stores can truncate unseen
         said = f"worst row {error:.2f} u (max {self.u} u), mean magnitude off {shrink:.2f} u (max {limit})"
-        return error <= self.u and shrink <= limit, f"{said}; {self.why}"
+        return Measured(error <= self.u and shrink <= limit, error, self.u, f"{said}; {self.why}")
 
 
 @dataclass(frozen=True)
-class Exact:
+class Exact(Tolerance):
     """Same bytes as the rounded reference: for ops that only move data."""
 
     why: str = "moves bytes only"
 
-    def check(self, got: torch.Tensor, ref: torch.Tensor) -> tuple[bool, str]:
-        """(accepted, explanation) of `got` against the float64 `ref`."""
+    def measure(self, got: torch.Tensor, ref: torch.Tensor) -> Measured:
+        """The error is the number of bytes that differ."""
         want = cast(ref, got.dtype).contiguous().view(torch.uint8)
         n = (got.contiguous().view(torch.uint8) != want).sum().item()
-        return n == 0, f"{n} bytes differ; {self.why}"
+        return Measured(n == 0, n, 0, f"{n} bytes differ; {self.why}")
 
 
-class ByDtype:
+class ByDtype(Tolerance):
     """A tolerance per output dtype, for ops whose output follows their input."""
 
     def __init__(self, rules: dict):
         self.rules = rules
 
-    def check(self, got: torch.Tensor, ref: torch.Tensor) -> tuple[bool, str]:
-        """(accepted, explanation) of `got` against the float64 `ref`."""
-        return self.rules[got.dtype].check(got, ref)
+    def measure(self, got: torch.Tensor, ref: torch.Tensor) -> Measured:
+        """By the rule of the output's dtype."""
+        return self.rules[got.dtype].measure(got, ref)

@@ -68,6 +68,7 @@ class DiT(nn.Module):
         rows = self.image(image.to(self.dtype))
         return [b.cross_attn.image(rows) for b in self.blocks]
 
+    @scope("prompt")
     def prompt(self, text: Tensor, image: list[KeysValues]) -> Prompt:
         """Text rows [N, text_dim], N <= text_len, beside an image's keys and values: constant per prompt."""
         rows, pad = self.text(text.to(self.dtype))
@@ -82,6 +83,7 @@ class DiT(nn.Module):
             (k, v), image = fresh.text[0], prompt.image[0]
             ops.cross_attention(q=q, k_text=k, v_text=v, k_image=image.k, v_image=image.v, pad=fresh.pad)
 
+    @scope("audio")
     def hear(self, rows: Tensor) -> list[KeysValues]:
         """Audio embeddings [F, 8, blocks, channels] of a block's last F latent frames -> keys and values per layer."""
         tokens = self.audio(rows.to(self.dtype))

@@ -71,6 +71,7 @@ class Session:
                 raise InputError(f"graphs: expected a device that captures calls, got {device.type}")
             self.capture()
 
+    @scope("session.start")
     @torch.no_grad()
     def _start(self, image: Tensor | None, prompt: str, eight_bit_memory: bool) -> None:
         dit, vae, share = self.avatar.dit, self.avatar.vae, self.parallel.share
@@ -206,12 +207,13 @@ class Session:
 
     def next_block(self) -> Tensor | None:
         """The next block's video frames: uint8 [21 or 32, H, W, 3] where the model lives; None unless it leads."""
-        with scope(f"block[{self.blocks_made}]"):
+        with scope("session"), scope(f"block[{self.blocks_made}]"), torch.no_grad():
             latents = self.next_latents()
-            with scope("vae"), torch.no_grad():
+            with scope("vae"):
                 frames = self._decoder.decode(latents)
                 if frames is None:
                     return None
+            with scope("uint8"):
                 return ((frames.float() + 1) * 127.5).round_().clamp_(0, 255).byte().permute(1, 2, 3, 0).contiguous()
 
     def _hear(self, first: bool) -> Tensor:

@@ -15,3 +15,9 @@ GOLDEN = ROOT / "tests" / "golden"
 def golden() -> Path:
     """Folder of recorded cases of the released model."""
     return GOLDEN
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Device tests are collected when asked for, by `-m gpu` or by path: elsewhere they are pages of skips."""
+    asked = "gpu" in (config.option.markexpr or "") or any("gpu" in Path(a).parts for a in config.args)
+    return True if collection_path == ROOT / "tests" / "gpu" and not asked else None

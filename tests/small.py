@@ -8,6 +8,7 @@ from liveact_model.config import DiTConfig
 from liveact_model.image.patches import PatchEncoder
 from liveact_model.model import DiT
 from liveact_model.schedule import TIMESTEPS
+from liveact_model.session import Session
 from liveact_model.text.words import WordEncoder
 from liveact_model.vae.tiny import TinyVAE
 
@@ -52,3 +53,40 @@ def speech(seconds: float, seed: int = 1) -> torch.Tensor:
 def picture(seed: int = 2) -> torch.Tensor:
     """[3, 32, 32] in [-1, 1]."""
     return torch.rand(3, SIZE[1], SIZE[0], generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+LEVELS, MEAN_LEVELS = 2, 0.02
+"""How far two float32 runs of a session may lie apart, in levels of 255: on a rounding boundary one is one apart."""
+
+LATENTS = 2e-4
+"""The same for latents, relative L2: float32 against float64 ops gives 2e-7, one key too few 4e-3."""
+
+
+def session(avatar: Avatar, blocks: int, picture_: torch.Tensor | None = None, **options) -> Session:
+    """A session that has heard enough for some blocks."""
+    made = Session(avatar, picture() if picture_ is None else picture_, "happy", **options)
+    made.push_audio(speech(2 * blocks))
+    return made
+
+
+def video(avatar: Avatar, blocks: int = 3, **options) -> torch.Tensor:
+    """Video frames of the first blocks of a session, on the host."""
+    made = session(avatar, blocks, **options)
+    return torch.cat([made.next_block().cpu() for _ in range(blocks)])
+
+
+def latents(avatar: Avatar, blocks: int = 4, **options) -> torch.Tensor:
+    """Latents of the first blocks of a session, on the host: what the decoder's clamp would hide."""
+    made = session(avatar, blocks, **options)
+    return torch.cat([made.next_latents().cpu().flatten() for _ in range(blocks)])
+
+
+def difference(a: torch.Tensor, b: torch.Tensor) -> tuple[float, float]:
+    """(worst, mean) distance of two videos in levels."""
+    apart = (a.float() - b.float()).abs()
+    return apart.max().item(), apart.mean().item()
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    """||a - b|| / ||b||."""
+    return ((a.double() - b.double()).norm() / b.double().norm()).item()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from liveact_kernels import ops  # noqa: F401 - fills the registry
+from liveact_kernels.available import VENDORS
 from liveact_kernels.dispatch import PREFERRED, REGISTRY
 
 ROOT = Path(__file__).parent.parent
@@ -24,7 +25,8 @@ KERNELS_NEED = {"torch"}  # to be imported, on a CPU; a backend's own files may 
 KERNELS_MAY_NEED = KERNELS_NEED | {"nvtx"}  # once somebody asks for it
 BACKEND_LIBRARIES = {"triton", "flash_attn", "flash_attn_interface", "sageattention", "deep_gemm", "cudnn", "vllm"}
 BACKENDS = {b for op in REGISTRY.values() for b in op.backends} | {b for row in PREFERRED.values() for b in row}
-BACKENDS |= BACKEND_LIBRARIES | {"flash", "sage", "scaled_mm", "deepgemm"}
+BACKENDS |= BACKEND_LIBRARIES | set(VENDORS)
+BACKENDS -= {"sdpa"}  # also the word by which transformers' encoders are asked for plain torch
 DEVICE = re.compile(r"(cuda|hip|mps|xpu|npu)(:[0-9]+)?")
 VARIABLE = re.compile(r"LIVEACT_\w+|CUDA_\w+|TRITON_\w+|NCCL_\w+|(LOCAL_)?RANK|WORLD_SIZE")
 CHAINS = ("os.environ", "os.getenv", "os.putenv", "torch.cuda", "torch.mps", "torch.xpu", "torch.backends")

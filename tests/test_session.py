@@ -145,8 +145,9 @@ def test_scopes_name_block_step_and_layer():
     with record(CallList()) as calls:
         session.next_block()
     scopes = {c.scope for c in calls}
-    assert ("block[2]", "step[1]", "layer[1]") in scopes and all(s[0] == "block[2]" for s in scopes)
-    heard = {s[1] for s, name in ((c.scope, c.op.name) for c in calls) if name == "audio_attention"}
+    assert ("session", "block[2]", "step[1]", "layer[1]") in scopes
+    assert all(s[:2] == ("session", "block[2]") for s in scopes)
+    heard = {s[2] for s, name in ((c.scope, c.op.name) for c in calls) if name == "audio_attention"}
     assert heard == {"step[1]", "step[2]"}  # the first denoise step hears nothing
 
 

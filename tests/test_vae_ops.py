@@ -1,11 +1,13 @@
 """The cost of the Wan VAE, and what is special about its ops (tests/test_ops.py has what all ops share)."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from liveact_app.verify.golden import rel_l2
+from liveact_kernels.common.exact import float32_convolution
 from liveact_kernels.contract import record
 from liveact_kernels.ops.causal_conv3d import causal_conv3d
 from liveact_kernels.ops.frame_attention import frame_attention
@@ -76,3 +78,16 @@ def test_convolution_refuses_shapes_that_do_not_fit():
 def test_norm_of_nothing_is_nothing():
     out = norm_silu(x=torch.zeros(1, 2, 2, 8), gamma=torch.ones(8))
     assert torch.equal(out, torch.zeros(1, 2, 2, 8))
+
+
+def test_float32_convolutions_are_not_rounded_to_tf32(monkeypatch):
+    """A GPU's default; here a tensor only pretends to be on one."""
+    before = torch.backends.cudnn.allow_tf32
+    for dtype, place, allowed in (
+        (torch.float32, "cuda", False),
+        (torch.bfloat16, "cuda", before),
+        (torch.float32, "cpu", before),
+    ):
+        with float32_convolution(SimpleNamespace(dtype=dtype, device=torch.device(place))):
+            assert torch.backends.cudnn.allow_tf32 == allowed and torch.backends.cudnn.enabled
+    assert torch.backends.cudnn.allow_tf32 == before is True

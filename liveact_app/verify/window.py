@@ -34,7 +34,7 @@ class Layer:
 
     def taps(self, memory: str) -> Tensor:
         """[5, H, D] of the variant."""
-        taps = self.w["memory_proj_k.weight"][:, 0].T.reshape(-1, self.heads, self.head_dim)
+        taps = self.w["memory_proj_k.weight"][:, 0].T.reshape(-1, self.heads, self.head_dim).contiguous()
         return torch.full_like(taps, 1 / 5) if memory == "mean" else taps
 
     def window(self, schedule, memory: LayerMemory | None) -> Window:

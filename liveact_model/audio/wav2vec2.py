@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from liveact_kernels.dispatch import scope
 from liveact_model.audio.levels import LevelMeter, Levels
 from liveact_model.audio.stream import Wav2Vec2Stream
 from liveact_model.audio.tempo import EMBEDDINGS_PER_SECOND, TempoStream
@@ -127,6 +128,7 @@ class Wav2Vec2AudioEncoder(nn.Module):
             states[-1] = encoder.layer_norm(states[-1])
         return states
 
+    @scope("wav2vec2")
     @torch.no_grad()
     def embed_window(self, waveform: Tensor, frames: int, levels: Levels) -> Tensor:
         """Samples [n] -> float32 [frames, blocks, channels], normalised with the given statistics."""

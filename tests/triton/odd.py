@@ -36,5 +36,20 @@ ODD = {
         Case("long_first_block", H=2, E=4, A=bf16, R=6 * 35, tokens=35, S=5, k_dtype=int8, v_dtype=fp8,
              schedule=tuple((slot, (slot,)) for slot in range(6))),
     ],
+    "causal_conv3d": [
+        Case("two_channel_tiles", F=2, H=3, W=3, C=40, O=200, A=bf16, KT=3, KH=3, KW=3, has_prev=True),
+        Case("two_pixel_tiles", F=1, H=13, W=11, C=24, O=48, A=bf16, KT=3, KH=3, KW=3, has_residual=True),
+        Case("interleave_and_residual", F=2, H=3, W=5, C=16, O=96, A=bf16, KT=3, KH=1, KW=1, interleave=2,
+             has_prev=True, has_residual=True),
+        Case("down_space_f32", F=1, H=4, W=6, C=5, O=7, A=f32, KT=1, KH=3, KW=3, stride=2),
+    ],
+    "upsample_conv": [
+        Case("ragged", F=2, H=5, W=7, C=24, O=40, A=bf16),
+        Case("one_pixel", F=1, H=1, W=1, C=3, O=2, A=f32),
+    ],
+    "norm_silu": [
+        Case("several_programs", F=1, H=11, W=13, C=96, A=bf16),
+        Case("one_pixel", F=1, H=1, W=1, C=7, A=f32, silu=False),
+    ],
 }  # fmt: skip
 """Op name -> cases; they join the op's own "cpu" cases in every test of this folder."""

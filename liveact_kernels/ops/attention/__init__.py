@@ -62,6 +62,7 @@ attention = Op(
     ),
     flops=lambda d: {compute_kind(d.A): 4 * d.L * d.W * d.H * d.D},
     tol=Rel(5.0, "fp32 softmax; probabilities rounded to the activation dtype before the second product"),
+    rows="L",
     cases=[
         Case("first_block", L=6, R=6, H=2, D=16, A=f32),
         Case("memory", L=8, R=8, P=6, H=3, D=20, **memory_dims(False, f32)),
@@ -73,7 +74,11 @@ attention = Op(
         Case("live_512x512", rung="device", L=8192, R=8192, P=6144, H=40, D=128, **memory_dims(False)),
         Case("live_416x720", rung="device", L=9360, R=9360, P=7020, H=40, D=128, **memory_dims(True)),
     ],
-    backends={"torch": f"{__name__}.torch_backend:attention", "triton": f"{__name__}.triton_kernel:launch"},
+    backends={
+        "torch": f"{__name__}.torch_backend:attention",
+        "triton": f"{__name__}.triton_kernel:launch",
+        **{vendor: f"{__name__}.vendor_backend:{vendor}" for vendor in ("sdpa", "cudnn", "flash", "sage")},
+    },
 )
 
 attention_segment = Op(

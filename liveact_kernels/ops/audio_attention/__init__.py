@@ -33,6 +33,7 @@ audio_attention = Op(
     require=("L % F == 0",),
     flops=lambda d: {compute_kind(d.A): 4 * d.L * d.N * d.H * d.D},
     tol=Rel(5.0, "fp32 softmax; probabilities rounded to the activation dtype before the second product"),
+    rows="H",
     cases=[
         Case("tiny", L=12, F=3, N=4, H=2, D=16, A=f32),
         Case("bf16", L=10, F=2, N=8, H=3, D=20, A=bf16),

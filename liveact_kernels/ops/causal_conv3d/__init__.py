@@ -61,5 +61,5 @@ causal_conv3d = Op(
         Case("live_720x416_res96", F=32, H=720, W=416, C=96, O=96, has_residual=True, **_333, **_LIVE),
         Case("live_720x416_latent", F=8, H=90, W=52, C=16, O=384, **_333, **_LIVE),
     ],
-    backends={"torch": f"{__name__}.torch_backend:causal_conv3d"},
+    backends={"torch": f"{__name__}.torch_backend:causal_conv3d", "triton": f"{__name__}.triton_kernel:launch"},
 )  # fmt: skip

@@ -7,6 +7,8 @@ fast channels-last one on every device, while its float32 3-D one on a CPU is te
 import torch
 import torch.nn.functional as F
 
+from liveact_kernels.common.exact import float32_convolution
+
 
 def causal_conv3d(x, w, bias, prev=None, residual=None, stride_t=1, stride=1, interleave=1):
     """See reference.causal_conv3d. The convolution is rounded before the residual is added: torch fuses no epilogue."""
@@ -18,7 +20,8 @@ def causal_conv3d(x, w, bias, prev=None, residual=None, stride_t=1, stride=1, in
         flat, padding = w.reshape(o, kh, kw, -1).permute(0, 3, 1, 2), (kh // 2, kw // 2)
         if stride > 1:  # right and bottom only
             x, padding = F.pad(x, (0, 0, 0, kw - stride, 0, kh - stride)), 0
-        out = F.conv2d(x.permute(0, 3, 1, 2), flat, bias, stride, padding).permute(0, 2, 3, 1)
+        with float32_convolution(x):
+            out = F.conv2d(x.permute(0, 3, 1, 2), flat, bias, stride, padding).permute(0, 2, 3, 1)
     if interleave > 1:
         out = out.unflatten(-1, (interleave, -1)).permute(0, 3, 1, 2, 4).flatten(0, 1)
     return (out if residual is None else out + residual).contiguous()

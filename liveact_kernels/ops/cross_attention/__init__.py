@@ -51,6 +51,7 @@ cross_attention = Op(
     require=("pad >= 1",),
     flops=lambda d: {compute_kind(d.A): 4 * d.L * (d.N + d.I) * d.H * d.D},
     tol=Rel(5.0, "two fp32 softmaxes, probabilities and both halves rounded to the activation dtype"),
+    rows="L",
     cases=[
         Case("tiny", L=6, N=5, I=7, H=2, D=16, A=f32, pad=11),
         Case("no_padding", L=5, N=4, I=3, H=3, D=20, A=f32),

@@ -39,7 +39,8 @@ def _cases(*live, **extra):
     ]
 
 
-def _op(name, args, out, tol, cases, **more):
+def _op(name, args, out, tol, cases, backends=None, **more):
+    own = {b: f"{__name__}.{b}_{kind}:{name}" for b, kind in (("torch", "backend"), ("triton", "kernel"))}
     return Op(
         name,
         reference=getattr(ref, name),
@@ -48,8 +49,9 @@ def _op(name, args, out, tol, cases, **more):
         require=("K % G == 0",),
         flops=lambda d: {"fp8": 2 * d.M * d.N * d.K},
         tol=tol,
+        rows="M",
         cases=cases,
-        backends={b: f"{__name__}.{b}_{kind}:{name}" for b, kind in (("torch", "backend"), ("triton", "kernel"))},
+        backends=own | (backends or {}),
         **more,
     )
 
@@ -60,6 +62,7 @@ fp8_linear = _op(
     {"out": T("M N", "out_dtype")},
     _TOL,
     _cases(("qkv", 15360, 5120, 1), ("q", 5120, 5120, 1), out_dtype=bf16),
+    backends={"scaled_mm": f"{__name__}.vendor_backend:scaled_mm"},
 )
 
 fp8_linear_gelu = _op(

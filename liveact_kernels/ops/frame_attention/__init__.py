@@ -36,6 +36,7 @@ frame_attention = Op(
     require=("Q % 3 == 0",),
     flops=_flops,
     tol=Rel(3.0, "fp32 softmax; probabilities may be rounded to the activation dtype before the second product"),
+    rows="F",
     cases=[
         Case("tiny", F=2, H=3, W=5, Q=96, A=bf16),
         Case("tiny_f32", F=3, H=2, W=2, Q=24, A=f32),

@@ -26,6 +26,7 @@ gate_residual = Op(
     out={"out": T("L C", ACT)},
     flops=lambda d: {"f32": 2 * d.L * d.C},
     tol=ByDtype({bf16: Ulp(1, 0.02, _WHY, floor=1e-6), f32: Rel(2.0, _WHY)}),
+    rows="L",
     cases=[
         Case("tiny", L=7, C=96, A=bf16),
         Case("tiny_f32", L=5, C=40, A=f32),

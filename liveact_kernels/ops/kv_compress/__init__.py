@@ -92,6 +92,7 @@ kv_compress = Op(
     flops=_flops,
     bytes=_cost_bytes,
     tol={"k_out": _STORED, "v_out": _STORED, "k_out_scale": _SCALE, "v_out_scale": _SCALE},
+    rows="H",
     cases=[
         Case("raster", H=2, E=8, **_memory(False, f32)),
         Case("raster_straddle", H=3, E=10, **_memory(False, tokens=7)),

@@ -34,6 +34,7 @@ def _op(name, args, cases=None):
         out=_OUT,
         flops=lambda d: {compute_kind(d.A): 2 * d.M * d.N * d.K},
         tol=_TOL,
+        rows="M",
         cases=cases or _cases(),
         backends={b: f"{__name__}.{b}_{kind}:{name}" for b, kind in (("torch", "backend"), ("triton", "kernel"))},
     )

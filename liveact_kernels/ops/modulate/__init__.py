@@ -21,6 +21,7 @@ modulate = Op(
     out={"out": T("L C", ACT)},
     flops=lambda d: {"f32": 8 * d.L * d.C},
     tol=Rel(2.0, "fp32 statistics, one rounding of the output; a row of fp32 sums adds about one unit more in float32"),
+    rows="L",
     cases=_CASES,
     backends={"torch": f"{__name__}.torch_backend:modulate", "triton": f"{__name__}.triton_kernel:modulate"},
 )
@@ -35,6 +36,7 @@ modulate_quant = Op(
         "x8": Ulp(1, 0.01, "an fp32 scale moves a value across a rounding boundary"),
         "x_scale": Ulp(32, 1.0, "fp32 LayerNorm of a whole row, then a maximum"),
     },
+    rows="L",
     cases=_CASES,
     backends={
         "torch": f"{__name__}.torch_backend:modulate_quant",

@@ -38,6 +38,7 @@ norm_silu = Op(
             bf16: Ulp(1, 0.01, "fp32 inside: a value within 1e-6 of a rounding boundary may fall on its other side"),
         }
     ),
+    rows="F",
     cases=[
         Case("tiny", F=2, H=3, W=5, C=96, A=bf16),
         Case("tiny_f32", F=2, H=3, W=5, C=24, A=f32),
@@ -46,5 +47,5 @@ norm_silu = Op(
         Case("live_512x512_middle", rung="device", F=8, H=64, W=64, C=384, A=bf16),
         Case("live_720x416", rung="device", F=32, H=360, W=208, C=192, A=bf16),
     ],
-    backends={"torch": torch_backend},
+    backends={"torch": torch_backend, "triton": f"{__name__}.triton_kernel:launch"},
 )

@@ -21,6 +21,7 @@ qkv_norm_rope = Op(
     out={"q": T("L H D", ACT), "k": T("L H D", ACT), "v": T("L H D", ACT)},
     flops=lambda d: {"f32": 20 * d.L * d.C},
     tol={"q": _TOL, "k": _TOL, "v": _TOL},
+    rows="L",
     cases=[
         Case("tiny", L=6, C=64, E=16, A=bf16),
         Case("odd_heads", L=5, C=120, E=20, A=f32),

@@ -32,6 +32,7 @@ quant = Op(
         "x8": Ulp(1, 0.01, "an fp32 scale moves a value across a rounding boundary"),
         "x_scale": Ulp(1, 1.0, "one fp32 division"),
     },
+    rows="L",
     cases=[
         Case("tiny", L=7, C=96, A=bf16),
         Case("groups", L=5, C=256, A=f32, groups=2),

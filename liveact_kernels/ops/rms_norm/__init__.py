@@ -28,6 +28,7 @@ rms_norm = Op(
     out={"out": T("L C", ACT)},
     flops=lambda d: {"f32": 4 * d.L * d.C},
     tol=Rel(2.0, "fp32 mean of squares, one rounding"),
+    rows="L",
     cases=[
         Case("tiny", L=7, C=96, A=bf16),
         Case("tiny_f32", L=3, C=40, A=f32),

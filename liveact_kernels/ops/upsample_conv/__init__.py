@@ -2,6 +2,7 @@
 
 import torch.nn.functional as F
 
+from liveact_kernels.common.exact import float32_convolution
 from liveact_kernels.contract import ACT, Case, Op, T, bf16, f32
 from liveact_kernels.ops.causal_conv3d import CONV_TOL, unit_rows
 from liveact_kernels.ops.causal_conv3d.reference import causal_conv3d
@@ -20,7 +21,8 @@ def reference(x, w, bias):
 def torch_backend(x, w, bias):
     """Plain eager torch: any device, differentiable; it writes the upsampled frames once."""
     up = F.interpolate(x.permute(0, 3, 1, 2), scale_factor=2, mode="nearest-exact")
-    return F.conv2d(up, w.permute(0, 3, 1, 2), bias, padding=1).permute(0, 2, 3, 1).contiguous()
+    with float32_convolution(x):
+        return F.conv2d(up, w.permute(0, 3, 1, 2), bias, padding=1).permute(0, 2, 3, 1).contiguous()
 
 
 upsample_conv = Op(
@@ -31,6 +33,7 @@ upsample_conv = Op(
     # Nine taps per output pixel, as the network defines it; summing the taps that meet one input pixel needs four.
     flops=lambda d: {compute_kind(d.A): 2 * d.F * 4 * d.H * d.W * d.O * 9 * d.C},
     tol=CONV_TOL,
+    rows="F",
     cases=[
         Case("tiny", F=2, H=3, W=4, C=16, O=8, A=bf16),
         Case("tiny_f32", F=1, H=2, W=5, C=6, O=3, A=f32),
@@ -38,5 +41,5 @@ upsample_conv = Op(
         Case("live_512x512_up192", rung="device", F=32, H=128, W=128, C=384, O=192, A=bf16),
         Case("live_720x416_up192", rung="device", F=16, H=90, W=52, C=384, O=192, A=bf16),
     ],
-    backends={"torch": torch_backend},
+    backends={"torch": torch_backend, "triton": f"{__name__}.triton_kernel:launch"},
 )

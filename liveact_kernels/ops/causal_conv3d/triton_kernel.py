@@ -1,0 +1,13 @@
+"""The causal convolution on common.conv: history, padding and residual without a copy."""
+
+from __future__ import annotations
+
+from liveact_kernels.common.conv import launch_conv
+
+
+def launch(out, x, w, bias, prev=None, residual=None, stride_t=1, stride=1, interleave=1):
+    """See reference.causal_conv3d."""
+    launch_conv("causal_conv3d", out, x, w, bias, prev, residual, stride_t, stride, interleave=interleave)
+
+
+launch.requires_sass = ("HGMMA", "LDGSTS")

@@ -1,0 +1,13 @@
+"""Upsampling and convolution on common.conv: the enlarged frame is an address."""
+
+from __future__ import annotations
+
+from liveact_kernels.common.conv import launch_conv
+
+
+def launch(out, x, w, bias):
+    """See reference."""
+    launch_conv("upsample_conv", out, x, w.unsqueeze(3), bias, up=2)
+
+
+launch.requires_sass = ("HGMMA", "LDGSTS")

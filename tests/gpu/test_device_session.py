@@ -1,0 +1,38 @@
+"""The self-test's cost, and a whole small avatar on the device against the CPU."""
+
+import importlib.util
+
+import pytest
+import small
+import torch
+
+from liveact_kernels import selftest
+from liveact_model.weights import load_avatar
+
+
+def test_the_self_test_passes_and_is_quick(device):
+    selftest.run(device)  # compiles
+    outcomes, seconds = selftest.run(device)
+    assert [f"{o.op} on {o.backend}: {o.said}" for o in outcomes if not o.ok] == []
+    assert seconds < 1
+
+
+@pytest.fixture(autouse=True)
+def _exact(monkeypatch):
+    """The small VAE is plain torch, whose float32 convolutions would round to TF32 on a GPU."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@pytest.mark.parametrize("options", [{}, {"eight_bit_memory": True}], ids=["", "eight-bit memory"])
+def test_a_small_session_is_the_cpus(device, options):
+    here, there = (small.latents(a, **options) for a in (small.avatar(), small.avatar().to(device)))
+    assert small.relative(there, here) <= small.LATENTS
+
+
+def test_the_shipped_avatar_is_the_cpus(device):
+    if importlib.util.find_spec("safetensors") is None:
+        pytest.skip("the shipped weights need safetensors: pip install safetensors")
+    pair = [load_avatar("tiny", dtype="float32", device=d) for d in ("cpu", device)]
+    picture = torch.rand(3, *reversed(pair[0].default_size), generator=torch.Generator().manual_seed(2)) * 2 - 1
+    worst, mean = small.difference(*(small.video(a, picture_=picture) for a in pair))
+    assert worst <= small.LEVELS and mean <= small.MEAN_LEVELS

@@ -1,0 +1,124 @@
+"""bench/campaign.py: sections with limits, what a cut-off run keeps, and the whole of it with tiny shapes."""
+
+import json
+import re
+import sys
+import time
+
+import campaign
+import pytest
+from campaign import Outcome, Section
+from manifest import SCHEMA
+
+from liveact_model.errors import InputError
+
+
+def python(name, code, share=1.0):
+    return Section(name, share, f"{name}.log", lambda out, minutes: [sys.executable, "-c", code])
+
+
+def test_sections_are_independent_and_the_summary_is_there_after_each(tmp_path):
+    seen = []
+
+    def look(line):
+        path = tmp_path / "out" / "summary.txt"
+        seen.append(path.read_text() if path.exists() else None)
+
+    todo = [
+        python("good", "print('hello')"),
+        Section("none", 1.0, "none.log", lambda out, minutes: "there is nothing to build"),
+        python("bad", "import sys; print('oh'); sys.exit(3)"),
+        python("last", "print(1)"),
+    ]
+    outcomes = campaign.run(tmp_path / "out", 1.0, todo, look)
+    assert [o.status for o in outcomes] == ["ok", "skipped: there is nothing to build", "failed (3)", "ok"]
+    assert "hello" in (tmp_path / "out" / "good.log").read_text() and "oh" in (tmp_path / "out" / "bad.log").read_text()
+    assert seen[0] is None and "good" in seen[2] and "bad" not in seen[2] and "failed (3)" in seen[6]
+
+
+def test_a_section_that_hangs_is_killed_with_its_children_and_keeps_its_log(tmp_path):
+    code = (
+        "import subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
+        "print('child', child.pid, flush=True); time.sleep(60)"
+    )
+    outcome = campaign.run_section(python("hangs", code), tmp_path, 1.5)
+    assert outcome.status == "out of time (2 s)" and outcome.seconds < 10
+    child = int(re.search(r"child ([0-9]+)", (tmp_path / "hangs.log").read_text())[1])
+    deadline = time.monotonic() + 10
+    while (alive := _alive(child)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive
+
+
+def _alive(pid):
+    """Whether a process still runs; a zombie is dead, only not yet collected by its new parent."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_time_that_is_left_goes_to_those_after():
+    todo = [python("a", "", 0.25), python("b", "", 0.25), python("c", "", 0.5)]
+    assert campaign.limits(todo, 100.0) == 25.0
+    assert campaign.limits(todo[1:], 99.0) == pytest.approx(33.0)
+    assert campaign.limits(todo[2:], 98.0) == 98.0
+
+
+def test_the_summary_has_the_best_backend_of_a_case_and_what_is_wrong(tmp_path):
+    base = {"schema": SCHEMA, "op": "quant", "case": "live"}
+    found = [
+        base | {"kind": "op", "backend": "torch", "us": 90.0, "percent_of_floor": 30.0},
+        base | {"kind": "op", "backend": "triton", "us": 30.0, "percent_of_floor": 90.0},
+        base | {"kind": "red", "backend": "cuda", "why": "tiny: x8: worst 3 ulp"},
+        base | {"kind": "skip", "backend": "flash", "why": "not installed"},
+    ]
+    (tmp_path / "ops.jsonl").write_text("".join(json.dumps(r) + "\n" for r in found))
+    lines = campaign.summary(tmp_path, [Outcome("ops", "ok", 1.0)])
+    text = [" ".join(line.split()) for line in lines]
+    assert "quant live triton 30.0 us, 90% of the floor" in text and not any("torch" in t for t in text)
+    assert "quant live cuda WRONG: tiny: x8: worst 3 ulp" in text
+
+
+def test_a_real_run_builds_checks_and_measures_in_this_order(tmp_path, monkeypatch):
+    todo = campaign.sections(dry=False)
+    assert [s.name for s in todo] == ["build", "parity", "ceilings", "ops", "frame"]
+    monkeypatch.setattr(campaign.root, "ROOT", tmp_path)
+    assert todo[0].command(tmp_path, 1.0) == "there is no csrc/ to build"
+    assert todo[1].command(tmp_path, 1.0) == "there is no tests/gpu"
+    (tmp_path / "csrc").mkdir()
+    (tmp_path / "setup.py").touch()
+    (tmp_path / "tests" / "gpu").mkdir(parents=True)
+    assert todo[0].command(tmp_path, 1.0)[1:] == ["setup.py", "build_ext", "--inplace"]
+    parity = todo[1].command(tmp_path, 1.0)
+    assert parity[2:6] == ["pytest", "tests/gpu", "-m", "gpu"] and f"--junitxml={tmp_path / 'parity.xml'}" in parity
+    ops = todo[3].command(tmp_path, 2.0)
+    assert ops[ops.index("--minutes") + 1] == "1.800"  # it stops by itself before it is stopped
+
+
+def test_bad_input(tmp_path, capsys, monkeypatch):
+    (tmp_path / "x").touch()
+    with pytest.raises(InputError, match="--minutes: expected more than 0, got 0"):
+        campaign.run(tmp_path / "new", 0, [])
+    for argv, words in (
+        (["--out", str(tmp_path), "--dry-run"], "--out: expected an empty folder"),
+        (["--out", str(tmp_path / "x" / "y"), "--dry-run"], "--out: expected a folder that can be made"),
+    ):
+        assert campaign.main(argv) == 2 and words in capsys.readouterr().err
+    monkeypatch.setattr(campaign.torch.cuda, "is_available", lambda: False)
+    assert campaign.main(["--out", str(tmp_path / "z")]) == 2
+    assert "expected a CUDA device" in capsys.readouterr().err and not (tmp_path / "z").exists()
+
+
+def test_the_dry_run_goes_through_everything(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    sections = [s for s in campaign.sections(dry=True) if s.name != "parity"]  # that one is tests/gpu, tested elsewhere
+    monkeypatch.setattr(campaign, "sections", lambda dry: sections)
+    assert campaign.main(["--dry-run", "--minutes", "5", "--out", str(out)]) == 0
+    kinds = {p.name: [json.loads(line)["kind"] for line in p.open()] for p in out.glob("*.jsonl")}
+    assert kinds["ceilings.jsonl"] == ["ceiling"] * 4 and kinds["frame.jsonl"] == ["frame"] * 3
+    assert kinds["ops.jsonl"].count("op") == 4
+    assert len(list(out.iterdir())) <= 8
+    text = capsys.readouterr().out
+    assert "build           0.0  skipped: a dry run builds nothing" in text and "50 ms" in text

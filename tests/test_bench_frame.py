@@ -1,0 +1,236 @@
+"""bench/frame.py: random avatars, predicted memory, stages and ops of a block, the verdict."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import avatars
+import frame
+import memory
+import pytest
+import rows
+import torch
+from breakdown import STAGES, Part, parts, verdict
+from small import CONFIG
+from speech import RandomWav2Vec2, noise
+
+from liveact_kernels import ops
+from liveact_kernels.budget import GROUPS
+from liveact_kernels.dispatch import Call
+from liveact_kernels.hw import CHIPS
+from liveact_model.audio.wav2vec2 import Wav2Vec2AudioEncoder
+from liveact_model.precision import Linear
+from liveact_model.vae.wan_coder import WanVAEConfig
+
+ROOT = Path(__file__).parent.parent
+CPU = torch.device("cpu")
+NETWORK = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48,
+    "conv_dim": (16,) * 7, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 4,
+}  # fmt: skip
+SMALL = CONFIG.with_(in_dim=36, out_dim=16, audio_blocks=2, audio_channels=32)
+SMALL_VAE = WanVAEConfig(dim=8, num_res_blocks=1)
+
+
+def small(precision="fp8", device=CPU, config=SMALL):
+    """The released architecture's parts, all of them small."""
+    return avatars.assemble("small", config, SMALL_VAE, precision, device, **NETWORK)
+
+
+# ---- random avatars -------------------------------------------------------------------------------------------------
+
+
+def test_the_plain_wav2vec2_is_the_released_network():
+    """Same weights, same embeddings as through transformers."""
+    torch.manual_seed(0)
+    plain = RandomWav2Vec2(**NETWORK)
+    for p in plain.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    names = {"convolutions.": "feature_extractor.conv_layers.", "projection.": "feature_projection."}
+    state = {}
+    for key, value in plain.state_dict().items():
+        for ours, theirs in names.items():
+            key = theirs + key.removeprefix(ours) if key.startswith(ours) else key
+        state[key] = value
+    state["masked_spec_embed"] = torch.zeros(32)
+    released = Wav2Vec2AudioEncoder(state, NETWORK)
+    audio = noise(2.0)
+    torch.testing.assert_close(plain.embed(audio), released.embed(audio), rtol=1e-4, atol=1e-5)
+
+
+def test_random_linears_keep_the_variance_and_use_the_whole_code_range():
+    dit = avatars.random_dit(CONFIG.with_(dim=256, num_heads=2, ffn_dim=512), "fp8", CPU)
+    up = dit.blocks[0].ffn.up
+    assert up.w8.dtype == torch.float8_e4m3fn and up.w8.float().isfinite().all() and up.w8.float().abs().max() > 300
+    y = up(up.accept(torch.randn(64, 256, dtype=torch.bfloat16))).float()
+    assert 0.8 < y.std() < 1.2
+    again = avatars.random_dit(CONFIG.with_(dim=256, num_heads=2, ffn_dim=512), "fp8", CPU)
+    assert torch.equal(up.w8.view(torch.uint8), again.blocks[0].ffn.up.w8.view(torch.uint8))
+
+
+def test_no_linear_has_a_second_copy_of_its_weights():
+    linears = [m for m in small().dit.modules() if isinstance(m, Linear)]
+    assert len(linears) > 20 and all(m.weight is None and m.w8.element_size() == 1 for m in linears)
+
+
+# ---- memory --------------------------------------------------------------------------------------------------------
+
+
+def test_live_bytes_follow_tensors_and_views_count_once():
+    with memory.Live() as live:
+        a = torch.empty(1000, device="meta")
+        b = a.view(10, 100)
+        c = torch.empty(500, dtype=torch.int8, device="meta")
+        assert live.now == 4500
+        del c
+        assert live.now == 4000
+        del a
+        assert live.now == 4000  # b still holds it
+        del b
+    assert (live.now, live.peak) == (0, 4500)
+
+
+def test_prediction_holds_weights_window_and_the_largest_moment(monkeypatch):
+    avatar = small()
+    session = frame.Run(avatar, (32, 32), True, False, CPU).start()
+    for _ in range(3):
+        frame.Run(avatar, (32, 32), True, False, CPU).block(session)
+    hollow = small(device=torch.device("meta"))
+    network = sum(p.nbytes for p in avatar.audio.parameters())
+    assert memory.weights(hollow) == memory.weights(avatar) - network
+    found = {size: memory.predict(hollow, size, True, CPU) for size in ((32, 32), (64, 64))}
+    held = memory.weights(hollow) + session.memory_bytes() + memory.FIXED
+    assert held < found[32, 32] < held + (64 << 20)
+    monkeypatch.setattr(memory, "weights", lambda avatar: 1 << 40)
+    assert memory.predict(hollow, (32, 32), True, CPU) > 1 << 40
+    # four times the pixels: the window grows with them, and the encoder's 53 video frames
+    assert found[64, 64] - memory.FIXED > 2 * (found[32, 32] - memory.FIXED)
+
+
+def test_the_released_model_needs_what_its_parts_need():
+    hollow = avatars.avatar("liveact-18b", "fp8", "meta")
+    need = memory.predict(hollow, (512, 512), True, CPU) / memory.GIB
+    window = 3 * 40 * 6 * 1024 * 2 * (5120 + 4 * 40) / memory.GIB
+    assert memory.weights(hollow) / memory.GIB + window < need < 60  # and every H200 has room for it
+
+
+def test_what_does_not_fit_is_refused_with_what_does():
+    sizes = {("bfloat16", (512, 512)): 60, ("fp8", (512, 512)): 45, ("fp8", (256, 256)): 30}
+
+    def said(free):
+        return memory.refuse(lambda p, s: sizes[p, s] * memory.GIB, list(sizes), free * memory.GIB, "this chip")
+
+    assert said(61) is None
+    begin = "--precision bfloat16 --size 512*512 needs about 60.0 GiB and this chip has"
+    assert said(46) == f"{begin} 46.0 GiB free: choose --precision fp8 --size 512*512 (45.0 GiB)"
+    assert said(31).endswith("choose --precision fp8 --size 256*256 (30.0 GiB)")
+    assert said(20).endswith("choose --model tiny")
+
+
+def test_too_little_memory_is_told_before_anything_is_made(monkeypatch, capsys):
+    def never(*args):
+        raise AssertionError("weights were made")
+
+    monkeypatch.setattr(frame, "free_bytes", lambda device: 30 << 30)
+    monkeypatch.setattr(avatars, "fill", never)
+    assert frame.main(["--device", "cpu", "--precision", "bfloat16", "--size", "512*512"]) == 2
+    err = capsys.readouterr().err
+    assert "needs about" in err and "has 30.0 GiB free: choose --precision fp8 --size" in err and err.count("\n") == 1
+
+
+# ---- one block in parts ----------------------------------------------------------------------------------------------
+
+
+def call(op, where="step[0]", **dims):
+    return Call(("block[2]", where), op, "torch", op.dims_of(type(op.cases[0])("x", **dims)))
+
+
+def test_parts_add_up_and_ops_stand_beside_their_floors():
+    spans = [("audio features", 100.0), ("denoising", 5000.0), ("VAE decode", 2000.0), ("uint8 conversion", 50.0),
+             ("copy to host", 30.0), ("denoising", 1000.0)]  # fmt: skip
+    quant = call(ops.quant, L=8192, C=5120, A=torch.bfloat16)
+    silu = call(ops.norm_silu, "vae", F=8, H=64, W=64, C=384, A=torch.bfloat16)
+    groups, single = parts(spans, [(quant, 700.0), (quant, 500.0), (silu, 1500.0)], 10, CHIPS["h200"])
+    assert sum(p.ms for p in groups.values()) == pytest.approx(8180 / 1e4)
+    assert groups["denoising, outside ops"].ms == pytest.approx(0.48)
+    assert groups["VAE, outside ops"].ms == pytest.approx(0.05)
+    assert single["quant"].ms == pytest.approx(0.12) and single["quant"].calls == 2
+    assert single["quant"].floor_ms == pytest.approx(2 * 8192 * (5120 * 3 + 4) / 4.8e12 * 1e3 / 10)
+    assert parts(spans, [(quant, 700.0)], 10, None)[1]["quant"].floor_ms is None
+
+
+def test_the_verdict_names_what_is_furthest_above_its_floor():
+    groups = {"linear": Part(20.0, 18.0), "memory": Part(9.0, 1.0), "copy to host": Part(3.0)}
+    assert verdict(44.0, groups) == "50 ms met: 44.00 ms per video frame, most of it in memory (9.00 ms, floor 1.00)"
+    assert verdict(62.3, groups).startswith("50 ms missed by 12.30 ms: 62.30 ms per video frame, most of it in memory")
+    unknown = {n: Part(p.ms) for n, p in groups.items()}
+    assert verdict(50.0, unknown).endswith("50.00 ms per video frame, most of it in linear (20.00 ms)")
+
+
+def test_every_part_of_the_released_architecture_is_measured(tmp_path):
+    run = frame.Run(small(), (32, 32), True, None, CPU)
+    kept = []
+    row = frame.at_size(run, 1, {"size": "32*32"}, CHIPS["h200"], kept.append)
+    assert [r["what"] for r in kept] == ["cold", "first", "steady"] and kept[-1] is row
+    assert kept[0]["video_frames"] == 21 and row["video_frames"] == 32 and row["graphs"] == 0
+    have_ops = {n for n in GROUPS if n in row["parts"]}
+    assert {"linear", "self attention", "cross attention", "memory", "sampler", "VAE decode"} <= have_ops
+    assert set(row["parts"]) - have_ops == {"audio features", "denoising, outside ops", "VAE, outside ops",
+                                            "uint8 conversion", "copy to host"}  # fmt: skip
+    assert all(p["ms"] > 0 for p in row["parts"].values())
+    assert row["ops"]["attention"]["calls"] == row["ops"]["kv_compress"]["calls"] == 2 * 3
+    assert row["backends"]["fp8_linear"] == "torch" and row["ops"]["causal_conv3d"]["floor_ms"] > 0
+    assert len(STAGES) == 5
+
+
+def test_the_tiny_model_end_to_end(tmp_path, capsys):
+    out = tmp_path / "frame.jsonl"
+    assert frame.main(["--model", "tiny", "--device", "cpu", "--blocks", "2", "--out", str(out)]) == 0
+    found = rows.read(out)
+    assert [r["what"] for r in found] == ["cold", "first", "steady"] and found[2]["blocks"] == 2
+    assert all(r["kind"] == "frame" and r["ms_per_video_frame"] > 0 for r in found)
+    assert "ms per video frame, most of it in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "argv,words",
+    [
+        (["--model", "huge"], "--model: expected one of liveact-18b, tiny, got 'huge'"),
+        (["--size", "512"], "--size: expected W*H in pixels"),
+        (["--precision", "fp4"], "--precision: expected one of fp8, "),
+        (["--blocks", "0"], "--blocks: expected at least 1, got 0"),
+    ],
+)
+def test_bad_input_is_one_sentence(capsys, argv, words):
+    assert frame.main(["--device", "cpu", *argv]) == 2
+    err = capsys.readouterr().err.strip()
+    assert words in err and "\n" not in err
+
+
+ABSENT = ("nvtx", "rich", "safetensors", "transformers", "av", "soundfile", "soxr", "PIL", "pytest")
+BARE = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {absent!r}:
+            raise ModuleNotFoundError(name, name=name.split(".")[0])
+sys.meta_path.insert(0, Blocked())
+sys.path.insert(0, "bench")
+import campaign, ceilings, run, frame, torch, avatars
+"""
+
+
+def test_it_runs_with_torch_alone(tmp_path):
+    """As on a bare GPU machine; the big model's parts too, wav2vec2 among them."""
+    code = BARE.format(absent=ABSENT) + (
+        "from liveact_model.config import DiTConfig\n"
+        "from liveact_model.vae.wan_coder import WanVAEConfig\n"
+        f"small = avatars.assemble('small', DiTConfig(**{SMALL.to_dict()!r}), WanVAEConfig(dim=8, num_res_blocks=1),\n"
+        f"    'fp8', torch.device('cpu'), **{NETWORK!r})\n"
+        "one = frame.Run(small, (32, 32), True, False, torch.device('cpu'))\n"
+        "print(one.block(one.start())[1])\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip() == "21", done.stderr
