@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from liveact_app.cli import picture_size
+from liveact_app.cli import picture_size, whole_number
 from liveact_model.errors import InputError
 
 EPILOG = """
@@ -15,6 +15,10 @@ the slower of the two at the chip's dense datasheet rates (or, with --ceilings m
 measured on the chip). A steady block (8 latent frames, 32 video frames, three denoise steps) is
 counted, with the longest prompt. Everything that recurs is in it: ops, audio features, plain
 torch calls between the ops, the conversion to uint8 and the copy to the host (PCIe).
+
+With --ranks N the table is that of the GPU with the most tokens, and every form in which keys and
+values can travel is listed with what it adds. That part is modelled (links at their datasheet rate,
+10 us per wait for a peer), not measured.
 
 examples:
   liveact budget --model liveact-18b --size 512*512,416*720 --chip h200
@@ -42,7 +46,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("--ceilings", default="datasheet", metavar="KIND", help="datasheet or measured (default: %(default)s)")
     add("--precision", choices=("fp8", "bfloat16"), default="fp8",
         help="of linear layers; fp8 also stores memory slots in 8 bits (default: %(default)s)")  # fmt: skip
-    add("--ranks", type=int, default=1, metavar="N", help="GPUs that share a block; only 1 so far")
+    add("--ranks", type=whole_number(1, 64), default=1, metavar="N", help="GPUs that share a block (default: 1)")
     add("--op", metavar="NAME", help="only this op, shape by shape")
     add("--flops", action="store_true", help="TFLOP per video frame, part by part, against the released path")
     add("--format", choices=("table", "json", "markdown"), default="table", help="of the output (default: table)")
@@ -52,20 +56,24 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the budget; returns the exit code."""
     from liveact_app import budget_tables as tables
+    from liveact_app.dryranks import sharing
+    from liveact_app.dryranks import table as exchange_table
     from liveact_app.dryrun import record_block
     from liveact_kernels.budget import Budget
     from liveact_model.config import BLOCK_VIDEO_FRAMES
 
     chip = _check(args)
-    calls = {size: record_block(args.model, size, args.precision) for size in args.size}
+    shared = {size: sharing(args.ranks, _config(args), size, chip) for size in args.size}
+    calls = {s: record_block(args.model, s, args.precision, parallel=rank) for s, (rank, _) in shared.items()}
     budgets = {size: Budget.of(found, chip, BLOCK_VIDEO_FRAMES) for size, found in calls.items()}
     if args.op:
         _check_op(args.op, next(iter(budgets.values())))
     parts = {size: _flops(args, size, found) for size, found in calls.items()} if args.flops else {}
     if args.format == "json":
-        print(json.dumps(_plain(args, budgets, parts), indent=1))
+        print(json.dumps(_plain(args, budgets, parts, {size: forms for size, (_, forms) in shared.items()}), indent=1))
         return 0
-    print(tables.wrap(f"{args.model}, {args.precision}, steady block of {BLOCK_VIDEO_FRAMES} video frames on one "
+    one = "one" if args.ranks == 1 else f"the busiest of {args.ranks}"
+    print(tables.wrap(f"{args.model}, {args.precision}, steady block of {BLOCK_VIDEO_FRAMES} video frames on {one} "
                       f"{chip.name} ({chip.source}); sums of floors, not a measurement"))  # fmt: skip
     mark = args.format == "markdown"
     if mark and not (args.flops or args.op):
@@ -78,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
                 print(f"```\n{text}\n```" if mark else text)
             else:
                 print(tables.flops(*parts[size], mark) if args.flops else tables.terminal(budget))
+                if forms := shared[size][1]:
+                    print("\n" + exchange_table(forms, budget))
     if args.flops:
         from liveact_app.paper import report
 
@@ -102,8 +112,8 @@ def _check(args: argparse.Namespace):
         value = getattr(args, flag)
         if value not in names:
             raise InputError(f"--{flag}: expected one of {', '.join(names)}, got {value!r}")
-    if args.ranks != 1:
-        raise InputError(f"--ranks: expected 1, sequence parallelism is not built yet, got {args.ranks}")
+    if args.ranks > 1 and args.flops:
+        raise InputError("--flops: expected without --ranks, it compares the work of one GPU")
     if args.op and args.flops:
         raise InputError("--op: expected without --flops, which shows parts of the whole model")
     try:
@@ -124,7 +134,7 @@ def _flops(args: argparse.Namespace, size: tuple[int, int], calls: list) -> tupl
     return flops.table(calls, _config(args), size), flops.not_counted(calls, _config(args), size)
 
 
-def _plain(args: argparse.Namespace, budgets: dict, parts: dict) -> dict:
+def _plain(args: argparse.Namespace, budgets: dict, parts: dict, exchanges: dict) -> dict:
     """Everything as plain values: one budget per size."""
     out = {"model": args.model, "ranks": args.ranks, "precision": args.precision, "budgets": []}
     for size, budget in budgets.items():
@@ -133,6 +143,8 @@ def _plain(args: argparse.Namespace, budgets: dict, parts: dict) -> dict:
             d["ops"] = {args.op: d["ops"][args.op]}
         if size in parts:
             d["flops"], d["notes"] = parts[size]
+        if exchanges[size]:
+            d["exchange_modelled"] = exchanges[size]
         out["budgets"].append({"size": list(size), **d})
     if parts:
         from liveact_app.paper import PAPER_TFLOP, conventions

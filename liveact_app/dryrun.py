@@ -13,6 +13,7 @@ from liveact_model.avatar import Avatar
 from liveact_model.config import NAMED, DiTConfig
 from liveact_model.errors import InputError
 from liveact_model.model import DiT
+from liveact_model.parallel import ALONE, SeqParallel
 from liveact_model.schedule import TIMESTEPS
 from liveact_model.session import Session
 from liveact_model.vae.wan import WanVAE
@@ -97,18 +98,20 @@ def meta_avatar(config: DiTConfig, precision: str = "fp8") -> Avatar:
 
 
 def record_block(
-    model: str, size: tuple[int, int], precision: str = "fp8", block: int = STEADY_BLOCK
-) -> list[Call]:
+    model: str, size: tuple[int, int], precision: str = "fp8", block: int = STEADY_BLOCK,
+    parallel: SeqParallel = ALONE,
+) -> list[Call]:  # fmt: skip
     """Every call of one block of `model` (a name in NAMED) at (width, height) pixels, in order.
 
     Counts what recurs per block: audio features, three denoise steps, the memory, the VAE decode, the conversion to
     uint8 and the copy to the host; ops as themselves, plain torch calls as `outside.Plain`. (Without transformers
-    the audio network is not there to be counted.)  Raises InputError for an unknown model.
+    the audio network is not there to be counted.)  `parallel` is a rank of a dry group (dryranks.DryRanks): its share
+    is counted.  Raises InputError for an unknown model.
     """
     if model not in NAMED:
         raise InputError(f"--model: expected one of {', '.join(NAMED)}, got {model!r}")
-    avatar = meta_avatar(NAMED[model], precision)
-    session = Session(avatar, torch.empty(3, size[1], size[0], device="meta"), "", eight_bit_memory=precision == "fp8")
+    avatar, picture = meta_avatar(NAMED[model], precision), torch.empty(3, size[1], size[0], device="meta")
+    session = Session(avatar, picture, "", eight_bit_memory=precision == "fp8", parallel=parallel)
     for _ in range(block):
         session.next_block()
     with record() as calls, Outside(calls):

@@ -1,6 +1,7 @@
-"""Groups of processes on this machine for tests: a function runs on every rank, over gloo."""
+"""Groups of processes on this machine for tests: a function runs on every rank, by default on the CPU over gloo."""
 
 import multiprocessing
+import os
 import pickle
 import queue
 import sys
@@ -22,10 +23,12 @@ PRELOAD = [
 
 def _main(function, rank, size, port, options, args, results):
     torch.set_num_threads(1)
+    device = options.pop("device", "cpu")
+    os.environ.update(options.pop("env", {}))
     store = dist.TCPStore("127.0.0.1", port, size, is_master=False)
     ranks = None
     try:
-        ranks = connect("cpu", store=store, rank=rank, size=size, **options)
+        ranks = connect(device, store=store, rank=rank, size=size, **options)
         got = function(ranks, *args)
         results.put((rank, pickle.dumps(got), None))  # by value: a tensor would be shared with a process that ends
         ranks.close()

@@ -60,7 +60,7 @@ def exchanges(size: int, tokens: int, channels: int, itemsize: int, chip: Chip) 
         now = began
         for arrival, work in arrivals:
             now = max(now, arrival) + work
-        return now - began - sum(work for _, work in arrivals)
+        return max(0.0, now - began - sum(work for _, work in arrivals))
 
     hop = link_us(piece) + HOP_US
     ring = staged([(i * hop, attention_us(rows)) for i in range(1, size)], local)

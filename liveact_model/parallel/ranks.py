@@ -148,7 +148,7 @@ def connect(
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
     beats = dist.PrefixStore("liveact", dist.TCPStore(store.host, store.port, is_master=False))
     watch = Watch(beats, rank, size, dead_after_s)
-    wire = Wire(dist.group.WORLD, device, watch)
+    wire = Wire(dist.group.WORLD, device, watch, staged=shared_device)
     wire.barrier()
     watch.start()
     return Ranks(wire, form, mail)

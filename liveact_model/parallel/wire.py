@@ -27,12 +27,16 @@ def as_bytes(x: Tensor) -> Tensor:
 class Wire:
     """The process group of a run; every method is called by all ranks in the same order.
 
-    watch  names the rank that died when a collective fails
+    watch   names the rank that died when a collective fails
+    staged  ranks share a device that the group cannot send from: everything goes through the host
     """
 
-    def __init__(self, group: dist.ProcessGroup, device: torch.device, watch: Watch):
-        self.group, self.device, self.watch = group, device, watch
+    def __init__(self, group: dist.ProcessGroup, device: torch.device, watch: Watch, staged: bool = False):
+        self.group, self.device, self.watch, self._staged = group, device, watch, staged
         self.rank, self.size = group.rank(), group.size()
+
+    def _outgoing(self, x: Tensor) -> Tensor:
+        return as_bytes(x).cpu() if self._staged else as_bytes(x)
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
@@ -48,39 +52,42 @@ class Wire:
     def gather(self, x: Tensor, rows: list[int]) -> list[Tensor]:
         """Pieces [rows[r], ...] of all ranks; x is this rank's. Shorter ones travel padded to the longest."""
         each = prod(x.shape[1:]) * x.element_size()
-        sent = as_bytes(x)
+        sent = self._outgoing(x)
         if len(sent) < max(rows) * each:
             sent = torch.cat((sent, sent.new_zeros(max(rows) * each - len(sent))))
         out = sent.new_empty(self.size, len(sent))
         with self.guarded():
             _gather_into(out.view(-1), sent, self.group)
-        return [o[: n * each].view(x.dtype).view(n, *x.shape[1:]) for o, n in zip(out, rows)]
+        parts = out.to(x.device).unbind()
+        return [o[: n * each].view(x.dtype).view(n, *x.shape[1:]) for o, n in zip(parts, rows)]
 
     def swap(self, parts: list[Tensor], shapes: list[tuple[int, ...]]) -> list[Tensor]:
         """Send parts[r] to rank r and receive what each rank had for this one, of the given shapes."""
         dtype = parts[0].dtype
-        sent = torch.cat([as_bytes(p) for p in parts])
+        sent = torch.cat([self._outgoing(p) for p in parts])
         sizes = [prod(s) * dtype.itemsize for s in shapes]
         out = sent.new_empty(sum(sizes))
         with self.guarded():
             dist.all_to_all_single(out, sent, sizes, [p.nbytes for p in parts], self.group)
-        return [o.view(dtype).view(s) for o, s in zip(out.split(sizes), shapes)]
+        return [o.view(dtype).view(s) for o, s in zip(out.to(parts[0].device).split(sizes), shapes)]
 
     def shift(self, tensors: tuple[Tensor, ...], rows: int) -> Callable[[], tuple[Tensor, ...]]:
         """Send tensors to the next rank, and take as many with `rows` rows from the one before; -> wait for them."""
-        taken = tuple(t.new_empty(rows, *t.shape[1:]) for t in tensors)
+        sent = [self._outgoing(t) for t in tensors]
+        taken = [o.new_empty(rows * prod(t.shape[1:]) * t.element_size()) for o, t in zip(sent, tensors)]
         after, before = (self.rank + 1) % self.size, (self.rank - 1) % self.size
         with self.guarded():
             works = dist.batch_isend_irecv(
-                [dist.P2POp(dist.isend, as_bytes(t), group=self.group, group_peer=after) for t in tensors]
-                + [dist.P2POp(dist.irecv, as_bytes(t), group=self.group, group_peer=before) for t in taken]
+                [dist.P2POp(dist.isend, t, group=self.group, group_peer=after) for t in sent]
+                + [dist.P2POp(dist.irecv, t, group=self.group, group_peer=before) for t in taken]
             )
 
         def wait() -> tuple[Tensor, ...]:
             with self.guarded():
                 for work in works:
                     work.wait()
-            return taken
+            pairs = zip(taken, tensors)
+            return tuple(o.to(t.device).view(t.dtype).view(rows, *t.shape[1:]) for o, t in pairs)
 
         return wait
 
@@ -96,10 +103,11 @@ class Wire:
         if plain:
             return what
         shape, dtype = what
-        value = value.contiguous() if self.rank == source else torch.empty(shape, dtype=dtype, device=self.device)
+        value = value if self.rank == source else torch.empty(shape, dtype=dtype, device=self.device)
+        flat = self._outgoing(value)
         with self.guarded():
-            dist.broadcast(as_bytes(value), group=self.group, group_src=source)
-        return value
+            dist.broadcast(flat, group=self.group, group_src=source)
+        return flat.to(value.device).view(dtype).view(shape)
 
     def barrier(self) -> None:
         """Wait until every rank is here."""

@@ -13,6 +13,7 @@ from liveact_kernels.ops.attention import memory_dims
 
 GEMM = Case("many_tiles", M=90, N=256, K=160, G=5, A=bf16, has_b=True)
 WINDOW = Case("many_tiles", L=50, R=70, P=45, H=2, D=16, **memory_dims(True))
+SEGMENT = Case("many_tiles", L=50, R=70, P=45, H=2, D=16, has_out_old=True, has_lse_old=True, **memory_dims(True))
 TEXT = Case("many_tiles", L=50, N=40, I=33, H=3, D=16, A=bf16, pad=5)
 AUDIO = Case("many_tiles", L=2 * 33, F=2, N=40, H=3, D=16, A=bf16)
 SMALL = {"bm": 16, "bn": 16, "bn_mem": 32}
@@ -40,8 +41,13 @@ def test_descriptors_made_on_the_chip_read_the_same_tiles(device, ws):
 
 
 @pytest.mark.parametrize(
-    "op,case", [(ops.attention, WINDOW), (ops.cross_attention, TEXT), (ops.audio_attention, AUDIO)], ids=str
-)
+    "op,case",
+    [
+        (ops.attention, WINDOW), (ops.attention_segment, SEGMENT), (ops.cross_attention, TEXT),
+        (ops.audio_attention, AUDIO),
+    ],
+    ids=str,
+)  # fmt: skip
 def test_attention_in_many_small_tiles(device, op, case):
     with tuned.pinned(**SMALL, heads=2, warps=4):
         run(op, op.make(case, device))
