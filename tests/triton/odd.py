@@ -8,6 +8,11 @@ _ROWS = [
     Case("no_tail", L=17, C=64, A=bf16),
     Case("odd_width", L=2, C=77, A=f32),
 ]
+_QKV = [
+    Case("one_row", L=1, C=64, E=4, A=bf16),
+    Case("five_heads", L=18, C=5 * 24, E=12, A=bf16),
+    Case("one_head", L=3, C=16, E=8, A=f32),
+]
 _UPDATE = {"c_latent": 0.25, "c_velocity": -0.5}
 
 ODD = {
@@ -25,10 +30,12 @@ ODD = {
         Case("several_programs", Z=2, F=3, Y=6, X=10, A=f32, **_UPDATE),
         Case("velocity", Z=4, F=2, Y=4, X=4, A=f32, c_latent=0, c_velocity=1),
     ],
-    "qkv_norm_rope": [
-        Case("one_row", L=1, C=64, E=4, A=bf16),
-        Case("five_heads", L=18, C=5 * 24, E=12, A=bf16),
-        Case("one_head", L=3, C=16, E=8, A=f32),
+    "qkv_norm_rope": _QKV,
+    "qkv_norm_rope_8bit": _QKV,
+    "head_major": [
+        Case("one_row", R=1, H=5, D=32),
+        Case("beyond_a_tile", R=129, H=1, D=128),
+        Case("narrow", R=40, H=3, D=6),
     ],
     "kv_compress": [
         Case("three_taps", H=1, E=4, A=f32, KM=f32, VM=f32, has_k_mem=True, has_v_mem=True, P=14, R=14, tokens=7, S=3,
