@@ -1,6 +1,7 @@
 """Shapes beyond the ops' own cases that a kernel's masks must survive: not multiples of a tile, one row, odd heads."""
 
 from liveact_kernels.contract import Case, bf16, f32, fp8, int8
+from liveact_kernels.ops.kv_compress import _memory
 
 _ROWS = [
     Case("wide", L=3, C=1280, A=bf16),
@@ -38,10 +39,12 @@ ODD = {
         Case("narrow", R=40, H=3, D=6),
     ],
     "kv_compress": [
-        Case("three_taps", H=1, E=4, A=f32, KM=f32, VM=f32, has_k_mem=True, has_v_mem=True, P=14, R=14, tokens=7, S=3,
+        Case("three_taps", H=1, E=4, KN=f32, VN=f32, KM=f32, VM=f32, has_k_mem=True, has_v_mem=True, P=14, R=14, tokens=7, S=3,
              k_dtype=f32, v_dtype=f32, schedule=((0, (0, 1, 2)), (1, (3,)))),
-        Case("long_first_block", H=2, E=4, A=bf16, R=6 * 35, tokens=35, S=5, k_dtype=int8, v_dtype=fp8,
+        Case("long_first_block", H=2, E=4, KN=bf16, VN=bf16, R=6 * 35, tokens=35, S=5, k_dtype=int8, v_dtype=fp8,
              schedule=tuple((slot, (slot,)) for slot in range(6))),
+        Case("straddling_codes", H=3, E=10, **_memory(True, "codes", tokens=7)),
+        Case("temporal_codes", H=1, E=16, **_memory(True, "codes", tokens=5, grouping="temporal")),
     ],
 }  # fmt: skip
 """Op name -> cases; they join the op's own "cpu" cases in every test of this folder."""

@@ -10,6 +10,8 @@ def kv_compress(
     v_mem,
     k_scale,
     v_scale,
+    k_new_scale,
+    v_new_scale,
     taps,
     taps_v,
     rope,
@@ -21,10 +23,11 @@ def kv_compress(
 ):
     """For each (slot, sources) of the schedule: un-rotate the sources, apply the taps, rotate to the slot.
 
-    k_new, v_new  [R, H, D] the block's keys (roped) and values
+    k_new, v_new  [R, H, D] the block's keys (roped) and values, in float32 or bf16, or int8 keys and e4m3 values
     k_mem, v_mem  [P, H, D] memory slots in k_dtype and v_dtype, None before the first block is stored; int8 keys and
                   e4m3 values come with scales (the reason for int8 keys is in NOTES.md)
     k_scale, v_scale  [P, H] f32 with 8-bit memory: value = code * scale
+    k_new_scale, v_new_scale  [R, H] f32 with 8-bit keys and values of the block
     taps          [S, H, D] f32, one weight per tap and channel; taps_v the same for values, None = taps
     rope          [W, D/2, 2] f32 of the whole window: slot s owns rows s*tokens .. (s+1)*tokens
     schedule      ((slot, (source slots)), ...): memory slots come first in the window, new ones after them; one
@@ -38,11 +41,10 @@ def kv_compress(
                   the destination slot because keys are stored roped.
     """
 
-    def one(mem, scale, new, weight, turn, dtype):
-        window = new.double()
+    def one(mem, scale, new, new_scale, weight, turn, dtype):
+        window = _dequantised(new, new_scale)
         if mem is not None:
-            old = mem.double() if scale is None else mem.double() * scale.double()[..., None]
-            window = torch.cat((old, window))
+            window = torch.cat((_dequantised(mem, scale), window))
         if turn:
             window = _rotate(window, rope.double(), inverse=True)
         slots = window.unflatten(0, (-1, tokens))
@@ -55,9 +57,13 @@ def kv_compress(
         s = (out.abs().amax(-1) / (127 if dtype == torch.int8 else 448)).clamp_min(1e-12)
         return out / s[..., None], s
 
-    k_out, k_s = one(k_mem, k_scale, k_new, taps, True, k_dtype)
-    v_out, v_s = one(v_mem, v_scale, v_new, taps if taps_v is None else taps_v, False, v_dtype)
+    k_out, k_s = one(k_mem, k_scale, k_new, k_new_scale, taps, True, k_dtype)
+    v_out, v_s = one(v_mem, v_scale, v_new, v_new_scale, taps if taps_v is None else taps_v, False, v_dtype)
     return k_out, v_out, k_s, v_s
+
+
+def _dequantised(x, scale):
+    return x.double() if scale is None else x.double() * scale.double()[..., None]
 
 
 def _fold(sources, weight, grouping):

@@ -45,23 +45,28 @@ def _place(row, pitch, column):
 
 
 @triton.jit
-def _values(mem, mem_scale, new, row, inside, head, column, P, H, D, OLD: tl.constexpr, NEW: tl.constexpr):
-    """Float32 values of window rows: the memory's first P, dequantised, then the block's own; 0 outside."""
+def _values(
+    mem, mem_scale, new, new_scale, row, fits, inside, head, column, P, H, D, OLD: tl.constexpr, NEW: tl.constexpr
+):
+    """Float32 values of window rows: the memory's first P, then the block's own, dequantised; 0 outside."""
     x = 0.0
     if OLD:
-        old = inside & (row < P)[:, None, None]
-        x = tl.load(mem + _place(row, H * D, column), mask=old, other=0.0).to(tl.float32)
+        old = row < P
+        x = tl.load(mem + _place(row, H * D, column), mask=inside & old[:, None, None], other=0.0).to(tl.float32)
         if mem_scale is not None:
-            x *= tl.load(mem_scale + row.to(tl.int64) * H + head, mask=row < P, other=0.0)[:, None, None]
+            x *= tl.load(mem_scale + row.to(tl.int64) * H + head, mask=old, other=0.0)[:, None, None]
     if NEW:
-        fresh = inside & (row >= P)[:, None, None]
-        x += tl.load(new + _place(row - P, H * D, column), mask=fresh, other=0.0).to(tl.float32)
+        fresh = row >= P
+        y = tl.load(new + _place(row - P, H * D, column), mask=inside & fresh[:, None, None], other=0.0).to(tl.float32)
+        if new_scale is not None:
+            y *= tl.load(new_scale + (row - P) * H + head, mask=fits & fresh, other=0.0)[:, None, None]
+        x += y
     return x
 
 
 @triton.jit
 def _entry(
-    out, out_scale, mem, mem_scale, new, taps, rope, first, last, head, d, inside_head, tokens, P, H,
+    out, out_scale, mem, mem_scale, new, new_scale, taps, rope, first, last, head, d, inside_head, tokens, P, H,
     ENTRY: tl.constexpr, SLOT: tl.constexpr, COUNT: tl.constexpr, OLD: tl.constexpr, NEW: tl.constexpr,
     SOURCES: tl.constexpr, S: tl.constexpr, RASTER: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
     MOST: tl.constexpr, STAGES: tl.constexpr,
@@ -71,11 +76,12 @@ def _entry(
     # Only what no program writes may be fetched ahead of the stores: the block's own slots.
     for chunk in tl.range(first, last, num_stages=1 if OLD else STAGES):
         j = chunk * ROWS + tl.arange(0, ROWS)
-        inside = (j < tokens)[:, None, None] & inside_head
+        fits = j < tokens
+        inside = fits[:, None, None] & inside_head
         y = tl.zeros(inside.shape, tl.float32)
         for tap in tl.static_range(COUNT):
             row = _source_rows(j, tap, SOURCES, ENTRY * S, COUNT, tokens, RASTER)
-            x = _values(mem, mem_scale, new, row, inside, head, column, P, H, D, OLD, NEW)
+            x = _values(mem, mem_scale, new, new_scale, row, fits, inside, head, column, P, H, D, OLD, NEW)
             if rope is not None:
                 x = rotate(x, tl.load(rope + _place(row, D, d), mask=inside, other=0.0), True)
             if COUNT > 1:
@@ -90,14 +96,14 @@ def _entry(
         if OLD:
             tl.debug_barrier()  # every thread has read its rows of this chunk before any thread overwrites one
         if MOST:
-            tl.store(out_scale + to.to(tl.int64) * H + head, scale, mask=j < tokens)
+            tl.store(out_scale + to.to(tl.int64) * H + head, scale, mask=fits)
         tl.store(out + _place(to, H * D, column), y.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def kv_compress_kernel(
-    k_out, v_out, k_out_scale, v_out_scale, k_new, v_new, k_mem, v_mem, k_scale, v_scale, taps, taps_v, rope,
-    tokens, P, H,
+    k_out, v_out, k_out_scale, v_out_scale, k_new, v_new, k_mem, v_mem, k_scale, v_scale, k_new_scale, v_new_scale,
+    taps, taps_v, rope, tokens, P, H,
     SLOTS: tl.constexpr, COUNTS: tl.constexpr, OLD: tl.constexpr, NEW: tl.constexpr, SOURCES: tl.constexpr,
     S: tl.constexpr, RASTER: tl.constexpr, WALK: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr,
     ROWS: tl.constexpr, K_MOST: tl.constexpr, V_MOST: tl.constexpr, STAGES: tl.constexpr,
@@ -113,12 +119,12 @@ def kv_compress_kernel(
     for e in tl.static_range(len(SLOTS)):
         if tl.program_id(1) == 0:
             _entry(
-                k_out, k_out_scale, k_mem, k_scale, k_new, taps, rope, first, last, head, d, d < D, tokens, P, H,
+                k_out, k_out_scale, k_mem, k_scale, k_new, k_new_scale, taps, rope, first, last, head, d, d < D, tokens, P, H,
                 e, SLOTS[e], COUNTS[e], OLD[e], NEW[e], SOURCES, S, RASTER, D, ROWS, K_MOST, STAGES,
             )  # fmt: skip
         else:
             _entry(
-                v_out, v_out_scale, v_mem, v_scale, v_new, taps_v, None, first, last, head, d, d < D, tokens, P, H,
+                v_out, v_out_scale, v_mem, v_scale, v_new, v_new_scale, taps_v, None, first, last, head, d, d < D, tokens, P, H,
                 e, SLOTS[e], COUNTS[e], OLD[e], NEW[e], SOURCES, S, RASTER, D, ROWS, V_MOST, STAGES,
             )  # fmt: skip
 
@@ -164,8 +170,8 @@ def _heuristic(at: tuned.Limits, tokens: int, D: int, eight_bit: int) -> dict[st
 
 
 def launch(
-    k_out, v_out, k_out_scale, v_out_scale, k_new, v_new, k_mem, v_mem, k_scale, v_scale, taps, taps_v, rope,
-    schedule, tokens, k_dtype, v_dtype, grouping="raster",
+    k_out, v_out, k_out_scale, v_out_scale, k_new, v_new, k_mem, v_mem, k_scale, v_scale, k_new_scale, v_new_scale,
+    taps, taps_v, rope, schedule, tokens, k_dtype, v_dtype, grouping="raster",
 ):  # fmt: skip
     """See reference.kv_compress."""
     (_, H, D), P, raster = k_new.shape, 0 if k_mem is None else k_mem.shape[0], grouping == "raster"
@@ -175,8 +181,9 @@ def launch(
     walk = raster and P > 0
     grid = (H * triton.cdiv(D, c["width"]), 2, 1 if walk else triton.cdiv(tokens, c["rows"]))
     kv_compress_kernel[grid](
-        k_out, v_out, k_out_scale, v_out_scale, k_new, v_new, k_mem, v_mem, k_scale, v_scale, taps,
-        taps if taps_v is None else taps_v, rope, tokens, P, H, *entries(schedule, P // tokens, taps.shape[0], raster),
+        k_out, v_out, k_out_scale, v_out_scale, k_new, v_new, k_mem, v_mem, k_scale, v_scale, k_new_scale, v_new_scale,
+        taps, taps if taps_v is None else taps_v, rope, tokens, P, H,
+        *entries(schedule, P // tokens, taps.shape[0], raster),
         taps.shape[0], raster, walk, D, c["width"], c["rows"], *most, c["stages"],
         num_warps=c["warps"], **OPTIONS,
     )  # fmt: skip
