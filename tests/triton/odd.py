@@ -39,8 +39,8 @@ ODD = {
         Case("narrow", R=40, H=3, D=6),
     ],
     "kv_compress": [
-        Case("three_taps", H=1, E=4, KN=f32, VN=f32, KM=f32, VM=f32, has_k_mem=True, has_v_mem=True, P=14, R=14, tokens=7, S=3,
-             k_dtype=f32, v_dtype=f32, schedule=((0, (0, 1, 2)), (1, (3,)))),
+        Case("three_taps", H=1, E=4, KN=f32, VN=f32, KM=f32, VM=f32, has_k_mem=True, has_v_mem=True, P=14, R=14,
+             tokens=7, S=3, k_dtype=f32, v_dtype=f32, schedule=((0, (0, 1, 2)), (1, (3,)))),
         Case("long_first_block", H=2, E=4, KN=bf16, VN=bf16, R=6 * 35, tokens=35, S=5, k_dtype=int8, v_dtype=fp8,
              schedule=tuple((slot, (slot,)) for slot in range(6))),
         Case("straddling_codes", H=3, E=10, **_memory(True, "codes", tokens=7)),

@@ -2,7 +2,7 @@
 
 import torch
 
-from liveact_kernels.common.mma_order import from_mma_order
+from liveact_kernels.common.mma_order import PAD, from_mma_order
 
 
 def attention_8bit(
@@ -15,7 +15,8 @@ def attention_8bit(
     k_new, k_mem   [R, H, D] and [P, H, D] int8: roped keys of the block and of the memory slots
     v_new, v_mem   [H, D, RP] and [H, D, PP] e4m3: V^T as `head_major` makes it (R, P rounded up to 128, tokens in the
                    order of common.mma_order, zeros beyond R, P)
-    k_new_scale, v_new_scale, k_mem_scale, v_mem_scale  [H, RP], [H, PP] f32: likewise from `head_major`
+    k_new_scale, k_mem_scale  [H, RP] and [H, PP] f32, v_new_scale, v_mem_scale  [H, RP / 128] and [H, PP / 128] f32,
+                   one per 128 tokens: likewise
     k_mem and all that belongs to it is None in the first block.
     out            [L, H, D] in out_dtype: float32, bf16, or e4m3 with a scale per token and head, as `quant` with
                    H groups gives it
@@ -40,4 +41,4 @@ def _keys(codes, scale):
 
 
 def _values(codes, scale, tokens):
-    return from_mma_order(codes.double())[..., :tokens] * scale.double()[:, None, :tokens]
+    return (from_mma_order(codes.double()) * scale.double().repeat_interleave(PAD, -1)[:, None])[..., :tokens]

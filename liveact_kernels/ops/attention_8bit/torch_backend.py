@@ -2,7 +2,7 @@
 
 import torch
 
-from liveact_kernels.common.mma_order import from_mma_order
+from liveact_kernels.common.mma_order import PAD, from_mma_order
 from liveact_kernels.common.quantise import per_group
 from liveact_kernels.common.softmax import attend
 
@@ -28,4 +28,4 @@ def _keys(codes, scale):
 
 
 def _values(codes, scale, tokens):
-    return (from_mma_order(codes.float()) * scale[:, None])[..., :tokens].movedim(-1, 0)
+    return (from_mma_order(codes.float()) * scale.repeat_interleave(PAD, -1)[:, None])[..., :tokens].movedim(-1, 0)

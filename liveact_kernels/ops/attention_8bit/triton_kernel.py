@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton
 import triton.language as tl
 
 from liveact_kernels import tuned
 from liveact_kernels.common.flash import LOG2E, rows_of
+from liveact_kernels.common.mma_order import PAD
 from liveact_kernels.common.tiles import OPTIONS, described, load_tile, store_tile, tma_takes
-from liveact_kernels.common.triton_rows import SCALE_FLOOR, code, group_scale
+from liveact_kernels.common.triton_rows import code, group_scale
+
+LOG2_MOST = tl.constexpr(math.log2(448))
+GROUP = tl.constexpr(PAD)
 
 
 @triton.jit
@@ -29,27 +35,27 @@ def _mma_order(p):
 
 @triton.jit
 def _fold(
-    state, s, q_scale, v, k_scale, v_scale, start, n, width, head,
+    state, s, q_scale, v, k_scale, v_scale, ones, start, n, width, head,
     BN: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, MASK: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
-    """Fold BN keys with scores s into the state. The product with the values starts from zero for every tile: Hopper
-    keeps some 14 bits while it sums 8-bit products, the sum over tiles is float32."""
-    acc, lift, top, total = state
-    column = start + tl.arange(0, BN)
+    """Fold BN keys with scores s into the state: output in units of `unit`, largest score, sum of probabilities.
+
+    Probabilities end at 448 instead of 1, so that they have the whole range of e4m3, and what is summed are the
+    rounded ones: weights that add up to one again, at a third of the error. Every tile's product starts from zero:
+    Hopper keeps some 14 bits while it sums 8-bit products, the sum over tiles is float32.
+    """
+    acc, unit, top, total = state
     u = s.to(tl.float32) * load_tile(k_scale, head, start, width, head + 1, width, 1, BN, TMA)
     if MASK:
-        u = tl.where((column < n)[None, :], u, float("-inf"))
-    scale = load_tile(v_scale, head, start, width, head + 1, width, 1, BN, TMA)
-    # Lifted by 448 over the tile's largest scale, probability times scale has the whole range of e4m3.
-    here = tl.log2(448.0 / tl.maximum(tl.max(tl.max(scale, 1), 0), SCALE_FLOOR))
+        u = tl.where((start + tl.arange(0, BN) < n)[None, :], u, float("-inf"))
     new = tl.maximum(top, tl.max(u, 1) * q_scale)
-    level = new - here
-    p = tl.exp2(u * q_scale[:, None] - level[:, None])
-    fade = tl.exp2(top - lift - level)
-    total = total * fade + tl.sum(p, 1)
-    p8 = _mma_order(p * scale).to(tl.float8e4nv)  # the cast saturates
+    p = tl.exp2(u * q_scale[:, None] - (new - LOG2_MOST)[:, None])
+    fade = tl.exp2(top - new)
+    p8 = _mma_order(p).to(tl.float8e4nv)  # the cast saturates
+    here = tl.load(v_scale + head * (width // GROUP) + start // GROUP)
     values = load_tile(v, head * D, start, width, head * D + D, width, BD, BN, TMA)
-    acc = acc * fade[:, None] + tl.dot(p8, values.T)
+    acc = acc * (fade * tl.div_rn(unit, here))[:, None] + tl.dot(p8, values.T)
+    total = total * fade[:, None] + tl.dot(p8, ones.T)
     return acc, here, new, total
 
 
@@ -60,6 +66,7 @@ def _attend(
 ):  # fmt: skip
     """State after all n keys of one segment; TAIL: BN does not divide them; AHEAD: start the scores a tile early."""
     last = (n - 1) // BN * BN
+    ones = tl.full((16, BN), 1.0, tl.float32).to(tl.float8e4nv)  # one column would do, the tensor cores take no fewer
     if AHEAD:
         s = _scores(q, k, 0, n, pitch, head, BN, D, BD, TMA)
     for start in range(0, last, BN):
@@ -68,10 +75,10 @@ def _attend(
             s = _scores(q, k, start + BN, n, pitch, head, BN, D, BD, TMA)
         else:
             here = _scores(q, k, start, n, pitch, head, BN, D, BD, TMA)
-        state = _fold(state, here, q_scale, v, k_scale, v_scale, start, n, width, head, BN, D, BD, False, TMA)
+        state = _fold(state, here, q_scale, v, k_scale, v_scale, ones, start, n, width, head, BN, D, BD, False, TMA)
     if not AHEAD:
         s = _scores(q, k, last, n, pitch, head, BN, D, BD, TMA)
-    return _fold(state, s, q_scale, v, k_scale, v_scale, last, n, width, head, BN, D, BD, TAIL, TMA)
+    return _fold(state, s, q_scale, v, k_scale, v_scale, ones, last, n, width, head, BN, D, BD, TAIL, TMA)
 
 
 @triton.jit
@@ -88,7 +95,7 @@ def attention_8bit_kernel(
     tile = load_tile(q, om, col, pitch, L, col + D, BM, BD, TMA)
     turn = tl.load(q_scale + at, mask=row < L, other=1.0) * scale2
     zero, top = tl.zeros((BM, BD), tl.float32), tl.full((BM,), float("-inf"), tl.float32)
-    state = zero, 0.0, top, tl.zeros((BM,), tl.float32)
+    state = zero, 1.0, top, tl.zeros((BM, 16), tl.float32)
     if k_mem is not None:
         state = _attend(
             state, tile, turn, k_mem, v_mem, k_mem_scale, v_mem_scale, P, pitch, mem_width, head,
@@ -98,8 +105,8 @@ def attention_8bit_kernel(
         state, tile, turn, k_new, v_new, k_new_scale, v_new_scale, R, pitch, new_width, head,
         BN, D, BD, NEW_TAIL, AHEAD, TMA,
     )  # fmt: skip
-    acc, _, _, total = state
-    y = acc * tl.div_rn(1.0, total)[:, None]
+    acc, unit, _, total = state
+    y = acc * tl.div_rn(unit, tl.max(total, 1))[:, None]
     if out_scale is not None:
         scale = group_scale(tl.max(tl.abs(y), 1), 448)
         tl.store(out_scale + at, scale, mask=row < L)
@@ -130,10 +137,10 @@ def launch(
     if tma:
         out, q = described(out, bm, bd), described(q, bm, bd)
         k_new, v_new = described(k_new, bn, bd), described(v_new, bd, bn)
-        k_new_scale, v_new_scale = described(k_new_scale, 1, bn), described(v_new_scale, 1, bn)
+        k_new_scale = described(k_new_scale, 1, bn)
         if k_mem is not None:
             k_mem, v_mem = described(k_mem, bn_mem, bd), described(v_mem, bd, bn_mem)
-            k_mem_scale, v_mem_scale = described(k_mem_scale, 1, bn_mem), described(v_mem_scale, 1, bn_mem)
+            k_mem_scale = described(k_mem_scale, 1, bn_mem)
     attention_8bit_kernel[(triton.cdiv(L, bm), H)](
         out, out_scale, q, q_scale, k_new, k_new_scale, v_new, v_new_scale, k_mem, k_mem_scale, v_mem, v_mem_scale,
         L, R, P, H, H * D, *widths, LOG2E * D**-0.5,

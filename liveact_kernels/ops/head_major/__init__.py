@@ -12,12 +12,17 @@ def _codes(g, shape, d):
     return torch.randn(shape, generator=g) * 100 + 0.5
 
 
+def _powers(g, shape, d):
+    """Powers of two, as the ops that quantise values give."""
+    return 2.0 ** -torch.randint(4, 12, shape, generator=g)
+
+
 head_major = Op(
     "head_major",
     reference=_reference,
-    args={"v": T("R H D", fp8, draw=_codes), "k_scale": T("R H", f32), "v_scale": T("R H", f32)},
+    args={"v": T("R H D", fp8, draw=_codes), "k_scale": T("R H", f32), "v_scale": T("R H", f32, draw=_powers)},
     where={"RP": "(R + 127) // 128 * 128"},
-    out={"v_t": T("H D RP", fp8), "k_scale_t": T("H RP", f32), "v_scale_t": T("H RP", f32)},
+    out={"v_t": T("H D RP", fp8), "k_scale_t": T("H RP", f32), "v_scale_t": T("H RP//128", f32)},
     flops=lambda d: {"f32": d.R * d.H},
     tol=Exact(),
     cases=[

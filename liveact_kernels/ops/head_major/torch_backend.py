@@ -1,15 +1,18 @@
 """Plain eager torch: any device."""
 
-import torch
-import torch.nn.functional as F
+from torch.nn.functional import pad
 
-from liveact_kernels.common.mma_order import padded, to_mma_order
+from liveact_kernels.common.mma_order import PAD, padded, to_mma_order
+from liveact_kernels.spec import to_fp8
 
 
 def head_major(v, k_scale, v_scale):
     """See reference.head_major."""
 
     def turned(x):
-        return F.pad(x.movedim(0, -1), (0, padded(x.shape[0]) - x.shape[0])).contiguous()
+        return pad(x.float().movedim(0, -1), (0, padded(x.shape[0]) - x.shape[0])).contiguous()
 
-    return to_mma_order(turned(v.view(torch.uint8))).view(v.dtype), turned(k_scale), turned(v_scale)
+    scale = turned(v_scale)
+    largest = scale.unflatten(-1, (-1, PAD)).amax(-1)
+    ratio = scale / largest.repeat_interleave(PAD, -1)
+    return to_mma_order(to_fp8(turned(v) * ratio[:, None])), turned(k_scale), largest

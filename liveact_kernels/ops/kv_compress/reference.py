@@ -2,6 +2,8 @@
 
 import torch
 
+from liveact_kernels.common.quantise import next_power_of_two
+
 
 def kv_compress(
     k_new,
@@ -35,7 +37,7 @@ def kv_compress(
     grouping      "raster": out[j] = sum_i taps[i] * flat[S*j + i] over the flattened sources (five neighbouring
                   tokens, as released); "temporal": out[j] = sum_i taps[i] * source_i[j] (the paper's)
     returns       k_out, v_out [len(schedule)*tokens, H, D], one row block per schedule entry; 8-bit ones with scales
-                  [.., H] f32 = max|row of a head| / 127 (int8) or / 448 (e4m3)
+                  [.., H] f32 = max|row of a head| / 127 (int8), or / 448 rounded up to a power of two (e4m3)
     In place      outputs may alias k_mem and v_mem.
     Source        the released memory update (depthwise, stride = width, V with K's taps); positions are reset to
                   the destination slot because keys are stored roped.
@@ -54,7 +56,10 @@ def kv_compress(
             out = _rotate(out, rows)
         if dtype not in (torch.int8, torch.float8_e4m3fn):
             return out, None
-        s = (out.abs().amax(-1) / (127 if dtype == torch.int8 else 448)).clamp_min(1e-12)
+        if dtype == torch.int8:
+            s = (out.abs().amax(-1) / 127).clamp_min(1e-12)
+        else:
+            s = next_power_of_two((out.abs().amax(-1) / 448).clamp_min(1e-12))
         return out / s[..., None], s
 
     k_out, k_s = one(k_mem, k_scale, k_new, k_new_scale, taps, True, k_dtype)

@@ -27,7 +27,7 @@ def kv_compress(
 def _stored(x, dtype):
     if dtype not in (torch.int8, torch.float8_e4m3fn):
         return x.to(dtype), None
-    codes, scale = per_group(x, 1, dtype)
+    codes, scale = per_group(x, 1, dtype, power_of_two=dtype != torch.int8)
     return codes, scale.squeeze(-1)
 
 

@@ -16,7 +16,7 @@ import triton.language as tl
 from liveact_kernels import tuned
 from liveact_kernels.common.tiles import OPTIONS
 from liveact_kernels.common.triton_rope import rotate
-from liveact_kernels.common.triton_rows import code, group_scale
+from liveact_kernels.common.triton_rows import code, group_scale, next_power_of_two
 
 LARGEST = {torch.int8: 127, torch.float8_e4m3fn: 448}
 
@@ -92,6 +92,8 @@ def _entry(
         to = ENTRY * tokens + j
         if MOST:
             scale = group_scale(tl.max(tl.max(tl.abs(y), 2), 1), MOST)
+            if MOST == 448:
+                scale = next_power_of_two(scale)
             y = code(y, tl.div_rn(1.0, scale)[:, None, None], MOST)
         if OLD:
             tl.debug_barrier()  # every thread has read its rows of this chunk before any thread overwrites one
@@ -119,13 +121,13 @@ def kv_compress_kernel(
     for e in tl.static_range(len(SLOTS)):
         if tl.program_id(1) == 0:
             _entry(
-                k_out, k_out_scale, k_mem, k_scale, k_new, k_new_scale, taps, rope, first, last, head, d, d < D, tokens, P, H,
-                e, SLOTS[e], COUNTS[e], OLD[e], NEW[e], SOURCES, S, RASTER, D, ROWS, K_MOST, STAGES,
+                k_out, k_out_scale, k_mem, k_scale, k_new, k_new_scale, taps, rope, first, last, head, d, d < D,
+                tokens, P, H, e, SLOTS[e], COUNTS[e], OLD[e], NEW[e], SOURCES, S, RASTER, D, ROWS, K_MOST, STAGES,
             )  # fmt: skip
         else:
             _entry(
-                v_out, v_out_scale, v_mem, v_scale, v_new, v_new_scale, taps_v, None, first, last, head, d, d < D, tokens, P, H,
-                e, SLOTS[e], COUNTS[e], OLD[e], NEW[e], SOURCES, S, RASTER, D, ROWS, V_MOST, STAGES,
+                v_out, v_out_scale, v_mem, v_scale, v_new, v_new_scale, taps_v, None, first, last, head, d, d < D,
+                tokens, P, H, e, SLOTS[e], COUNTS[e], OLD[e], NEW[e], SOURCES, S, RASTER, D, ROWS, V_MOST, STAGES,
             )  # fmt: skip
 
 
@@ -161,12 +163,13 @@ def entries(schedule: tuple, memory_slots: int, taps: int, raster: bool) -> Entr
     )
 
 
-def _heuristic(at: tuned.Limits, tokens: int, D: int, eight_bit: int) -> dict[str, int]:
+def _heuristic(at: tuned.Limits, tokens: int, D: int, eight_bit: int, codes: int) -> dict[str, int]:
     """A head per program when it needs the head's maximum, else a quarter of 128 channels: enough for every SM."""
     if not eight_bit:
         return {"width": min(32, triton.next_power_of_2(D)), "rows": 32, "warps": 4, "stages": 2}
     small = at.arch != 90  # less shared memory, or ptxas spills at 16 warps
-    return {"width": triton.next_power_of_2(D), "rows": 16 if small else 32, "warps": 8 if small else 16, "stages": 2}
+    rows = 16 if small or codes else 32  # with the scales of the block's codes 32 rows spill
+    return {"width": triton.next_power_of_2(D), "rows": rows, "warps": 8 if small else 16, "stages": 2}
 
 
 def launch(
@@ -177,7 +180,8 @@ def launch(
     (_, H, D), P, raster = k_new.shape, 0 if k_mem is None else k_mem.shape[0], grouping == "raster"
     most = LARGEST.get(k_dtype, 0), LARGEST.get(v_dtype, 0)
     at, eight_bit = tuned.limits(k_new.device), int(any(most))
-    c = tuned.config("kv_compress", _heuristic, at, tokens=tokens, D=D, eight_bit=eight_bit)
+    codes = int(k_new_scale is not None)
+    c = tuned.config("kv_compress", _heuristic, at, tokens=tokens, D=D, eight_bit=eight_bit, codes=codes)
     walk = raster and P > 0
     grid = (H * triton.cdiv(D, c["width"]), 2, 1 if walk else triton.cdiv(tokens, c["rows"]))
     kv_compress_kernel[grid](

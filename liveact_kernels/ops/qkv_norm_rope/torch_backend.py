@@ -13,8 +13,8 @@ def qkv_norm_rope(qkv, norm_q, norm_k, rope, eps=1e-6):
 
 def qkv_norm_rope_8bit(qkv, norm_q, norm_k, rope, eps=1e-6):
     """See reference.qkv_norm_rope_8bit."""
-    kinds = torch.int8, torch.int8, torch.float8_e4m3fn
-    pairs = [per_group(x, 1, kind) for x, kind in zip(_parts(qkv, norm_q, norm_k, rope, eps), kinds)]
+    q, k, v = _parts(qkv, norm_q, norm_k, rope, eps)
+    pairs = per_group(q, 1, torch.int8), per_group(k, 1, torch.int8), per_group(v, 1, power_of_two=True)
     return (*(codes for codes, _ in pairs), *(scale.squeeze(-1) for _, scale in pairs))
 
 
