@@ -59,7 +59,7 @@ def _padded(tokens: str):
 
 (_V_NEW, _K_NEW_SCALE), (_V_MEM, _K_MEM_SCALE) = _padded("R"), _padded("P")
 _MEMORY = dict.fromkeys(("has_k_mem", "has_k_mem_scale", "has_v_mem", "has_v_mem_scale"), True)
-_ROUGH = Rel(1.3, "probabilities in e4m3, their rounded sum as the divisor; 1.0 measured at scores of one unit, NOTES.md has sharper ones")
+_ROUGH = Rel(1.3, "e4m3 probabilities over their own sum, values that hardly cancel: 1.0 measured; NOTES.md has others")
 _CHIP = "exact probabilities; Hopper sums 8-bit products in some 14 bits"
 
 attention_8bit = Op(

@@ -41,8 +41,8 @@ def _fold(
     """Fold BN keys with scores s into the state: output in units of `unit`, largest score, sum of probabilities.
 
     Probabilities end at 448 instead of 1, so that they have the whole range of e4m3, and what is summed are the
-    rounded ones: weights that add up to one again, at a third of the error. Every tile's product starts from zero:
-    Hopper keeps some 14 bits while it sums 8-bit products, the sum over tiles is float32.
+    rounded ones: the weights then add up to one, whatever rounding did. Every tile's product starts from zero: Hopper
+    keeps some 14 bits while it sums 8-bit products, the sum over tiles is float32.
     """
     acc, unit, top, total = state
     u = s.to(tl.float32) * load_tile(k_scale, head, start, width, head + 1, width, 1, BN, TMA)
@@ -133,7 +133,8 @@ def launch(
     widths = v_new.shape[-1], 0 if v_mem is None else v_mem.shape[-1]
     out, q, k_new, k_mem = (x if x is None else rows_of(x) for x in (out, q, k_new, k_mem))
     v_new, v_mem = (x if x is None else x.flatten(0, 1) for x in (v_new, v_mem))
-    tma = bd == D and at.arch >= 90 and tma_takes(*(x for x in (out, q, k_new, v_new, k_mem, v_mem) if x is not None))
+    read = [x for x in (q, k_new, k_new_scale, v_new, k_mem, k_mem_scale, v_mem) if x is not None]
+    tma = bd == D and at.arch >= 90 and tma_takes(out, *read)
     if tma:
         out, q = described(out, bm, bd), described(q, bm, bd)
         k_new, v_new = described(k_new, bn, bd), described(v_new, bd, bn)

@@ -1,6 +1,5 @@
 """Values and scales of a segment of the window as 8-bit attention reads them."""
 
-import torch
 from torch.nn.functional import pad
 
 from liveact_kernels.common.mma_order import PAD, padded, to_mma_order
