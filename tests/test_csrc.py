@@ -74,7 +74,7 @@ def test_a_refusal_of_the_op_is_a_value_error():
     with pytest.raises(ValueError, match="qkv_norm_rope: expected D of 8"):
         _C.qkv_norm_rope(*[0] * 9, 8, 1, 24, 1e-6, 0)
     with pytest.raises(ValueError, match="kv_compress: expected at most 8 entries"):
-        _C.kv_compress(*[0] * 18, 9, 8, 0, 1, 8, 0, 1, 0)
+        _C.kv_compress(*[0] * 20, 9, 8, 0, 1, 8, 0, 1, 0)
 
 
 # ---- what host and device share ---------------------------------------------------------------------------------
@@ -169,14 +169,14 @@ def test_cpu_tensors_are_refused():
         (qkv.launch, {"A": torch.float32, "C": 64, "D": 32}, "needs bf16, got torch.float32"),
         (qkv.launch, {"A": bf16, "C": 5128, "D": 8}, "needs at most 5120 channels, got 5128"),
         (qkv.launch, {"A": bf16, "C": 120, "D": 24}, "needs D of 8, 16, 32, 64, 128 or 256, got 24"),
-        (kv.launch, {"A": bf16, "k_dtype": int8, "v_dtype": bf16}, "needs bf16 with slots of bf16 or of int8 keys"),
+        (kv.launch, {"k_dtype": int8, "v_dtype": bf16}, "needs bf16, or slots of int8 keys and e4m3 values"),
         (kv.launch, {"D": 40}, "needs D of 8, 16, 32, 64, 128 or 256, got 40"),
         (kv.launch, {"S": 4}, "needs 5 taps, got 4"),
         (kv.launch, {"schedule": ((0, (1, 2)),)}, "needs at most 8 entries of 1 or 5 sources"),
     ],
 )
 def test_what_a_kernel_does_not_take_has_a_reason(launch, dims, said):
-    kinds = {"A": bf16, "k_dtype": bf16, "v_dtype": bf16, "D": 64, "S": 5, "schedule": ()}
+    kinds = {"A": bf16, "KN": bf16, "VN": bf16, "k_dtype": bf16, "v_dtype": bf16, "D": 64, "S": 5, "schedule": ()}
     assert said in launch.takes(Dims(**kinds | dims))
 
 

@@ -14,16 +14,20 @@ pytestmark = pytest.mark.skipif(cuda_include() is None, reason="needs nvcc's hea
 SLOTS = {False: {"KM": bf16, "VM": bf16}, True: {"KM": int8, "VM": fp8}}
 
 
+BLOCK = {"KN": bf16, "VN": bf16}
+CODES = {"KN": int8, "VN": fp8, "has_k_new_scale": True, "has_v_new_scale": True}
+
+
 def window(tokens, eight_bit=False, **more):
     kinds = SLOTS[eight_bit]
-    dims = {"A": bf16, "has_k_mem": True, "has_v_mem": True, "P": 6 * tokens, "R": 8 * tokens, "tokens": tokens}
+    dims = BLOCK | {"has_k_mem": True, "has_v_mem": True, "P": 6 * tokens, "R": 8 * tokens, "tokens": tokens}
     dims |= kinds | {"S": 5, "schedule": STEADY, "k_dtype": kinds["KM"], "v_dtype": kinds["VM"]}
     return dims | ({"has_k_scale": True, "has_v_scale": True} if eight_bit else {}) | more
 
 
-def first(tokens, eight_bit=False):
+def first(tokens, eight_bit=False, **more):
     kinds = SLOTS[eight_bit]
-    more = {"R": 6 * tokens, "tokens": tokens, "S": 5, "schedule": FIRST, "A": bf16}
+    more = BLOCK | {"R": 6 * tokens, "tokens": tokens, "S": 5, "schedule": FIRST} | more
     return more | {"k_dtype": kinds["KM"], "v_dtype": kinds["VM"]}
 
 
@@ -33,6 +37,9 @@ KV = {
     "several_chunks": dict(H=1, E=128, **window(67)),  # 8 tokens a block: chunks of 64
     "eight_bit": dict(H=2, E=16, **window(37, True)),
     "eight_bit_four_heads": dict(H=4, E=64, **window(131, True)),  # 16 tokens a block: chunks of 128
+    "codes": dict(H=2, E=16, **window(37, True, **CODES)),
+    "codes_four_heads": dict(H=4, E=64, **window(131, True, **CODES)),
+    "codes_first_block": dict(H=4, E=8, **first(18, True, **CODES)),
     "temporal": dict(H=4, E=8, **window(33, grouping="temporal")),
     "temporal_eight_bit": dict(H=2, E=32, **window(9, True, grouping="temporal")),
     "separate_v": dict(H=2, E=4, **window(8, has_taps_v=True)),

@@ -6,10 +6,22 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #define LA_HD __host__ __device__ __forceinline__
 
 namespace la {
+
+constexpr float SCALE_FLOOR = 1e-12f;  // a row of zeros keeps a finite scale
+
+// A positive number rounded up to a power of two.
+LA_HD float next_power_of_two(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  bits = (bits + 0x7FFFFF) & 0x7F800000;
+  memcpy(&x, &bits, 4);
+  return x;
+}
 
 struct Bf16 {
   using Word = uint4;                 // eight channels
@@ -41,6 +53,8 @@ struct Int8 {
   using Word = uint2;
   static constexpr float MOST = 127.f;
 
+  static LA_HD float scale(float largest) { return fmaxf(largest / MOST, SCALE_FLOOR); }
+
   static LA_HD void unpack(const Word& word, float (&x)[8]) {
 #pragma unroll
     for (int i = 0; i < 8; ++i) x[i] = static_cast<int8_t>((i < 4 ? word.x : word.y) >> (8 * (i & 3)));
@@ -60,6 +74,8 @@ struct Int8 {
 struct E4m3 {
   using Word = uint2;
   static constexpr float MOST = 448.f;
+
+  static LA_HD float scale(float largest) { return next_power_of_two(fmaxf(largest / MOST, SCALE_FLOOR)); }
 
   static LA_HD void unpack(const Word& word, float (&x)[8]) {
     const uint32_t w[2] = {word.x, word.y};

@@ -84,6 +84,13 @@ def group_scale(largest, MOST: tl.constexpr):
 
 
 @triton.jit
+def next_power_of_two(scale):
+    """A positive scale rounded up to a power of two: common.quantise says why."""
+    bits = scale.to(tl.int32, bitcast=True)
+    return ((bits + 0x7FFFFF) & 0x7F800000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def code(y, inverse, MOST: tl.constexpr):
     """y / scale as a float32 that a cast to e4m3 or int8 keeps in range; int8 is rounded to nearest even here.
 

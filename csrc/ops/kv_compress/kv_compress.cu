@@ -18,7 +18,8 @@ constexpr int THREADS = 256, CLUSTER = 8;
 struct Side {  // keys or values
   void *out, *peer, *mem;  // peer: a second place for the same rows, or null
   float *out_scale, *peer_scale, *mem_scale;
-  const uint4* fresh;  // the block's own rows, bf16
+  const void* fresh;  // the block's own rows: bf16, or codes with scales
+  const float* fresh_scale;
   const float* taps;
 };
 
@@ -30,6 +31,14 @@ struct Params {
   bool raster, overlaps;                      // overlaps: another thread's output may overwrite what this one reads
 };
 
+// Slots of which the block's own rows are codes of the same kind.
+template <class Store>
+struct Codes : Store {};
+template <class Store>
+constexpr bool FRESH_CODES = false;
+template <class Store>
+constexpr bool FRESH_CODES<Codes<Store>> = true;
+
 // Where an output's sources lie, known before its loads, so that all of them may be in flight together.
 enum class In { BLOCK, MEMORY, EITHER };
 
@@ -38,11 +47,22 @@ template <class Store, int HEADS, In IN>
 __device__ void read(const Params& p, const Side& s, int row, int head, int lane, float (&x)[HEADS][8]) {
   const bool old = IN == In::MEMORY || (IN == In::EITHER && row < p.memory);
   const unsigned at = ((old ? row : row - p.memory) * p.heads + head) * p.lanes + lane;
-  if constexpr (IN == In::BLOCK) {
+  const uint4* fresh = static_cast<const uint4*>(s.fresh);
+  if constexpr (FRESH_CODES<Store>) {
+    const auto* from = static_cast<const typename Store::Word*>(old ? s.mem : s.fresh);
+    const float* scales = (old ? s.mem_scale : s.fresh_scale) + unsigned((old ? row : row - p.memory) * p.heads + head);
 #pragma unroll
-    for (int h = 0; h < HEADS; ++h) Bf16::unpack(__ldg(s.fresh + at + h * p.lanes), x[h]);
+    for (int h = 0; h < HEADS; ++h) {
+      Store::unpack(from[at + h * p.lanes], x[h]);
+      const float scale = scales[h];
+#pragma unroll
+      for (int i = 0; i < 8; ++i) x[h][i] *= scale;
+    }
+  } else if constexpr (IN == In::BLOCK) {
+#pragma unroll
+    for (int h = 0; h < HEADS; ++h) Bf16::unpack(__ldg(fresh + at + h * p.lanes), x[h]);
   } else if constexpr (Store::MOST == 0) {
-    const uint4* from = old ? static_cast<const uint4*>(s.mem) : s.fresh;
+    const uint4* from = old ? static_cast<const uint4*>(s.mem) : fresh;
 #pragma unroll
     for (int h = 0; h < HEADS; ++h) Bf16::unpack(from[at + h * p.lanes], x[h]);
   } else if (old) {
@@ -106,7 +126,7 @@ __device__ void coded(int lanes, float (&y)[HEADS][8], float (&scale)[HEADS]) {
       float most = 0.f;
 #pragma unroll
       for (int i = 0; i < 8; ++i) most = fmaxf(most, fabsf(y[h][i]));
-      scale[h] = fmaxf(la::lanes_max(most, lanes) * (1.f / Store::MOST), 1e-12f);
+      scale[h] = Store::scale(la::lanes_max(most, lanes));
       const float inverse = 1.f / scale[h];
 #pragma unroll
       for (int i = 0; i < 8; ++i) y[h][i] *= inverse;
@@ -184,16 +204,18 @@ __global__ void __launch_bounds__(THREADS, 2) kv_compress_kernel(const __grid_co
 
 // schedule: on the host, per entry the slot, the number of sources (1 or TAPS) and TAPS source slots.
 void kv_compress(void* k_out, void* v_out, float* k_out_scale, float* v_out_scale, void* k_peer, void* v_peer,
-                 float* k_peer_scale, float* v_peer_scale, const uint4* k_new, const uint4* v_new, void* k_mem,
-                 void* v_mem, float* k_scale, float* v_scale, const float* taps, const float* taps_v, const float* rope,
+                 float* k_peer_scale, float* v_peer_scale, const void* k_new, const void* v_new, void* k_mem,
+                 void* v_mem, float* k_scale, float* v_scale, const float* k_new_scale, const float* v_new_scale,
+                 const float* taps, const float* taps_v, const float* rope,
                  const int64_t* schedule, int64_t entries, int64_t tokens, int64_t memory, int64_t H, int64_t D,
                  int64_t eight_bit, int64_t raster, cudaStream_t stream) {
   const int lanes = static_cast<int>(D / 8);
   if (D % 8 || lanes == 0 || 32 % lanes)
     throw std::invalid_argument("kv_compress: expected D of 8, 16, 32, 64, 128 or 256");
   if (entries > ENTRIES) throw std::invalid_argument("kv_compress: expected at most 8 entries of the schedule");
-  Params p = {{{k_out, k_peer, k_mem, k_out_scale, k_peer_scale, k_scale, k_new, taps},
-               {v_out, v_peer, v_mem, v_out_scale, v_peer_scale, v_scale, v_new, taps_v}},
+  Params p = {{{k_out, k_peer, k_mem, k_out_scale, k_peer_scale, k_scale, k_new, k_new_scale, taps},
+               {v_out, v_peer, v_mem, v_out_scale, v_peer_scale, v_scale, v_new, v_new_scale,
+                taps_v}},
               rope, {}, int(entries), int(tokens), int(memory), int(H), lanes, raster != 0, raster != 0 && memory > 0};
   for (int e = 0; e < p.entries; ++e, schedule += 2 + TAPS) {
     Entry& entry = p.entry[e];
@@ -209,8 +231,12 @@ void kv_compress(void* k_out, void* v_out, float* k_out_scale, float* v_out_scal
   const dim3 grid(p.overlaps ? CLUSTER : chunks, static_cast<unsigned>(H) / heads, 2);
   const size_t shared = TAPS * heads * D * sizeof(float);
   auto kernel = heads == 4 ? kv_compress_kernel<Bf16, Bf16, 4> : kv_compress_kernel<Bf16, Bf16, 1>;
-  if (eight_bit)
-    kernel = heads == 4 ? kv_compress_kernel<la::Int8, la::E4m3, 4> : kv_compress_kernel<la::Int8, la::E4m3, 1>;
+  using la::Int8, la::E4m3;
+  if (eight_bit && k_new_scale)
+    kernel = heads == 4 ? kv_compress_kernel<Codes<Int8>, Codes<E4m3>, 4>
+                        : kv_compress_kernel<Codes<Int8>, Codes<E4m3>, 1>;
+  else if (eight_bit)
+    kernel = heads == 4 ? kv_compress_kernel<Int8, E4m3, 4> : kv_compress_kernel<Int8, E4m3, 1>;
   if (tokens && entries) la::launch(kernel, grid, THREADS, shared, p.overlaps ? CLUSTER : 1, stream, p);
 }
 

@@ -24,8 +24,9 @@ def _numbers(schedule: tuple, memory_slots: int, raster: bool) -> torch.Tensor:
 
 def takes(d: Dims) -> str | None:
     """Why the kernel does not take these dims, or None."""
-    if (d.A, d.k_dtype, d.v_dtype) not in ((bf16, bf16, bf16), (bf16, int8, fp8)):
-        return f"needs bf16 with slots of bf16 or of int8 keys and e4m3 values, got {d.A}, {d.k_dtype} and {d.v_dtype}"
+    block, slots = (d.KN, d.VN), (d.k_dtype, d.v_dtype)
+    if (block, slots) not in (((bf16, bf16), (bf16, bf16)), ((bf16, bf16), (int8, fp8)), ((int8, fp8), (int8, fp8))):
+        return f"needs bf16, or slots of int8 keys and e4m3 values made of these or of bf16, got {slots} of {block}"
     if d.D not in (8, 16, 32, 64, 128, 256):
         return f"needs D of 8, 16, 32, 64, 128 or 256, got {d.D}"
     if d.S != TAPS:
@@ -41,8 +42,8 @@ def launch(*outs, **args):
 
 
 def operands(
-    k_out, v_out, k_out_scale, v_out_scale, k_new, v_new, k_mem, v_mem, k_scale, v_scale, taps, taps_v, rope,
-    schedule, tokens, k_dtype, v_dtype, grouping="raster", peer=(None, None, None, None),
+    k_out, v_out, k_out_scale, v_out_scale, k_new, v_new, k_mem, v_mem, k_scale, v_scale, k_new_scale, v_new_scale,
+    taps, taps_v, rope, schedule, tokens, k_dtype, v_dtype, grouping="raster", peer=(None, None, None, None),
 ) -> list[int]:  # fmt: skip
     """What the C++ function takes, without the stream.
 
@@ -55,7 +56,8 @@ def operands(
     to += addresses("kv_compress", **dict(zip(("peer k", "peer v"), peer[:2])))
     to += addresses("kv_compress", aligned=4, **dict(zip(("peer k scale", "peer v scale"), peer[2:])))
     source = addresses("kv_compress", k_new=k_new, v_new=v_new, k_mem=k_mem, v_mem=v_mem)
-    source += addresses("kv_compress", aligned=4, k_scale=k_scale, v_scale=v_scale)
+    scales = {"k_scale": k_scale, "v_scale": v_scale, "k_new_scale": k_new_scale, "v_new_scale": v_new_scale}
+    source += addresses("kv_compress", aligned=4, **scales)
     source += addresses("kv_compress", taps=taps, taps_v=taps if taps_v is None else taps_v, rope=rope)
     numbers = _numbers(schedule, P // tokens, raster)
     eight_bit = k_dtype == int8
