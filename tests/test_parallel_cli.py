@@ -95,6 +95,8 @@ def test_bad_input_is_one_sentence_and_ends_all(place):
     (lead, said), (other, silent) = ended(launch(2, *command("v.mp4")))
     assert (lead, other) == (2, 2) and "--image" in said and "liveact: error" not in silent
     assert not Path("v.mp4").exists() and len(list(place.iterdir())) == 2
+    (lead, said), (other, silent) = ended(launch(2, *command("v.mp4", "--fps", "99")))  # every process sees this one
+    assert (lead, other, silent) == (2, 2, "") and "--fps" in said
 
 
 def test_ctrl_c_on_the_leading_process_leaves_a_playable_file_and_ends_all(place):

@@ -1,6 +1,8 @@
 """One-sided exchange under faults: a late peer changes nothing, a race shows, a lost signal ends with a clear error."""
 
 import glob
+import inspect
+import re
 import time
 
 import group
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from liveact_kernels import ops
+from liveact_model.parallel import symmetric_memory
 from liveact_model.parallel.pieces import cut, pieces
 from liveact_model.parallel.shared_memory import FOLDER, SharedMemoryMailbox
 
@@ -48,6 +51,10 @@ class LosesSignal(SharedMemoryMailbox):
     def _signal(self, target, epoch, turn):
         if (self.wire.rank, epoch) != (1, 4):
             super()._signal(target, epoch, turn)
+
+
+def prompt(wire):
+    return SharedMemoryMailbox(wire, 20.0)
 
 
 def late_peer(wire):
@@ -111,5 +118,16 @@ def test_a_lost_signal_ends_in_a_timeout_that_names_peer_and_layer():
     assert any("layer 3: nothing from rank 1 within 1 s" in error for _, error in answers), answers
 
 
-def test_nothing_stays_in_shared_memory():
-    assert glob.glob(f"{FOLDER}/liveact-*") == []
+@pytest.mark.parametrize("mail", [prompt, loses_signal])
+def test_nothing_stays_in_shared_memory(mail):
+    started, results = group.start(worst_layer, 2, mail=mail)
+    group.collect(started, results)
+    assert glob.glob(f"{FOLDER}/liveact-{started[0].pid}-*") == []
+
+
+def test_this_torch_has_what_symmetric_mailboxes_call():
+    called = set(re.findall(r"self\._handle\.(\w+)", inspect.getsource(symmetric_memory)))
+    assert called == {"get_buffer", "put_signal", "wait_signal"}
+    handle = torch._C._distributed_c10d._SymmetricMemory
+    assert [name for name in called if not hasattr(handle, name)] == []
+    assert [name for name in ("empty", "rendezvous") if not hasattr(symmetric_memory.symmetric_memory, name)] == []

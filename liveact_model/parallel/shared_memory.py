@@ -39,7 +39,7 @@ class SharedMemoryMailbox(Mailbox):
     def _reserve(self, nbytes: int) -> None:
         self._finish_push()
         folder = FOLDER if os.path.isdir(FOLDER) else tempfile.gettempdir()
-        name = self.wire.broadcast(f"liveact-{secrets.token_hex(8)}")
+        name = self.wire.broadcast(f"liveact-{os.getpid()}-{secrets.token_hex(8)}")
         paths = [os.path.join(folder, f"{name}-{r}") for r in range(self.wire.size)]
         self._size, total = nbytes, ALIGNED * -(-8 * self.boxes * self.wire.size // ALIGNED) + self.boxes * nbytes
         problem = self._create(paths[self.wire.rank], total)
