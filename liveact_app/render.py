@@ -72,7 +72,8 @@ def render(
         session = Session(
             avatar, fit_image(picture, size), job.prompt_of(0), fps=float(rate), seed=job.seed,
             audio_cfg=job.audio_cfg, sampler=job.sampler, eight_bit_memory=job.eight_bit_memory,
-            eight_bit_attention=job.eight_bit_attention, audio_levels=levels, graphs=False if job.eager else None, parallel=parallel,
+            eight_bit_attention=job.eight_bit_attention, audio_levels=levels,
+            graphs=False if job.eager else None, parallel=parallel,
         )  # fmt: skip
         run = _Run(job, path, size, rate, audio, stack)
         summary = run.go(session, (avatar.name, device), time.monotonic() - start, stop, record_block)

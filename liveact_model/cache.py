@@ -152,7 +152,8 @@ class Window:
         old = LayerMemory(None, None) if mem is None else mem
         k_dtype, v_dtype = (torch.int8, torch.float8_e4m3fn) if self.eight_bit else (k.dtype, v.dtype)
         args = {
-            "k_new": k, "v_new": v, "k_new_scale": k_scale, "v_new_scale": v_scale, "k_mem": old.k, "v_mem": old.v, "k_scale": old.k_scale, "v_scale": old.v_scale,
+            "k_new": k, "v_new": v, "k_new_scale": k_scale, "v_new_scale": v_scale,
+            "k_mem": old.k, "v_mem": old.v, "k_scale": old.k_scale, "v_scale": old.v_scale,
             "taps": taps, "taps_v": taps_v, "rope": rows, "schedule": schedule, "tokens": self.tokens,
             "grouping": self.grouping, "k_dtype": k_dtype, "v_dtype": v_dtype,
         }  # fmt: skip

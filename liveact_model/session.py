@@ -35,8 +35,8 @@ class Session:
     sampler     "renoise" (released) or "euler"
     audio_cfg   > 1 strengthens the audio at denoise steps 1 and 2, for two more forwards per block and as much memory
     eight_bit_memory  store memory slots as int8 keys and e4m3 values: half the bytes of bf16
-    eight_bit_attention  from the second block on, multiply such codes: the 8-bit rate of the tensor cores, twice that of
-                  bf16. Implies eight_bit_memory
+    eight_bit_attention  from the second block on, multiply such codes at the 8-bit rate of the tensor cores; implies
+                  eight_bit_memory
     audio_levels  `avatar.measure_audio(recording, fps)` where all the audio exists beforehand, else None
     graphs        capture the denoise steps at the start and replay them: nothing compiles while the avatar runs and
                   launches cost nothing. None: wherever the device can; False: kernel by kernel, for profilers
