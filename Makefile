@@ -4,10 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TRITON := $(VENV)/.triton
+CSRC := setup.py CMakeLists.txt $(shell find csrc -name '*.py' -o -name '*.h' -o -name '*.cpp' -o -name '*.cu*')
+# with nvcc here, a failed build is an error
+export LIVEACT_FORCE_CUDA ?= $(if $(shell command -v nvcc),1,0)
 
 .PHONY: demo test aot gpu lint verify budget profile campaign compare bench clean
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt $(CSRC)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
@@ -29,6 +32,7 @@ test: $(TRITON)  ## lint and the whole CPU test suite; Triton's interpreter has 
 
 aot: $(TRITON)  ## every Triton kernel compiled for an H200 (and three more chips) without one: profiles/resources.json
 	$(BIN)/python -m liveact_kernels.aot
+	$(BIN)/python -m liveact_kernels.aot_cuda
 
 gpu: $(TRITON)  ## on a GPU: every op on every backend against float64 at real size, races, determinism, a session
 	mkdir -p out
@@ -54,4 +58,4 @@ bench: $(STAMP)  ## every op here, against its peers and its floor; OP=attention
 	$(BIN)/python bench/run.py $(if $(OP),--op $(OP))
 
 clean:
-	rm -rf $(VENV) out build *.egg-info
+	rm -rf $(VENV) out build *.egg-info liveact_kernels/*.so

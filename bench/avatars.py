@@ -109,7 +109,8 @@ def assemble(
     dit = random_dit(config, precision, device)
     if isinstance(vae, dict):
         with device:
-            decoder, audio = TinyVAE(**vae).requires_grad_(False).eval(), MelEncoder()
+            decoder = TinyVAE(**vae).requires_grad_(False).eval()
+        audio = MelEncoder()  # on the host, as in the model
     else:
         decoder = random_vae(vae or WanVAEConfig(), dit.dtype, device)
         with device:

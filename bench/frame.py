@@ -1,6 +1,7 @@
 """What one video frame costs here, everything that recurs: audio features, denoising, memory, VAE decode, uint8, copy.
 
     python bench/frame.py [--model liveact-18b] [--size 512*512,416*720,480*832] [--out FILE]
+    python bench/frame.py --memory-slots 8 --block 8   # the paper's ablation: 6 and 6, 8 and 8, 6 and 8
 
 The whole architecture runs with random weights made on the device (speed does not depend on their values, and random
 data costs what real data costs). Per size: cold start, first block, steady state, and one breakdown without CUDA
@@ -34,6 +35,7 @@ from speech import noise
 from liveact_app.cli import picture_size
 from liveact_kernels.hw import Chip
 from liveact_model.avatar import Avatar
+from liveact_model.config import BLOCK_LATENT_FRAMES, MEMORY_SLOTS
 from liveact_model.errors import InputError
 from liveact_model.session import Session
 
@@ -49,6 +51,8 @@ def parser() -> argparse.ArgumentParser:
     add("--model", default="liveact-18b", metavar="NAME", help=f"{' or '.join(MODELS)} (default: %(default)s)")
     add("--size", metavar="W*H,..", help=f"pixels (default: {SIZES}; 64*64 for tiny)")
     add("--precision", metavar="NAME", help=f"{', '.join(PRECISIONS)} (default: fp8, on a CPU float32)")
+    add("--memory-slots", type=int, default=MEMORY_SLOTS, help="latent frames of memory (default: %(default)s)")
+    add("--block", type=int, default=BLOCK_LATENT_FRAMES, help="latent frames of a block (default: %(default)s)")
     add("--blocks", type=int, default=8, help="steady blocks to time (default: %(default)s)")
     add("--no-graphs", action="store_true", help="launch kernel by kernel")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
@@ -179,21 +183,22 @@ def run(args: argparse.Namespace) -> int:
     chip, rows, bar = chip_of(args.chip, args.ceilings, device), Rows(args.out), Progress(1 + len(sizes))
 
     need = functools.cache(lambda which, size: predict(hollow(which), size, which == "fp8", device))
-    hollow = functools.cache(lambda which: avatar(args.model, which, "meta"))
+    window = {"memory_slots": args.memory_slots, "block_latent_frames": args.block}
+    hollow = functools.cache(lambda which: avatar(args.model, which, "meta", **window))
     area = {size: size[0] * size[1] for size in (*sizes, (256, 256))}
     options = [(precision, max(sizes, key=area.get)), *(("fp8", s) for s in sorted(area, key=area.get, reverse=True))]
     if why := refuse(need, list(dict.fromkeys(options)), free_bytes(device), chip_name(device)):
         raise InputError(f"memory: {why}")
     bar.step(f"random weights of {args.model} in {precision}")
     began = time.perf_counter()
-    made = avatar(args.model, precision, device)
+    made = avatar(args.model, precision, device, **window)
     synchronise(device)
     built = time.perf_counter() - began
     for size in sizes:
         bar.step(f"{args.model} at {size[0]}*{size[1]}")
         base = manifest(device) | {
             "kind": "frame", "model": args.model, "size": f"{size[0]}*{size[1]}", "precision": precision,
-            "build_s": round(built, 3), "predicted_bytes": need(precision, size),
+            "build_s": round(built, 3), "predicted_bytes": need(precision, size), **window,
         }  # fmt: skip
         one = Run(made, size, precision == "fp8", False if args.no_graphs else None, device)
         row = at_size(one, args.blocks, base, chip, rows.add)

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from liveact_model.errors import InputError, PeerError
 
-COMMANDS = ("liveact_app.generate", "liveact_app.check", "liveact_app.budget", "liveact_app.doctor")
+COMMANDS = ("liveact_app.generate", "liveact_app.check", "liveact_app.budget", "liveact_app.doctor", "liveact_app.tune")
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130

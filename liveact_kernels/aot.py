@@ -8,8 +8,9 @@ The process must not run under TRITON_INTERPRET. A launch names the instructions
 
     launch.requires_sass = ("QGMMA|HGMMA", "UTMALDG")   # on sm_90; alternatives with |
 
-It fails on a spill, on too much shared memory or on a missing instruction on sm_90, and on any change of the ledger;
-`--update` rewrites the ledger, and the commit says why. Registers depend on the compiler: versions have own ledgers.
+It fails on a spill, on too much shared memory or on a missing instruction on sm_90, on an entry of a tuned table that
+no longer compiles or that no shape asks for, and on any change of the ledger; `--update` rewrites the ledger, and the
+commit says why. Registers depend on the compiler: versions have own ledgers.
 """
 
 from __future__ import annotations
@@ -17,12 +18,9 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import subprocess
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 import triton
@@ -30,19 +28,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-from . import ops  # noqa: F401 - fills the registry
+from . import ops, tuned  # noqa: F401 - ops fills the registry
 from .contract import REGISTRY, Case, Op
 from .ledger import Ledger
-from .tuned import SHARED
+from .sass import COUNTED, counts, faults, missing, tool
 
 CHIPS = ("sm_90a", "sm_89", "sm_100a", "sm_120a")
 BOUND = 90  # the architecture on which faults fail the run; the others are compiled and recorded
-TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-SPILLS = ("LDL", "STL")
-COUNTED = (
-    "QGMMA", "HGMMA", "IGMMA", "QMMA", "HMMA", "IMMA", "UTCQMMA", "UTCHMMA", "UTMALDG", "UTMASTG", "LDGSTS", "LDG",
-    "LDG.128", "STG", "STG.128", "BAR", "USETMAXREG", *SPILLS,
-)  # fmt: skip
 TOKENS = ("L", "M", "R")  # the dims that n ranks divide
 
 
@@ -78,22 +70,35 @@ def meta_case(op: Op, case: Case) -> tuple[list[torch.Tensor | None], dict]:
     return [meta(s.shape(d), s.dtype_of(d)) if s.present(d) else None for s in op.out.values()], args
 
 
+def _called(op: Op, case: Case, arch: int, run) -> None:
+    """Call the op's triton backend on meta tensors, under the stub driver, with `run` in place of each launch."""
+    outs, args = meta_case(op, case)
+    real, JITFunction.run = JITFunction.run, run
+    triton.runtime.driver.set_active(StubDriver(arch))
+    try:
+        op.implementation("triton")(*outs, **args)
+    finally:
+        JITFunction.run = real
+        triton.runtime.driver.set_active(None)  # whoever asks next finds the machine's own again
+
+
 def launched(op: Op, case: Case, arch: int) -> list:
     """The kernels that one call of the op's triton backend launches, compiled for `arch`."""
-    triton.runtime.driver.set_active(StubDriver(arch))
     kernels, run = [], JITFunction.run
 
     def compile_only(self, *args, grid, warmup, **kw):
         kernels.append(run(self, *args, grid=grid, warmup=True, **kw))
         return kernels[-1]
 
-    outs, args = meta_case(op, case)
-    JITFunction.run = compile_only
-    try:
-        op.implementation("triton")(*outs, **args)
-    finally:
-        JITFunction.run = run
+    _called(op, case, arch, compile_only)
     return kernels
+
+
+def configurations(op: Op, case: Case, arch: int) -> list[tuned.Asked]:
+    """What one call asks of the tables; nothing is compiled."""
+    with tuned.asked() as heard:
+        _called(op, case, arch, lambda self, *args, **kw: None)
+    return heard
 
 
 def measure(kernel) -> dict:
@@ -101,39 +106,16 @@ def measure(kernel) -> dict:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as f:
         f.write(kernel.asm["cubin"])
         f.flush()
-        use, sass = (
-            subprocess.run([TOOLS / tool, *flags, f.name], check=True, capture_output=True, text=True).stdout
-            for tool, *flags in (("cuobjdump", "-res-usage"), ("nvdisasm", "-c"))
-        )
+        use, sass = tool("cuobjdump", "-res-usage", f.name), tool("nvdisasm", "-c", f.name)
     numbers = {k: int(v) for k, v in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", use)}
-    found = Counter()
-    for opcode in re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]+)", sass, re.M):
-        name, *parts = opcode.split(".")
-        found.update([name] + ([f"{name}.128"] if "128" in parts else []))
     return {
         "regs": numbers["REG"],
         "spill": numbers["STACK"] + numbers["LOCAL"],
         "shared": kernel.metadata.shared,
         "warps": kernel.metadata.num_warps,
         "stages": kernel.metadata.num_stages,
-        "sass": {k: found[k] for k in COUNTED if found[k]},
+        "sass": counts(sass, COUNTED),
     }
-
-
-def faults(entry: dict, arch: int) -> list[str]:
-    """What is wrong with a kernel whatever the ledger says."""
-    said = []
-    if entry["spill"] or any(entry["sass"].get(k) for k in SPILLS):
-        said.append(f"spills {entry['spill']} bytes")
-    if entry["shared"] > SHARED[arch]:
-        said.append(f"needs {entry['shared']} bytes of shared memory, a block has {SHARED[arch]}")
-    return said
-
-
-def missing(entries: list[dict], requires: tuple[str, ...]) -> list[str]:
-    """Required instructions that no kernel of a call has."""
-    have = {name for e in entries for name in e["sass"]}
-    return [f"has no {wanted} instruction" for wanted in requires if not have & set(wanted.split("|"))]
 
 
 def cases(op: Op, ranks: bool) -> Iterator[tuple[str, Case]]:
@@ -146,12 +128,17 @@ def cases(op: Op, ranks: bool) -> Iterator[tuple[str, Case]]:
                 yield f"{case.id}/2", Case(case.id, rung="device", **case.dims | halved)
 
 
-def survey(op: Op, arch: int) -> Iterator[tuple[str, dict, list[str]]]:
-    """(key, numbers, faults) of every distinct kernel of an op on one chip."""
+def survey(op: Op, arch: int) -> Iterator[tuple[str, dict | None, list[str]]]:
+    """(key, numbers, faults) of every distinct kernel of an op on one chip; numbers None: it does not compile."""
     requires = getattr(op.implementation("triton"), "requires_sass", ()) if arch == BOUND else ()
     seen: dict[str, dict] = {}
     for label, case in cases(op, ranks=arch == BOUND):
-        kernels = launched(op, case, arch)
+        try:
+            kernels = launched(op, case, arch)
+        except Exception as error:  # an entry of a table can ask for what the compiler refuses
+            words = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            yield f"{op.name}/{label}", None, [f"does not compile: {words}"]
+            continue
         fresh = [k for k in kernels if k.hash not in seen]
         seen |= {k.hash: measure(k) for k in fresh}
         lacks = missing([seen[k.hash] for k in kernels], requires)
@@ -165,12 +152,27 @@ def compiled(names: list[str], chip: str) -> tuple[dict, list[str]]:
     arch, table, wrong = int(re.sub(r"\D", "", chip)), {}, []
     for op in (REGISTRY[n] for n in names):
         for key, entry, bad in survey(op, arch) if "triton" in op.backends else ():
+            wrong += [f"{chip} {key} {b}" for b in bad if arch == BOUND]
+            if entry is None:
+                continue
             table[key] = entry
             sass = " ".join(f"{k}:{v}" for k, v in entry["sass"].items())
             numbers = f"{entry['regs']:4} regs  {entry['shared']:6} B shared  {entry['warps']:2} warps"
             print(f"{chip:8} {key:64} {numbers}  {sass}", *[f"  !! {b}" for b in bad], flush=True)
-            wrong += [f"{chip} {key} {b}" for b in bad if arch == BOUND]
     return table, wrong
+
+
+def unasked(names: list[str], arch: int) -> list[str]:
+    """Entries of the chip's table that no real shape of these ops asks for: nobody would notice what they do."""
+    chip = tuned.TABLES.get(arch, "")
+    entries = {(op, label) for op, table in tuned.table(chip).items() if op in names for label in table}
+    if not entries:
+        return []
+    heard = set()
+    for op in (REGISTRY[n] for n in names if "triton" in REGISTRY[n].backends):
+        for _, case in cases(op, ranks=True):
+            heard |= {(a.op, tuned.label(**a.dims)) for a in configurations(op, case, arch)}
+    return [f"tuned/{chip}.json {op} {label}: no shape asks for it" for op, label in sorted(entries - heard)]
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -194,6 +196,7 @@ def main(argv: list[str] | None = None) -> int:
     wrong = []
     for chip in args.chip:
         table, bad = compiled(args.op, chip)
+        bad += unasked(args.op, int(re.sub(r"\D", "", chip)))
         wrong += bad + ([] if args.update else book.changes(chip, table, args.op))
         book.replace(chip, table, args.op)
     if args.update:

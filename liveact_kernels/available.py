@@ -69,7 +69,7 @@ def _not_importable(name: str, modules: tuple[str, ...], how: str) -> str | None
 
 
 def _cuda(device: torch.device) -> str | None:
-    build = "run 'pip install .' again where nvcc 12.4 or later is on the PATH"
+    build = "pip install . with nvcc on the PATH, or python csrc/cmake_build.py"
     if bad := _too_old("the CUDA extension", device, (9, 0)):
         return bad
     if not found("liveact_kernels._C"):

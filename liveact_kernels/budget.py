@@ -13,9 +13,11 @@ from .outside import PLAIN_ROWS
 OUTSIDE_OPS = "outside ops"
 GROUPS = {
     "linear": ("fp8_linear", "linear"),
-    "self attention": ("attention",),
+    "self attention": ("attention", "attention_8bit", "head_major"),
     "cross attention": ("cross_attention", "audio_attention"),
-    "norm, rope, quantise": ("modulate", "quant", "rms_norm", "qkv_norm_rope", "gate_residual"),
+    "norm, rope, quantise": (
+        "modulate", "gate_modulate_quant", "quant", "rms_norm", "qkv_norm_rope", "qkv_norm_rope_8bit", "gate_residual",
+    ),
     "memory": ("kv_compress",),
     "sampler": ("denoise_update",),
     "VAE decode": ("causal_conv3d", "norm_silu", "upsample_conv", "frame_attention"),

@@ -81,13 +81,13 @@ class Outside(TorchDispatchMode):
         out = func(*args, **kwargs)
         given, made = list(_tensors((args, kwargs))), list(_tensors(out))
         if any(t.is_meta for t in made) and not func.is_view and func.overloadpacket not in NO_TRAFFIC:
-            scopes = tuple(STATE.scopes)
+            scopes, shape = tuple(STATE.scopes), "x".join(map(str, made[0].shape))
             upload = any(not t.is_meta and t.ndim for t in given)  # a CPU scalar rides along with the launch
             if upload:
                 op = Plain(UPLOAD, {}, sum(t.nbytes for t in given if not t.is_meta), linked=True)
             else:
                 op = Plain(row_of(scopes), _flops(func, args, kwargs, out), _traffic(func, given, made))
-            self.recorder.add(Call(scopes, op, "torch", Dims(call=str(func.overloadpacket))), None)
+            self.recorder.add(Call(scopes, op, "torch", Dims(call=str(func.overloadpacket), out=shape)), None)
         return out
 
 

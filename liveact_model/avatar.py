@@ -123,13 +123,13 @@ class Avatar:
         return None if measure is None else measure(pieces, fps)
 
 
-def conditioning(vae: VideoVAE, image: Tensor) -> Tensor:
-    """Image [3, H, W] in [-1, 1] -> y [4 + z, 14, h, w]: mask and image latents of a whole window.
+def conditioning(vae: VideoVAE, image: Tensor, slots: int = WINDOW_SLOTS) -> Tensor:
+    """Image [3, H, W] in [-1, 1] -> y [4 + z, slots, h, w]: mask and image latents of a whole window.
 
     The image is the first of 53 video frames, the others are mid grey; the mask is 1 at latent frame 0 alone. The
     first block uses y[:, :6], every later one y[:, 6:].  Source: the released image-to-video conditioning.
     """
-    video_frames = (WINDOW_SLOTS - 1) * VIDEO_FRAMES_PER_LATENT + 1
+    video_frames = (slots - 1) * VIDEO_FRAMES_PER_LATENT + 1
     video = image.new_zeros(3, video_frames, *image.shape[1:])
     video[:, 0] = image
     latent = vae.encode(video)

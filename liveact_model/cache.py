@@ -14,13 +14,28 @@ from torch import Tensor
 from liveact_kernels import ops
 from liveact_kernels.ops.kv_compress import FIRST, STEADY
 
-from .config import MEMORY_SLOTS, WINDOW_SLOTS
+from .config import MEMORY_SLOTS, TAPS, WINDOW_SLOTS
 from .parallel import ALONE, SeqParallel
 
 Schedule = tuple[tuple[int, tuple[int, ...]], ...]
 
+
+def schedules(memory_slots: int, block_latent_frames: int) -> tuple[Schedule, Schedule]:
+    """What a window of other sizes keeps after its first block, and what the end of every later one folds and moves.
+
+    Two reference and two long-term slots stay two; the rest of the memory is short-term, the newest latent frames. The
+    two folds take the first and the last five of the slots between (6 and 8 give FIRST and STEADY; with a shorter
+    block they overlap). The paper's ablation names the sizes and not the schedule; these cost what any such one costs.
+    """
+    kept, window = Slots.long_term.stop, memory_slots + block_latent_frames
+    newest = window - (memory_slots - kept)
+    folds = ((2, tuple(range(2, 2 + TAPS))), (3, tuple(range(newest - TAPS, newest))))
+    moves = tuple((slot, (newest + slot - kept,)) for slot in range(kept, memory_slots))
+    return tuple((slot, (slot,)) for slot in range(memory_slots)), folds + moves
+
+
 class Slots:
-    """The window by name; one latent frame each."""
+    """The released window by name; one latent frame each."""
 
     reference = range(0, 2)  # the video's first two, for ever
     long_term = range(2, 4)  # five slots folded into each, again and again
@@ -54,7 +69,7 @@ class Window:
     rope        [14 * tokens, D/2, 2] f32, positions of the window's slots
     eight_bit   store the memory slots as int8 keys and e4m3 values with scales; else in the activations' dtype
     grouping    how a compression groups tokens, see ops.kv_compress
-    schedule    which slots a block's end folds and moves
+    schedule    which slots a block's end folds and moves; `first` that of the first block, which fills the memory
     parallel    which tokens this process has, and how it meets the others'
     """
 
@@ -65,13 +80,14 @@ class Window:
     schedule: Schedule = STEADY
     parallel: SeqParallel = ALONE
     layers: dict[int, LayerMemory] = field(default_factory=dict)
+    first: Schedule = FIRST
 
     def positions(self, frames: int, first: bool) -> Tensor:
         """Rope rows of a block of `frames` latent frames: slots 0.. for the first block, 6.. for all later.
 
         Of this process's tokens, like the rows of x.
         """
-        start = 0 if first else Slots.current.start
+        start = 0 if first else len(self.first)
         return self.parallel.shard(self.rope[start * self.tokens : (start + frames) * self.tokens], frames)
 
     def attend(
@@ -90,7 +106,7 @@ class Window:
         return y
 
     def _update(self, layer, mem, k, v, taps, taps_v) -> None:
-        schedule = FIRST if mem is None else self.schedule
+        schedule = self.first if mem is None else self.schedule
         rows = self.rope[: k.shape[0] + (0 if mem is None else mem.k.shape[0])]
         old = LayerMemory(None, None) if mem is None else mem
         k_dtype, v_dtype = (torch.int8, torch.float8_e4m3fn) if self.eight_bit else (k.dtype, v.dtype)

@@ -28,6 +28,7 @@ class DiTConfig:
     memory: "conv" (learned taps) or "mean" (1/5 each); grouping: "raster" (five neighbouring tokens of the flattened
     span, as released) or "temporal" (one position over five latent frames, as in the paper);
     separate_v_taps: use memory_proj_v for values (the released model uses K's taps for both).
+    memory_slots, block_latent_frames: the window's two parts in latent frames; the first block fills the memory.
     """
 
     dim: int = 5120
@@ -52,6 +53,8 @@ class DiTConfig:
     memory: str = "conv"
     grouping: str = "raster"
     separate_v_taps: bool = False
+    memory_slots: int = MEMORY_SLOTS
+    block_latent_frames: int = BLOCK_LATENT_FRAMES
 
     def __post_init__(self) -> None:
         if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
@@ -62,11 +65,29 @@ class DiTConfig:
             raise InputError(f"config: eps must be {EPS}, which the norms are built with, got {self.eps}")
         if self.memory not in ("conv", "mean") or self.grouping not in ("raster", "temporal"):
             raise InputError(f"config: unknown memory {self.memory!r} or grouping {self.grouping!r}")
+        if self.memory_slots < 4 or self.block_latent_frames < 3:
+            got = f"{self.memory_slots} and {self.block_latent_frames}"
+            raise InputError(f"config: memory_slots must be at least 4 and block_latent_frames at least 3, got {got}")
 
     @property
     def head_dim(self) -> int:
         """Channels per head."""
         return self.dim // self.num_heads
+
+    @property
+    def window_slots(self) -> int:
+        """Latent frames that a steady block's queries see."""
+        return self.memory_slots + self.block_latent_frames
+
+    @property
+    def block_video_frames(self) -> int:
+        """Video frames of every block but the first."""
+        return VIDEO_FRAMES_PER_LATENT * self.block_latent_frames
+
+    @property
+    def first_block_video_frames(self) -> int:
+        """Video frames of the first block, whose first latent frame gives one."""
+        return VIDEO_FRAMES_PER_LATENT * (self.memory_slots - 1) + 1
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for config.json."""

@@ -12,8 +12,8 @@ from liveact_kernels.dispatch import scope
 
 from .attention import KeysValues
 from .block import Block, Modulation, Prompt
-from .cache import Window
-from .config import PATCH, WINDOW_SLOTS, DiTConfig
+from .cache import Window, schedules
+from .config import PATCH, DiTConfig
 from .embed import AudioProjection, Head, ImageEmbedding, TextEmbedding, TimeEmbedding, patchify
 from .precision import Linear
 from .rope import rope_table
@@ -92,8 +92,9 @@ class DiT(nn.Module):
     def window(self, rows: int, columns: int, **options) -> Window:
         """An empty memory window for latents of 2*rows x 2*columns; options as in cache.Window."""
         c = self.config
-        rope = rope_table(c.head_dim, WINDOW_SLOTS, rows, columns, c.rope_theta).to(self.head.modulation.device)
-        return Window(rows * columns, rope, grouping=c.grouping, **options)
+        rope = rope_table(c.head_dim, c.window_slots, rows, columns, c.rope_theta).to(self.head.modulation.device)
+        first, steady = schedules(c.memory_slots, c.block_latent_frames)
+        return Window(rows * columns, rope, grouping=c.grouping, first=first, schedule=steady, **options)
 
     # ---- one denoise step ---------------------------------------------------------------------------------------
 

@@ -53,9 +53,9 @@ def noise(shape: tuple[int, ...], seed: int, block: int, step: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(int.from_bytes(digest, "little")))
 
 
-def blocks_for(video_frames: int) -> int:
-    """Blocks that cover a number of video frames: 21 in the first, 32 in each later one; at least 1."""
-    return 1 + max(0, -(-(video_frames - FIRST_BLOCK_VIDEO_FRAMES) // BLOCK_VIDEO_FRAMES))
+def blocks_for(video_frames: int, first: int = FIRST_BLOCK_VIDEO_FRAMES, later: int = BLOCK_VIDEO_FRAMES) -> int:
+    """Blocks that cover a number of video frames: `first` in the first, `later` in each later one; at least 1."""
+    return 1 + max(0, -(-(video_frames - first) // later))
 
 
 def released_blocks(audio_seconds: float, fps: float) -> int:

@@ -14,13 +14,7 @@ from liveact_kernels.graphs import Graphs, compilations, supported
 from .audio.windows import latent_rows
 from .avatar import Avatar, conditioning
 from .cache import Window
-from .config import (
-    BLOCK_LATENT_FRAMES,
-    BLOCK_VIDEO_FRAMES,
-    FIRST_BLOCK_LATENT_FRAMES,
-    FIRST_BLOCK_VIDEO_FRAMES,
-    PATCH,
-)
+from .config import PATCH
 from .errors import InputError
 from .parallel import ALONE, SeqParallel
 from .schedule import SAMPLERS, blocks_for, coefficients, noise, sigmas
@@ -76,7 +70,7 @@ class Session:
     def _start(self, image: Tensor | None, prompt: str, eight_bit_memory: bool) -> None:
         dit, vae, share = self.avatar.dit, self.avatar.vae, self.parallel.share
         image = None if image is None else image.to(self.avatar.anchor().device)
-        y = share(lambda: conditioning(vae, image)).to(dit.dtype)
+        y = share(lambda: conditioning(vae, image, dit.config.window_slots)).to(dit.dtype)
         times = [dit.at(t) for t in self.avatar.timesteps]
         rows = share(lambda: self.avatar.image.encode(image, y[-vae.z_dim :, 0]))
         self._prompt_text = prompt
@@ -98,7 +92,7 @@ class Session:
             shared = (self._windows, self._prompt, first, hearing, null, self.audio_cfg)
             return Steps(dit, y.contiguous(), times, updates, *shared)
 
-        n = FIRST_BLOCK_LATENT_FRAMES
+        n = dit.config.memory_slots
         self._first, self._later = steps(y[:, :n], True), steps(y[:, n:], False)
 
     @torch.no_grad()
@@ -170,18 +164,21 @@ class Session:
     @property
     def video_frames_made(self) -> int:
         """Video frames returned so far."""
-        later = BLOCK_VIDEO_FRAMES * (self.blocks_made - 1)
-        return 0 if self.blocks_made == 0 else FIRST_BLOCK_VIDEO_FRAMES + later
+        c = self.avatar.dit.config
+        later = c.block_video_frames * (self.blocks_made - 1)
+        return 0 if self.blocks_made == 0 else c.first_block_video_frames + later
 
     @property
     def done(self) -> bool:
         """Whether the audio is closed and every bit of it has its video frames."""
-        total = self._audio.total
-        return total is not None and self.blocks_made >= blocks_for(total)
+        total, c = self._audio.total, self.avatar.dit.config
+        blocks = (c.first_block_video_frames, c.block_video_frames)
+        return total is not None and self.blocks_made >= blocks_for(total, *blocks)
 
     def ready(self) -> bool:
         """Whether enough audio is there for the next block (its video frames and two more), or it is closed."""
-        block = BLOCK_VIDEO_FRAMES if self.blocks_made else FIRST_BLOCK_VIDEO_FRAMES
+        c = self.avatar.dit.config
+        block = c.block_video_frames if self.blocks_made else c.first_block_video_frames
         need = self.video_frames_made + block + LOOK_AHEAD_VIDEO_FRAMES
         return self._audio.total is not None or self._audio.ready >= need
 
@@ -218,8 +215,9 @@ class Session:
 
     def _hear(self, first: bool) -> Tensor:
         """Audio rows of this block; the very first latent frame of a video has none."""
-        start = 1 if first else FIRST_BLOCK_LATENT_FRAMES + BLOCK_LATENT_FRAMES * (self.blocks_made - 1)
-        count = FIRST_BLOCK_LATENT_FRAMES - 1 if first else BLOCK_LATENT_FRAMES
+        c = self.avatar.dit.config
+        start = 1 if first else c.memory_slots + c.block_latent_frames * (self.blocks_made - 1)
+        count = c.memory_slots - 1 if first else c.block_latent_frames
         total = self._audio.total
         rows = latent_rows(self._audio.embeddings, start, count, total)[1]
         next_read = 4 * (start + count) - 5

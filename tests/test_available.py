@@ -71,7 +71,7 @@ def test_the_interpreter_is_a_device_of_triton(monkeypatch):
 def test_the_extension_must_be_built_load_and_be_built_for_the_chip(monkeypatch, chip):
     monkeypatch.setattr(available, "found", lambda module: False)
     missing.cache_clear()
-    assert "was not built: run 'pip install .'" in missing("cuda", GPU)
+    assert "was not built: pip install . with nvcc" in missing("cuda", GPU)
     monkeypatch.undo()
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
     install(monkeypatch, "liveact_kernels._C", ARCHS=("sm_90a",))

@@ -17,9 +17,12 @@ from speech import RandomWav2Vec2, noise
 
 from liveact_kernels import ops
 from liveact_kernels.budget import GROUPS
-from liveact_kernels.dispatch import Call
+from liveact_kernels.dispatch import Call, record
 from liveact_kernels.hw import CHIPS
+from liveact_kernels.ops.kv_compress import FIRST, STEADY
 from liveact_model.audio.wav2vec2 import Wav2Vec2AudioEncoder
+from liveact_model.cache import schedules
+from liveact_model.config import BLOCK_LATENT_FRAMES, MEMORY_SLOTS
 from liveact_model.precision import Linear
 from liveact_model.vae.wan_coder import WanVAEConfig
 
@@ -193,6 +196,34 @@ def test_the_tiny_model_end_to_end(tmp_path, capsys):
     assert "ms per video frame, most of it in" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("memory_slots,block", [(6, 6), (8, 8)])
+def test_other_windows_keep_their_sizes(tmp_path, memory_slots, block):
+    """The paper's ablation."""
+    avatar = small(config=SMALL.with_(memory_slots=memory_slots, block_latent_frames=block))
+    run = frame.Run(avatar, (32, 32), True, False, CPU)
+    session = run.start()
+    made = [run.block(session)[1] for _ in range(4)]
+    assert made == [4 * memory_slots - 3, *[4 * block] * 3] and session.video_frames_made == sum(made)
+    tokens, layers, steps, width = 4, SMALL.num_layers, 3, SMALL.dim + 4 * SMALL.num_heads
+    assert session.memory_bytes() == 2 * memory_slots * tokens * width * layers * steps
+    with record() as calls:
+        run.block(session)
+    window = avatar.dit.window(2, 2)
+    assert torch.equal(window.positions(block, False), window.rope[tokens * memory_slots :])
+    seen = {c.dims.L + c.dims.P for c in calls if c.op.name == "attention"}
+    assert seen == {tokens * (memory_slots + block)}
+
+
+def test_the_released_window_is_the_default():
+    assert schedules(MEMORY_SLOTS, BLOCK_LATENT_FRAMES) == (FIRST, STEADY)
+    for memory_slots, block in ((6, 6), (8, 8), (4, 3)):
+        first, steady = schedules(memory_slots, block)
+        assert [slot for slot, _ in first] == list(range(memory_slots))
+        assert [slot for slot, _ in steady] == list(range(2, memory_slots))
+        assert {s for _, sources in steady for s in sources} == set(range(2, memory_slots + block))
+        assert all(len(sources) in (1, 5) for _, sources in steady)
+
+
 @pytest.mark.parametrize(
     "argv,words",
     [
@@ -200,6 +231,7 @@ def test_the_tiny_model_end_to_end(tmp_path, capsys):
         (["--size", "512"], "--size: expected W*H in pixels"),
         (["--precision", "fp4"], "--precision: expected one of fp8, "),
         (["--blocks", "0"], "--blocks: expected at least 1, got 0"),
+        (["--memory-slots", "3"], "memory_slots must be at least 4"),
     ],
 )
 def test_bad_input_is_one_sentence(capsys, argv, words):

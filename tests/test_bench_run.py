@@ -173,6 +173,16 @@ def test_compare_prints_ratios_and_what_only_one_has(tmp_path, capsys):
     assert "20.0       5.0   0.25" in out and "different chips" in out and "only in A: quant x torch" in out
 
 
+def test_frames_are_compared_by_model_size_and_window(tmp_path, capsys):
+    frame = {"schema": SCHEMA, "kind": "frame", "chip": "A", "model": "tiny", "size": "64*64", "precision": "fp8",
+             "memory_slots": 6, "block_latent_frames": 8, "what": "steady", "ms_per_video_frame": 40.0}  # fmt: skip
+    a = write(tmp_path / "a", frame, frame | {"memory_slots": 8, "ms_per_video_frame": 60.0})
+    b = write(tmp_path / "b", frame | {"ms_per_video_frame": 50.0})
+    assert run.main(["--compare", a, b]) == 0
+    out = capsys.readouterr().out
+    assert "64*64 fp8 6/8" in out and "1.25" in out and "only in A: frame steady tiny 64*64 fp8 8/8" in out
+
+
 def test_unusable_files_are_named(tmp_path, capsys):
     good, newer = write(tmp_path / "good", op_row(1.0)), write(tmp_path / "newer", op_row(1.0) | {"schema": SCHEMA + 1})
     broken, other = tmp_path / "broken", write(tmp_path / "other", op_row(1.0, backend="torch"))
@@ -223,7 +233,10 @@ def test_measured_ceilings_replace_the_datasheets(tmp_path):
         hw.chip("b200", "measured", hw.measured(path))
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"a": {"flops": {}}}', '{"a": {"flops": {}, "bandwidth": -1, "source": ""}}'])
+BROKEN = ["{", "[]", '{"a": {"flops": {}}}', '{"a": {"flops": {}, "bandwidth": -1, "source": ""}}']
+
+
+@pytest.mark.parametrize("text", BROKEN)
 def test_a_broken_ceilings_file_is_refused(tmp_path, text):
     (tmp_path / "hw.json").write_text(text)
     with pytest.raises(ValueError, match=r"json: expected \{chip: "):

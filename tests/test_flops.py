@@ -39,6 +39,8 @@ def test_ours_is_sorted_without_a_rest(calls):
     for part in (*same, "audio attention"):
         assert mine[part] == pytest.approx(theirs[part], rel=1e-9), part
     assert mine["cross keys, values"] == 0
+    heard = sum(sum(c.op.flops(c.dims).values()) for c in calls if c.op.name == "wav2vec2")
+    assert mine["audio network"] == heard > 0
     assert mine["audio keys, values"] == pytest.approx(theirs["audio keys, values"] * 8 / 14 / 2)
     assert mine["VAE decode"] < 0.8 * flops.released_rest(BIG, (512, 512))["VAE decode"]
 

@@ -111,6 +111,12 @@ def heuristic(at: tuned.Limits, M: int, N: int, C: int, taps: int, bits: int) ->
             "warps": 8 if bn + tail > 64 else 4, "stages": 3 if small else 4}  # fmt: skip
 
 
+def candidates(M: int, N: int, C: int, taps: int, bits: int) -> tuple[dict[str, int], ...]:
+    """What a tuner tries; `bk` divides C, so that no channel is masked."""
+    steps = tuple(bk for bk in (16, 32, 64, 128) if C % bk == 0)
+    return tuned.grid(bm=(64, 128), bk=steps, warps=(4, 8), stages=(2, 3, 4, 5)) if steps else ()
+
+
 def launch_conv(
     op: str, out: torch.Tensor, x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor, prev: torch.Tensor | None = None,
     residual: torch.Tensor | None = None, stride_t: int = 1, stride: int = 1, up: int = 1, interleave: int = 1,

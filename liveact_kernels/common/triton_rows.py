@@ -26,6 +26,10 @@ def rows_heuristic(at: tuned.Limits, L: int, C: int) -> dict[str, int]:
     return {"rows": 16 if at.sms == tuned.INTERPRET_SMS else 1, "warps": 4 if C >= 1024 else 1}
 
 
+ROWS_CANDIDATES = tuned.grid(rows=(1, 2, 4), warps=(1, 2, 4, 8, 16))
+"""What a tuner tries for the kernels that `rows_heuristic` serves."""
+
+
 @triton.jit
 def inside(row, L, START: tl.constexpr, SIZE: tl.constexpr, C: tl.constexpr):
     """[rows, SIZE] mask of the elements of columns START .. START + SIZE that a [L, C] matrix has."""
@@ -77,6 +81,13 @@ def rsqrt(x):
 def group_scale(largest, MOST: tl.constexpr):
     """Scale of a group of codes from its largest magnitude: that becomes MOST, 448 for e4m3 and 127 for int8."""
     return tl.maximum(tl.div_rn(largest, 1.0 * MOST), SCALE_FLOOR)
+
+
+@triton.jit
+def next_power_of_two(scale):
+    """A positive scale rounded up to a power of two: common.quantise says why."""
+    bits = scale.to(tl.int32, bitcast=True)
+    return ((bits + 0x7FFFFF) & 0x7F800000).to(tl.float32, bitcast=True)
 
 
 @triton.jit

@@ -1,6 +1,7 @@
 """Every op, by name. Adding one is its folder and one line here."""
 
 from .attention import attention, attention_segment
+from .attention_8bit import attention_8bit
 from .audio_attention import audio_attention
 from .causal_conv3d import causal_conv3d
 from .cross_attention import cross_attention
@@ -8,18 +9,20 @@ from .denoise_update import denoise_update
 from .fp8_linear import fp8_linear, fp8_linear_gate, fp8_linear_gelu, fp8_linear_residual
 from .frame_attention import frame_attention
 from .gate_residual import gate_residual
+from .head_major import head_major
 from .kv_compress import kv_compress
 from .linear import linear, linear_gate, linear_gelu, linear_residual
-from .modulate import modulate, modulate_quant
+from .modulate import gate_modulate_quant, modulate, modulate_quant
 from .norm_silu import norm_silu
-from .qkv_norm_rope import qkv_norm_rope
+from .qkv_norm_rope import qkv_norm_rope, qkv_norm_rope_8bit
 from .quant import quant
 from .rms_norm import rms_norm
 from .upsample_conv import upsample_conv
 
 __all__ = [
-    "attention", "attention_segment", "audio_attention", "causal_conv3d", "cross_attention", "denoise_update",
-    "fp8_linear", "fp8_linear_gate", "fp8_linear_gelu", "fp8_linear_residual", "frame_attention", "gate_residual",
-    "kv_compress", "linear", "linear_gate", "linear_gelu", "linear_residual", "modulate", "modulate_quant",
-    "norm_silu", "qkv_norm_rope", "quant", "rms_norm", "upsample_conv",
+    "attention", "attention_8bit", "attention_segment", "audio_attention", "causal_conv3d", "cross_attention",
+    "denoise_update", "fp8_linear", "fp8_linear_gate", "fp8_linear_gelu", "fp8_linear_residual", "frame_attention",
+    "gate_modulate_quant", "gate_residual", "head_major", "kv_compress", "linear", "linear_gate", "linear_gelu",
+    "linear_residual", "modulate", "modulate_quant", "norm_silu", "qkv_norm_rope", "qkv_norm_rope_8bit", "quant",
+    "rms_norm", "upsample_conv",
 ]  # fmt: skip

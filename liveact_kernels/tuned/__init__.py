@@ -2,13 +2,15 @@
 
 `<chip>.json` holds {"source": who measured, when, on which driver; "ops": {op: {label: {name: int}}}}, the label being
 the dims that decide ("M=9360,N=5120,K=13824,G=108"). Nothing is tuned while a video runs: a shape without an entry
-takes the heuristic that stands beside the kernel, and an entry may name only what it changes.
+takes the heuristic that stands beside the kernel, and an entry may name only what it changes. `liveact tune` writes
+them; `make aot` compiles each, and reports those that no longer compile and those that no shape asks for.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -38,7 +40,17 @@ SHARED = {80: 166912, 89: 101376, 90: 232448, 100: 232448, 120: 101376}
 COMPILE_SMS, INTERPRET_SMS = 132, 2
 """SMs assumed without a device: the H200's when compiling; few in the interpreter, so that persistent loops loop."""
 
+
+class Asked(NamedTuple):
+    """One question to `config`: the key of the op's entries, its heuristic, and the dims that decide."""
+
+    op: str
+    heuristic: Heuristic
+    dims: dict[str, int | str]
+
+
 _pinned: dict[str, int] = {}
+_listeners: list[list[Asked]] = []
 
 
 def tables() -> list[str]:
@@ -90,8 +102,26 @@ def _chosen(op: str, heuristic: Heuristic, at: Limits, dims: tuple) -> Mapping[s
 
 def config(op: str, heuristic: Heuristic, at: Limits, **dims: int | str) -> Mapping[str, int]:
     """Configuration of one call: `heuristic(at, **dims)`, overlaid by the chip's measured entry for these dims."""
+    for heard in _listeners:
+        heard.append(Asked(op, heuristic, dims))
     chosen = _chosen(op, heuristic, at, tuple(dims.items()))
     return {k: _pinned.get(k, v) for k, v in chosen.items()} if _pinned else chosen
+
+
+@contextlib.contextmanager
+def asked() -> Iterator[list[Asked]]:
+    """Hear every question to `config`: how a tuner learns what a call's entry would be called."""
+    heard: list[Asked] = []
+    _listeners.append(heard)
+    try:
+        yield heard
+    finally:
+        _listeners[:] = [x for x in _listeners if x is not heard]
+
+
+def grid(**axes: tuple[int, ...]) -> tuple[dict[str, int], ...]:
+    """All combinations of some values per name: candidates of a kernel, each laid over its heuristic."""
+    return tuple(dict(zip(axes, values)) for values in itertools.product(*axes.values()))
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Shapes beyond the ops' own cases that a kernel's masks must survive: not multiples of a tile, one row, odd heads."""
 
 from liveact_kernels.contract import Case, bf16, f32, fp8, int8
+from liveact_kernels.ops.kv_compress import _memory
 
 _ROWS = [
     Case("wide", L=3, C=1280, A=bf16),
@@ -8,11 +9,17 @@ _ROWS = [
     Case("no_tail", L=17, C=64, A=bf16),
     Case("odd_width", L=2, C=77, A=f32),
 ]
+_QKV = [
+    Case("one_row", L=1, C=64, E=4, A=bf16),
+    Case("five_heads", L=18, C=5 * 24, E=12, A=bf16),
+    Case("one_head", L=3, C=16, E=8, A=f32),
+]
 _UPDATE = {"c_latent": 0.25, "c_velocity": -0.5}
 
 ODD = {
     "modulate": _ROWS,
     "modulate_quant": _ROWS,
+    "gate_modulate_quant": _ROWS,
     "rms_norm": [*_ROWS, Case("one_row", L=1, C=136, A=bf16)],
     "gate_residual": [*_ROWS, Case("one_row", L=1, C=136, A=bf16)],
     "quant": [
@@ -25,16 +32,20 @@ ODD = {
         Case("several_programs", Z=2, F=3, Y=6, X=10, A=f32, **_UPDATE),
         Case("velocity", Z=4, F=2, Y=4, X=4, A=f32, c_latent=0, c_velocity=1),
     ],
-    "qkv_norm_rope": [
-        Case("one_row", L=1, C=64, E=4, A=bf16),
-        Case("five_heads", L=18, C=5 * 24, E=12, A=bf16),
-        Case("one_head", L=3, C=16, E=8, A=f32),
+    "qkv_norm_rope": _QKV,
+    "qkv_norm_rope_8bit": _QKV,
+    "head_major": [
+        Case("one_row", R=1, H=5, D=32),
+        Case("beyond_a_tile", R=129, H=1, D=128),
+        Case("narrow", R=40, H=3, D=6),
     ],
     "kv_compress": [
-        Case("three_taps", H=1, E=4, A=f32, KM=f32, VM=f32, has_k_mem=True, has_v_mem=True, P=14, R=14, tokens=7, S=3,
-             k_dtype=f32, v_dtype=f32, schedule=((0, (0, 1, 2)), (1, (3,)))),
-        Case("long_first_block", H=2, E=4, A=bf16, R=6 * 35, tokens=35, S=5, k_dtype=int8, v_dtype=fp8,
+        Case("three_taps", H=1, E=4, KN=f32, VN=f32, KM=f32, VM=f32, has_k_mem=True, has_v_mem=True, P=14, R=14,
+             tokens=7, S=3, k_dtype=f32, v_dtype=f32, schedule=((0, (0, 1, 2)), (1, (3,)))),
+        Case("long_first_block", H=2, E=4, KN=bf16, VN=bf16, R=6 * 35, tokens=35, S=5, k_dtype=int8, v_dtype=fp8,
              schedule=tuple((slot, (slot,)) for slot in range(6))),
+        Case("straddling_codes", H=3, E=10, **_memory(True, "codes", tokens=7)),
+        Case("temporal_codes", H=1, E=16, **_memory(True, "codes", tokens=5, grouping="temporal")),
     ],
     "causal_conv3d": [
         Case("two_channel_tiles", F=2, H=3, W=3, C=40, O=200, A=bf16, KT=3, KH=3, KW=3, has_prev=True),

@@ -103,3 +103,37 @@ def test_the_interpreter_is_refused(capsys, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         aot.main(["--op", "quant"])
     assert stop.value.code == 2 and "TRITON_INTERPRET" in capsys.readouterr().err
+
+
+TABLE = """
+import sys
+from liveact_kernels import aot, tuned
+entries = {"quant": {"L=327680,C=128": {"warps": 3}, "L=1,C=1": {}}, "rms_norm": {"L=8192,C=5120": {"rows": 2}}}
+tuned.table = lambda chip: entries if chip == "h200" else {}
+_, wrong = aot.compiled(["quant", "rms_norm"], "sm_90a")
+print(*wrong, *aot.unasked(["quant", "rms_norm"], 90), sep="\\n")
+"""
+
+
+def test_entries_of_a_table_that_do_not_compile_or_that_nobody_asks_for_are_reported():
+    *_, broken, unasked = compiled(TABLE).splitlines()
+    assert broken.startswith("sm_90a quant/live_512x512 does not compile: ") and broken.endswith(
+        "num_warps must be a power of 2"
+    )
+    assert unasked == "tuned/h200.json quant L=1,C=1: no shape asks for it"
+
+
+CANDIDATES = """
+from liveact_kernels import tune_gpu
+(quant,), (linear, *_) = (tune_gpu.tasks([op], None) for op in ("quant", "fp8_linear"))
+print(tune_gpu.compiled(quant, quant.heuristic, 90))
+print(tune_gpu.compiled(quant, quant.heuristic | {"rows": 128, "warps": 1}, 90))
+print(tune_gpu.compiled(quant, quant.heuristic | {"rows": 3}, 90))
+print(tune_gpu.compiled(linear, linear.heuristic | {"stages": 6}, 90))
+"""
+
+
+def test_the_tuner_drops_candidates_that_spill_do_not_fit_or_do_not_compile():
+    good, spills, odd, large = compiled(CANDIDATES).splitlines()
+    assert good == "None" and spills.startswith("spills ") and odd.startswith("does not compile: ")
+    assert re.fullmatch(r"(spills \d+ bytes; )?needs \d+ bytes of shared memory, a block has 232448", large)

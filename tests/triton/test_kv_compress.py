@@ -11,7 +11,7 @@ from liveact_kernels.spec import Case
 
 triton = pytest.importorskip("triton.language", reason="triton is not installed: pip install 'liveact[triton]'")
 from liveact_kernels import tuned  # noqa: E402 - imports triton
-from liveact_kernels.ops.kv_compress.triton_kernel import entries  # noqa: E402
+from liveact_kernels.ops.kv_compress.schedule import entries  # noqa: E402
 
 TWO_RANKS = ((2, (2, 6, 7, 8, 9)), (3, (3, 4, 5, 10, 11)), (4, (12,)), (5, (13,)))
 FOUR_MOVES = tuple((slot, (slot + 6,)) for slot in range(2, 6))
@@ -19,6 +19,7 @@ CASES = [
     Case("raster", H=2, E=8, **_memory(False, f32)),
     Case("raster_bf16_straddling", H=3, E=10, **_memory(False, bf16, tokens=7)),
     Case("raster_eight_bit", H=1, E=16, **_memory(True, tokens=9)),
+    Case("raster_codes", H=1, E=16, **_memory(True, "codes", tokens=9)),
     Case("raster_two_ranks", H=1, E=8, **_memory(True, tokens=10, schedule=TWO_RANKS)),
     Case("one_token", H=1, E=4, **_memory(False, f32, tokens=1)),
     Case("temporal", H=2, E=8, **_memory(False, f32, tokens=7, grouping="temporal")),

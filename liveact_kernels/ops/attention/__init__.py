@@ -97,6 +97,7 @@ attention_segment = Op(
         "out": attention.tol["out"],
         "lse": Rel(16.0, "fp32 scores, exponentials and sum: a logarithm added to a maximum"),
     },
+    rows="L",
     cases=[
         Case("alone", L=6, R=6, H=2, D=16, A=f32),
         Case("carried", L=8, R=9, H=3, D=20, A=f32, **_CARRIED),

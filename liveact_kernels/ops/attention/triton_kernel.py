@@ -69,7 +69,8 @@ def launch_segment(
     (L, H, D), R, P = q.shape, k_new.shape[0], 0 if k_mem is None else k_mem.shape[0]
     at = tuned.limits(q.device)
     bits, mem_bits = 8 * q.element_size(), 0 if k_mem is None else 8 * k_mem.element_size()
-    c = tuned.config("attention", _heuristic, at, L=L, R=R, P=P, H=H, D=D, bits=bits, mem_bits=mem_bits)
+    op = "attention" if lse is None else "attention_segment"
+    c = tuned.config(op, _heuristic, at, L=L, R=R, P=P, H=H, D=D, bits=bits, mem_bits=mem_bits)
     bm, bn, bd = c["bm"], c["bn"], max(16, triton.next_power_of_2(D))
     out, q, k_new, v_new, k_mem, v_mem, out_old = (
         x if x is None else rows_of(x) for x in (out, q, k_new, v_new, k_mem, v_mem, out_old)
@@ -90,3 +91,6 @@ def launch_segment(
 
 
 launch.requires_sass = launch_segment.requires_sass = ("HGMMA", "UTMALDG")
+launch.candidates = launch_segment.candidates = tuned.grid(
+    bm=(64, 128), bn=(64, 128), bn_mem=(64, 128), warps=(4, 8), stages=(1, 2, 3)
+)

@@ -50,3 +50,4 @@ def launch(out, q, k, v):
 
 
 launch.requires_sass = ("HGMMA", "LDGSTS")
+launch.candidates = tuned.grid(bm=(32, 64, 128), heads=(1, 2, 4, 8), warps=(4, 8), stages=(1, 2))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from liveact_kernels.common.conv import launch_conv
+from liveact_kernels.common.conv import candidates, launch_conv
 
 
 def launch(out, x, w, bias, prev=None, residual=None, stride_t=1, stride=1, interleave=1):
@@ -10,4 +10,5 @@ def launch(out, x, w, bias, prev=None, residual=None, stride_t=1, stride=1, inte
     launch_conv("causal_conv3d", out, x, w, bias, prev, residual, stride_t, stride, interleave=interleave)
 
 
+launch.candidates = candidates
 launch.requires_sass = ("HGMMA", "LDGSTS")

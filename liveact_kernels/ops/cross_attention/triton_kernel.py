@@ -65,3 +65,4 @@ def launch(out, q, k_text, v_text, k_image, v_image, pad=1):
 
 
 launch.requires_sass = ("HGMMA", "UTMALDG")
+launch.candidates = tuned.grid(bm=(64, 128), bn=(32, 64, 128), warps=(4, 8), stages=(1, 2, 3))

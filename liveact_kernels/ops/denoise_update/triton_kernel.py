@@ -42,3 +42,6 @@ def launch(out, tokens, latent, noise, c_latent, c_velocity, c_noise=0.0):
         out, tokens, latent, noise, float(c_latent), float(c_velocity), float(c_noise), F,
         Z, Y, X, triton.next_power_of_2(Z), c["block"], num_warps=c["warps"], **OPTIONS,
     )  # fmt: skip
+
+
+launch.candidates = tuned.grid(block=(32, 64, 128, 256), warps=(1, 2, 4, 8))

@@ -20,6 +20,7 @@ _ARGS = {
 }
 _WHY = "fp32 accumulate and epilogue, one rounding of the output"
 _TOL = ByDtype({bf16: Rel(1.2, _WHY), f32: Rel(32.0, "an fp32 sum over K")})
+_BACKENDS = (("torch", "backend"), ("triton", "kernel"), ("cuda", "kernel"))
 
 
 def _cases(*live, **extra):
@@ -40,7 +41,7 @@ def _cases(*live, **extra):
 
 
 def _op(name, args, out, tol, cases, backends=None, **more):
-    own = {b: f"{__name__}.{b}_{kind}:{name}" for b, kind in (("torch", "backend"), ("triton", "kernel"))}
+    own = {b: f"{__name__}.{b}_{kind}:{name}" for b, kind in _BACKENDS}
     return Op(
         name,
         reference=getattr(ref, name),

@@ -56,6 +56,13 @@ def _heuristic(at: tuned.Limits, M: int, N: int, K: int, G: int) -> dict[str, in
     return shape | rest | {"bn": GROUP, "bk": bk, "halves": 1 + wide}
 
 
+_CANDIDATES = (
+    *tuned.grid(halves=(1, 2), stages=(2, 3, 4), band=(4, 8, 16), flatten=(0, 1)),
+    *tuned.grid(ws=(1,), warps=(4,), flatten=(0,), halves=(1, 2), stages=(2, 3), band=(4, 8)),
+    *tuned.grid(bm=(64,), warps=(4,), halves=(1, 2), stages=(3, 4), flatten=(0, 1)),
+)
+
+
 def _launch(op, out, out_scale, a8, a_scale, w8, w_scale, b, x=None, gate=None):
     (M, K), (N, G) = a8.shape, (w8.shape[0], a_scale.shape[1])
     at = tuned.limits(a8.device)
@@ -97,4 +104,5 @@ def fp8_linear_gelu(x8, x_scale, a8, a_scale, w8, w_scale, b):
 
 
 for _op in (fp8_linear, fp8_linear_gelu, fp8_linear_gate, fp8_linear_residual):
+    _op.candidates = _CANDIDATES
     _op.requires_sass = ("QGMMA", "UTMALDG")

@@ -7,7 +7,14 @@ import triton.language as tl
 
 from liveact_kernels import tuned
 from liveact_kernels.common.tiles import OPTIONS
-from liveact_kernels.common.triton_rows import load_part, load_vector, rows_heuristic, split, store_part
+from liveact_kernels.common.triton_rows import (
+    ROWS_CANDIDATES,
+    load_part,
+    load_vector,
+    rows_heuristic,
+    split,
+    store_part,
+)
 
 
 @triton.jit
@@ -33,3 +40,6 @@ def launch(out, x, y, gate):
     c = tuned.config("gate_residual", rows_heuristic, tuned.limits(x.device), L=L, C=C)
     grid = (triton.cdiv(L, c["rows"]),)
     gate_residual_kernel[grid](out, x, y, gate, L, C, *split(C), c["rows"], num_warps=c["warps"], **OPTIONS)
+
+
+launch.candidates = ROWS_CANDIDATES

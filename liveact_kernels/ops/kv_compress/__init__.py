@@ -3,7 +3,7 @@
 import torch
 
 from liveact_kernels.common.rope import draw_rope
-from liveact_kernels.contract import ACT, ByDtype, Case, Op, Rel, T, Ulp, bf16, f32, fp8, int8
+from liveact_kernels.contract import ByDtype, Case, DType, Op, Rel, T, Ulp, bf16, f32, fp8, int8
 
 from ..attention import KM, VM, draw_keys, draw_scale, draw_values, memory_dims
 from .reference import kv_compress as _reference
@@ -19,7 +19,7 @@ def _cost_bytes(d):
     """Every source slot read once, every destination slot written once; K and V; scales; rope and taps are small."""
     row, old_slots = d.H * d.D, d.P // d.tokens if d.has_k_mem else 0
     old = row * (d.k_dtype.itemsize + d.v_dtype.itemsize) + 4 * d.H * ((d.k_dtype == int8) + (d.v_dtype == fp8))
-    new = 2 * row * d.A.itemsize
+    new = row * (d.KN.itemsize + d.VN.itemsize) + 4 * d.H * (d.has_k_new_scale + d.has_v_new_scale)
     sources = [s for _, srcs in d.schedule for s in srcs]
     read = sum(old if s < old_slots else new for s in sources)
     tables = 8 * d.W * d.E + 4 * d.S * row
@@ -35,15 +35,41 @@ def _taps(g, shape, d):
     return torch.randn(shape, generator=g) * 0.1 + 0.2
 
 
+KN, VN = DType("KN", (f32, bf16, int8)), DType("VN", (f32, bf16, fp8))
+"""Dtypes of the block's own keys and values: the activations', or the codes of `qkv_norm_rope_8bit`."""
+
+
+def _draw_new(kind, most):
+    """The block's keys or values; codes as they are made, the largest of a head's row is `most`."""
+
+    def draw(g, shape, d):
+        x = torch.randn(shape, generator=g)
+        return x / x.abs().amax(-1, keepdim=True) * most if getattr(d, kind.name).itemsize == 1 else x
+
+    return draw
+
+
+def _new(act):
+    """Dims of the block's own slots, `act` or "codes"."""
+    if act == "codes":
+        return {"KN": int8, "VN": fp8, "has_k_new_scale": True, "has_v_new_scale": True}
+    return {"KN": act, "VN": act}
+
+
 def _memory(eight_bit, act=bf16, tokens=6, **more):
-    """Dims of a steady case: six memory slots, eight new ones."""
+    """Dims of a steady case: six memory slots, eight new ones; `act` is the dtype of these, or "codes"."""
     dims = memory_dims(eight_bit, act)
     window = {"P": 6 * tokens, "R": 8 * tokens, "tokens": tokens, "S": 5, "schedule": STEADY}
-    return dims | window | {"k_dtype": dims["KM"], "v_dtype": dims["VM"]} | more
+    return dims | _new(act) | window | {"k_dtype": dims["KM"], "v_dtype": dims["VM"]} | more
 
 
-def _first(k_dtype, v_dtype):
-    return {"R": 36, "tokens": 6, "S": 5, "k_dtype": k_dtype, "v_dtype": v_dtype, "schedule": FIRST, "A": bf16}
+def _first(k_dtype, v_dtype, act=bf16):
+    dims = {"R": 36, "tokens": 6, "S": 5, "k_dtype": k_dtype, "v_dtype": v_dtype, "schedule": FIRST}
+    return dims | _new(act)
+
+
+def _slots(tokens):
+    return {"tokens": tokens, "R": 6 * tokens}
 
 
 _LIVE = {"H": 40, "E": 64}
@@ -64,12 +90,14 @@ kv_compress = Op(
     "kv_compress",
     reference=_reference,
     args={
-        "k_new": T("R H D", ACT),
-        "v_new": T("R H D", ACT),
+        "k_new": T("R H D", KN, draw=_draw_new(KN, 127)),
+        "v_new": T("R H D", VN, draw=_draw_new(VN, 448)),
         "k_mem": T("P H D", KM, optional=True, draw=draw_keys),
         "v_mem": T("P H D", VM, optional=True, draw=draw_values),
         "k_scale": T("P H", f32, optional=True, draw=draw_scale),
         "v_scale": T("P H", f32, optional=True, draw=draw_scale),
+        "k_new_scale": T("R H", f32, optional=True, draw=draw_scale),
+        "v_new_scale": T("R H", f32, optional=True, draw=draw_scale),
         "taps": T("S H D", f32, draw=_taps),
         "taps_v": T("S H D", f32, optional=True, draw=_taps),
         "rope": T("W E 2", f32, draw=draw_rope),
@@ -80,6 +108,8 @@ kv_compress = Op(
         "has_k_mem == has_v_mem",
         "has_k_scale == (has_k_mem and k_dtype == int8)",
         "has_v_scale == (has_k_mem and v_dtype == fp8)",
+        "has_k_new_scale == (KN == int8)",
+        "has_v_new_scale == (VN == fp8)",
         "not has_k_mem or (KM == k_dtype and VM == v_dtype)",
         "grouping == 'raster' or grouping == 'temporal'",
     ),
@@ -99,10 +129,20 @@ kv_compress = Op(
         Case("temporal", H=2, E=8, **_memory(False, grouping="temporal")),
         Case("separate_v", H=2, E=8, **_memory(False, f32, has_taps_v=True)),
         Case("eight_bit", H=2, E=16, **_memory(True)),
+        Case("eight_bit_codes", H=2, E=16, **_memory(True, "codes")),
         Case("first_block", H=2, E=8, **_first(bf16, bf16)),
         Case("first_block_eight_bit", H=2, E=16, **_first(int8, fp8)),
+        Case("first_block_codes", H=2, E=16, **_first(int8, fp8, "codes")),
         Case("live_512x512", rung="device", **_LIVE, **_memory(False, tokens=1024)),
+        Case("live_512x512_eight_bit", rung="device", **_LIVE, **_memory(True, tokens=1024)),
         Case("live_416x720_eight_bit", rung="device", **_LIVE, **_memory(True, tokens=1170)),
+        Case("live_512x512_codes", rung="device", **_LIVE, **_memory(True, "codes", tokens=1024)),
+        Case("live_416x720_codes", rung="device", **_LIVE, **_memory(True, "codes", tokens=1170)),
+        Case("live_first_512x512_codes", rung="device", **_LIVE, **_first(int8, fp8, "codes") | _slots(1024)),
     ],
-    backends={"torch": f"{__name__}.torch_backend:kv_compress", "triton": f"{__name__}.triton_kernel:launch"},
+    backends={
+        "torch": f"{__name__}.torch_backend:kv_compress",
+        "triton": f"{__name__}.triton_kernel:launch",
+        "cuda": f"{__name__}.cuda_kernel:launch",
+    },
 )

@@ -7,13 +7,14 @@ from liveact_kernels.common.rope import rotate
 
 
 def kv_compress(
-    k_new, v_new, k_mem, v_mem, k_scale, v_scale, taps, taps_v, rope, schedule, tokens, k_dtype, v_dtype,
-    grouping="raster",
+    k_new, v_new, k_mem, v_mem, k_scale, v_scale, k_new_scale, v_new_scale, taps, taps_v, rope, schedule, tokens,
+    k_dtype, v_dtype, grouping="raster",
 ):  # fmt: skip
     """See reference.kv_compress."""
     window = rope.unflatten(0, (-1, tokens))
     taps_v = taps if taps_v is None else taps_v
-    keys, values = _slots(k_mem, k_scale, k_new, tokens), _slots(v_mem, v_scale, v_new, tokens)
+    keys = _slots(k_mem, k_scale, k_new, k_new_scale, tokens)
+    values = _slots(v_mem, v_scale, v_new, v_new_scale, tokens)
     k_out, v_out = [], []
     for slot, sources in schedule:
         k = torch.stack([rotate(keys(s), window[s], inverse=True) for s in sources])
@@ -26,19 +27,18 @@ def kv_compress(
 def _stored(x, dtype):
     if dtype not in (torch.int8, torch.float8_e4m3fn):
         return x.to(dtype), None
-    codes, scale = per_group(x, 1, dtype)
+    codes, scale = per_group(x, 1, dtype, power_of_two=dtype != torch.int8)
     return codes, scale.squeeze(-1)
 
 
-def _slots(mem, scale, new, tokens):
+def _slots(mem, scale, new, new_scale, tokens):
     """slot index -> float32 [tokens, H, D]; memory slots come first."""
     old = 0 if mem is None else mem.shape[0] // tokens
 
     def slot(s):
-        if s >= old:
-            return new[(s - old) * tokens : (s - old + 1) * tokens].float()
-        rows = slice(s * tokens, (s + 1) * tokens)
-        return mem[rows].float() if scale is None else mem[rows].float() * scale[rows, :, None]
+        x, x_scale, first = (new, new_scale, s - old) if s >= old else (mem, scale, s)
+        rows = slice(first * tokens, (first + 1) * tokens)
+        return x[rows].float() if x_scale is None else x[rows].float() * x_scale[rows, :, None]
 
     return slot
 

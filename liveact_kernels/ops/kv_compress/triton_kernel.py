@@ -6,9 +6,6 @@ outputs may overwrite what others read, all tokens upwards; no other program tou
 
 from __future__ import annotations
 
-import functools
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
@@ -16,7 +13,9 @@ import triton.language as tl
 from liveact_kernels import tuned
 from liveact_kernels.common.tiles import OPTIONS
 from liveact_kernels.common.triton_rope import rotate
-from liveact_kernels.common.triton_rows import code, group_scale
+from liveact_kernels.common.triton_rows import code, group_scale, next_power_of_two
+
+from .schedule import entries
 
 LARGEST = {torch.int8: 127, torch.float8_e4m3fn: 448}
 
@@ -45,23 +44,28 @@ def _place(row, pitch, column):
 
 
 @triton.jit
-def _values(mem, mem_scale, new, row, inside, head, column, P, H, D, OLD: tl.constexpr, NEW: tl.constexpr):
-    """Float32 values of window rows: the memory's first P, dequantised, then the block's own; 0 outside."""
+def _values(
+    mem, mem_scale, new, new_scale, row, fits, inside, head, column, P, H, D, OLD: tl.constexpr, NEW: tl.constexpr
+):
+    """Float32 values of window rows: the memory's first P, then the block's own, dequantised; 0 outside."""
     x = 0.0
     if OLD:
-        old = inside & (row < P)[:, None, None]
-        x = tl.load(mem + _place(row, H * D, column), mask=old, other=0.0).to(tl.float32)
+        old = row < P
+        x = tl.load(mem + _place(row, H * D, column), mask=inside & old[:, None, None], other=0.0).to(tl.float32)
         if mem_scale is not None:
-            x *= tl.load(mem_scale + row.to(tl.int64) * H + head, mask=row < P, other=0.0)[:, None, None]
+            x *= tl.load(mem_scale + row.to(tl.int64) * H + head, mask=old, other=0.0)[:, None, None]
     if NEW:
-        fresh = inside & (row >= P)[:, None, None]
-        x += tl.load(new + _place(row - P, H * D, column), mask=fresh, other=0.0).to(tl.float32)
+        fresh = row >= P
+        y = tl.load(new + _place(row - P, H * D, column), mask=inside & fresh[:, None, None], other=0.0).to(tl.float32)
+        if new_scale is not None:
+            y *= tl.load(new_scale + (row - P) * H + head, mask=fits & fresh, other=0.0)[:, None, None]
+        x += y
     return x
 
 
 @triton.jit
 def _entry(
-    out, out_scale, mem, mem_scale, new, taps, rope, first, last, head, d, inside_head, tokens, P, H,
+    out, out_scale, mem, mem_scale, new, new_scale, taps, rope, first, last, head, d, inside_head, tokens, P, H,
     ENTRY: tl.constexpr, SLOT: tl.constexpr, COUNT: tl.constexpr, OLD: tl.constexpr, NEW: tl.constexpr,
     SOURCES: tl.constexpr, S: tl.constexpr, RASTER: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr,
     MOST: tl.constexpr, STAGES: tl.constexpr,
@@ -71,11 +75,12 @@ def _entry(
     # Only what no program writes may be fetched ahead of the stores: the block's own slots.
     for chunk in tl.range(first, last, num_stages=1 if OLD else STAGES):
         j = chunk * ROWS + tl.arange(0, ROWS)
-        inside = (j < tokens)[:, None, None] & inside_head
+        fits = j < tokens
+        inside = fits[:, None, None] & inside_head
         y = tl.zeros(inside.shape, tl.float32)
         for tap in tl.static_range(COUNT):
             row = _source_rows(j, tap, SOURCES, ENTRY * S, COUNT, tokens, RASTER)
-            x = _values(mem, mem_scale, new, row, inside, head, column, P, H, D, OLD, NEW)
+            x = _values(mem, mem_scale, new, new_scale, row, fits, inside, head, column, P, H, D, OLD, NEW)
             if rope is not None:
                 x = rotate(x, tl.load(rope + _place(row, D, d), mask=inside, other=0.0), True)
             if COUNT > 1:
@@ -86,18 +91,20 @@ def _entry(
         to = ENTRY * tokens + j
         if MOST:
             scale = group_scale(tl.max(tl.max(tl.abs(y), 2), 1), MOST)
+            if MOST == 448:
+                scale = next_power_of_two(scale)
             y = code(y, tl.div_rn(1.0, scale)[:, None, None], MOST)
         if OLD:
             tl.debug_barrier()  # every thread has read its rows of this chunk before any thread overwrites one
         if MOST:
-            tl.store(out_scale + to.to(tl.int64) * H + head, scale, mask=j < tokens)
+            tl.store(out_scale + to.to(tl.int64) * H + head, scale, mask=fits)
         tl.store(out + _place(to, H * D, column), y.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def kv_compress_kernel(
-    k_out, v_out, k_out_scale, v_out_scale, k_new, v_new, k_mem, v_mem, k_scale, v_scale, taps, taps_v, rope,
-    tokens, P, H,
+    k_out, v_out, k_out_scale, v_out_scale, k_new, v_new, k_mem, v_mem, k_scale, v_scale, k_new_scale, v_new_scale,
+    taps, taps_v, rope, tokens, P, H,
     SLOTS: tl.constexpr, COUNTS: tl.constexpr, OLD: tl.constexpr, NEW: tl.constexpr, SOURCES: tl.constexpr,
     S: tl.constexpr, RASTER: tl.constexpr, WALK: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr,
     ROWS: tl.constexpr, K_MOST: tl.constexpr, V_MOST: tl.constexpr, STAGES: tl.constexpr,
@@ -113,73 +120,51 @@ def kv_compress_kernel(
     for e in tl.static_range(len(SLOTS)):
         if tl.program_id(1) == 0:
             _entry(
-                k_out, k_out_scale, k_mem, k_scale, k_new, taps, rope, first, last, head, d, d < D, tokens, P, H,
-                e, SLOTS[e], COUNTS[e], OLD[e], NEW[e], SOURCES, S, RASTER, D, ROWS, K_MOST, STAGES,
+                k_out, k_out_scale, k_mem, k_scale, k_new, k_new_scale, taps, rope, first, last, head, d, d < D,
+                tokens, P, H, e, SLOTS[e], COUNTS[e], OLD[e], NEW[e], SOURCES, S, RASTER, D, ROWS, K_MOST, STAGES,
             )  # fmt: skip
         else:
             _entry(
-                v_out, v_out_scale, v_mem, v_scale, v_new, taps_v, None, first, last, head, d, d < D, tokens, P, H,
-                e, SLOTS[e], COUNTS[e], OLD[e], NEW[e], SOURCES, S, RASTER, D, ROWS, V_MOST, STAGES,
+                v_out, v_out_scale, v_mem, v_scale, v_new, v_new_scale, taps_v, None, first, last, head, d, d < D,
+                tokens, P, H, e, SLOTS[e], COUNTS[e], OLD[e], NEW[e], SOURCES, S, RASTER, D, ROWS, V_MOST, STAGES,
             )  # fmt: skip
 
 
-class Entries(NamedTuple):
-    """A schedule as flat tuples that a kernel can unroll: per entry its slot, how many sources, and which kinds."""
-
-    slots: tuple[int, ...]
-    counts: tuple[int, ...]
-    reads_memory: tuple[bool, ...]
-    reads_block: tuple[bool, ...]
-    sources: tuple[int, ...]
-
-
-@functools.lru_cache(maxsize=64)
-def entries(schedule: tuple, memory_slots: int, taps: int, raster: bool) -> Entries:
-    """Flatten a schedule, once per schedule.
-
-    Raises ValueError when walking it in order would overwrite a memory slot before its last reader.
-    """
-    written: set[int] = set()
-    for slot, sources in schedule:
-        if written & set(sources) or (raster and slot < memory_slots and slot in sources[1:]):
-            want = "a schedule that reads a slot before it overwrites it"
-            raise ValueError(f"kv_compress: expected {want}, got {schedule}")
-        written |= {slot} & set(range(memory_slots))
-    lists = [sources for _, sources in schedule]
-    return Entries(
-        slots=tuple(slot for slot, _ in schedule),
-        counts=tuple(len(sources) for sources in lists),
-        reads_memory=tuple(min(sources) < memory_slots for sources in lists),
-        reads_block=tuple(max(sources) >= memory_slots for sources in lists),
-        sources=tuple(s for sources in lists for s in (*sources, *[0] * (taps - len(sources)))),
-    )
-
-
-def _heuristic(at: tuned.Limits, tokens: int, D: int, eight_bit: int) -> dict[str, int]:
+def _heuristic(at: tuned.Limits, tokens: int, D: int, eight_bit: int, codes: int) -> dict[str, int]:
     """A head per program when it needs the head's maximum, else a quarter of 128 channels: enough for every SM."""
     if not eight_bit:
         return {"width": min(32, triton.next_power_of_2(D)), "rows": 32, "warps": 4, "stages": 2}
     small = at.arch != 90  # less shared memory, or ptxas spills at 16 warps
-    return {"width": triton.next_power_of_2(D), "rows": 16 if small else 32, "warps": 8 if small else 16, "stages": 2}
+    rows = 16 if small or codes else 32  # with the scales of the block's codes 32 rows spill
+    return {"width": triton.next_power_of_2(D), "rows": rows, "warps": 8 if small else 16, "stages": 2}
+
+
+def _candidates(tokens: int, D: int, eight_bit: int, codes: int) -> tuple[dict[str, int], ...]:
+    """8 bits need a head's maximum, so there a program owns whole heads."""
+    widths = (triton.next_power_of_2(D),) if eight_bit else (16, 32, 64, 128)
+    return tuned.grid(width=widths, rows=(16, 32, 64), warps=(4, 8, 16), stages=(1, 2, 3))
 
 
 def launch(
-    k_out, v_out, k_out_scale, v_out_scale, k_new, v_new, k_mem, v_mem, k_scale, v_scale, taps, taps_v, rope,
-    schedule, tokens, k_dtype, v_dtype, grouping="raster",
+    k_out, v_out, k_out_scale, v_out_scale, k_new, v_new, k_mem, v_mem, k_scale, v_scale, k_new_scale, v_new_scale,
+    taps, taps_v, rope, schedule, tokens, k_dtype, v_dtype, grouping="raster",
 ):  # fmt: skip
     """See reference.kv_compress."""
     (_, H, D), P, raster = k_new.shape, 0 if k_mem is None else k_mem.shape[0], grouping == "raster"
     most = LARGEST.get(k_dtype, 0), LARGEST.get(v_dtype, 0)
     at, eight_bit = tuned.limits(k_new.device), int(any(most))
-    c = tuned.config("kv_compress", _heuristic, at, tokens=tokens, D=D, eight_bit=eight_bit)
+    codes = int(k_new_scale is not None)
+    c = tuned.config("kv_compress", _heuristic, at, tokens=tokens, D=D, eight_bit=eight_bit, codes=codes)
     walk = raster and P > 0
     grid = (H * triton.cdiv(D, c["width"]), 2, 1 if walk else triton.cdiv(tokens, c["rows"]))
     kv_compress_kernel[grid](
-        k_out, v_out, k_out_scale, v_out_scale, k_new, v_new, k_mem, v_mem, k_scale, v_scale, taps,
-        taps if taps_v is None else taps_v, rope, tokens, P, H, *entries(schedule, P // tokens, taps.shape[0], raster),
+        k_out, v_out, k_out_scale, v_out_scale, k_new, v_new, k_mem, v_mem, k_scale, v_scale, k_new_scale, v_new_scale,
+        taps, taps if taps_v is None else taps_v, rope, tokens, P, H,
+        *entries(schedule, P // tokens, taps.shape[0], raster),
         taps.shape[0], raster, walk, D, c["width"], c["rows"], *most, c["stages"],
         num_warps=c["warps"], **OPTIONS,
     )  # fmt: skip
 
 
 launch.requires_sass = ("BAR",)  # between a chunk's loads and its stores
+launch.candidates = _candidates

@@ -23,6 +23,13 @@ def _heuristic(at: tuned.Limits, M: int, N: int, K: int, bits: int) -> dict[str,
     return common | {"bm": 64, "bn": 64, "bk": 128, "warps": 4}
 
 
+_CANDIDATES = (
+    *tuned.grid(bn=(128,), halves=(1, 2), bk=(64, 128), stages=(2, 3, 4), band=(4, 8, 16), flatten=(0, 1)),
+    *tuned.grid(ws=(1,), warps=(4,), flatten=(0,), halves=(1, 2), stages=(3, 4), band=(4, 8)),
+    *tuned.grid(bm=(64,), bn=(128,), warps=(4,), halves=(1, 2), stages=(3, 4)),
+)
+
+
 def _launch(op, out, a, w, b, x=None, gate=None, gelu=False):
     at = tuned.limits(a.device)
     c = tuned.config(op, _heuristic, at, M=a.shape[0], N=w.shape[0], K=a.shape[1], bits=8 * a.element_size())
@@ -52,4 +59,5 @@ def linear_residual(out, a, w, b, x):
 
 
 for _op in (linear, linear_gelu, linear_gate, linear_residual):
+    _op.candidates = _CANDIDATES
     _op.requires_sass = ("HGMMA", "UTMALDG")

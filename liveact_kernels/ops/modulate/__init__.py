@@ -1,7 +1,8 @@
-"""Modulated LayerNorm, unquantised and quantised to e4m3."""
+"""Modulated LayerNorm: unquantised, quantised to e4m3, and that after a gated residual."""
 
-from liveact_kernels.contract import ACT, Case, Op, Rel, T, Ulp, f32, fp8
+from liveact_kernels.contract import ACT, ByDtype, Case, Op, Rel, T, Ulp, bf16, f32, fp8
 
+from .reference import gate_modulate_quant as _gate_modulate_quant
 from .reference import modulate as _modulate
 from .reference import modulate_quant as _modulate_quant
 
@@ -13,6 +14,12 @@ _CASES = [
     Case("live_512x512", rung="device", L=8192, C=5120, A=ACT.allowed[1]),
     Case("live_416x720", rung="device", L=9360, C=5120, A=ACT.allowed[1]),
 ]
+
+_CODES = {
+    "x8": Ulp(1, 0.01, "an fp32 scale moves a value across a rounding boundary"),
+    "x_scale": Ulp(32, 1.0, "fp32 LayerNorm of a whole row, then a maximum"),
+}
+_SUM = "one fp32 multiply-add, one rounding"
 
 modulate = Op(
     "modulate",
@@ -32,14 +39,26 @@ modulate_quant = Op(
     args=_ARGS,
     out={"x8": T("L C", fp8), "x_scale": T("L 1", f32)},
     flops=lambda d: {"f32": 11 * d.L * d.C},
-    tol={
-        "x8": Ulp(1, 0.01, "an fp32 scale moves a value across a rounding boundary"),
-        "x_scale": Ulp(32, 1.0, "fp32 LayerNorm of a whole row, then a maximum"),
-    },
+    tol=_CODES,
     rows="L",
     cases=_CASES,
     backends={
         "torch": f"{__name__}.torch_backend:modulate_quant",
         "triton": f"{__name__}.triton_kernel:modulate_quant",
+    },
+)
+
+gate_modulate_quant = Op(
+    "gate_modulate_quant",
+    reference=_gate_modulate_quant,
+    args={"x": T("L C", ACT), "y": T("L C", ACT), "gate": T("C", f32), "mul": T("C", f32), "add": T("C", f32)},
+    out={"x_out": T("L C", ACT), "x8": T("L C", fp8), "x_scale": T("L 1", f32)},
+    flops=lambda d: {"f32": 13 * d.L * d.C},
+    tol=_CODES | {"x_out": ByDtype({bf16: Ulp(1, 0.02, _SUM, floor=1e-6), f32: Rel(2.0, _SUM)})},
+    rows="L",
+    cases=_CASES,
+    backends={
+        "torch": f"{__name__}.torch_backend:gate_modulate_quant",
+        "triton": f"{__name__}.triton_kernel:gate_modulate_quant",
     },
 )

@@ -1,4 +1,4 @@
-"""LayerNorm with a multiplier and an offset per channel, in float64."""
+"""LayerNorm with a multiplier and an offset per channel, and what may stand before and after it, in float64."""
 
 import torch
 
@@ -25,3 +25,15 @@ def modulate_quant(x, mul, add, eps: float = 1e-6):
     y = modulate(x, mul, add, eps)
     scale = (y.abs().amax(-1, keepdim=True) / 448).clamp_min(1e-12)
     return y / scale, scale
+
+
+def gate_modulate_quant(x, y, gate, mul, add, eps: float = 1e-6):
+    """x_out = x + gate * y, then modulate_quant of x_out: a gated residual and the norm of the next layer in one pass.
+
+    x, y    [L, C] activations; gate, mul, add [C] f32
+    x_out   [L, C] in x's dtype; the norm sees the unrounded sum
+    x8      [L, C] e4m3; x_scale [L, 1] f32 = max|row| / 448, at least 1e-12
+    Source  Wan2.1 block: the gated residual after self attention or the FFN, and the norm that follows it.
+    """
+    x_out = x.double() + gate.double() * y.double()
+    return x_out, *modulate_quant(x_out, mul, add, eps)

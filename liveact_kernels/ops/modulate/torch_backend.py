@@ -17,3 +17,9 @@ def modulate(x, mul, add, eps=1e-6):
 def modulate_quant(x, mul, add, eps=1e-6):
     """See reference.modulate_quant."""
     return per_group(_normalised(x, mul, add, eps), 1)
+
+
+def gate_modulate_quant(x, y, gate, mul, add, eps=1e-6):
+    """See reference.gate_modulate_quant."""
+    x_out = x.float() + gate * y.float()
+    return x_out.to(x.dtype), *modulate_quant(x_out, mul, add, eps)

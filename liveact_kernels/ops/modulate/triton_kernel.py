@@ -1,4 +1,4 @@
-"""LayerNorm, multiplier and offset, with or without quantisation: each row is read once and written once."""
+"""LayerNorm, multiplier and offset, with or without quantisation and a gated residual before: one pass over a row."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import triton.language as tl
 from liveact_kernels import tuned
 from liveact_kernels.common.tiles import OPTIONS
 from liveact_kernels.common.triton_rows import (
+    ROWS_CANDIDATES,
     code,
     group_scale,
     inside,
@@ -35,16 +36,29 @@ def _affine(x, inverse, mul, add, START: tl.constexpr, SIZE: tl.constexpr, C: tl
 
 
 @triton.jit
+def _summed(x_out, x, y, gate, row, L, START: tl.constexpr, SIZE: tl.constexpr, C: tl.constexpr):
+    """A part of x; with a y, x + gate * y, which is also written. The norm then sees the unrounded sum."""
+    a = load_part(x, row, L, START, SIZE, C)
+    if y is not None:
+        a += load_vector(gate, START, SIZE, C) * load_part(y, row, L, START, SIZE, C)
+        store_part(x_out, a, row, L, START, SIZE, C)
+    return a
+
+
+@triton.jit
 def modulate_kernel(
-    out, out_scale, x, mul, add, L, eps,
+    x_out, out, out_scale, x, y, gate, mul, add, L, eps,
     C: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """ROWS rows of a [L, C] matrix; out_scale None: no quantisation. Two parts because C is no power of two."""
+    """ROWS rows of a [L, C] matrix, in two parts because C is no power of two.
+
+    out_scale None: no quantisation; y None: no residual before the norm, and no x_out.
+    """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    a = load_part(x, row, L, 0, HEAD, C)
+    a = _summed(x_out, x, y, gate, row, L, 0, HEAD, C)
     total = tl.sum(a, 1)
     if TAIL:
-        b = load_part(x, row, L, HEAD, TAIL, C)
+        b = _summed(x_out, x, y, gate, row, L, HEAD, TAIL, C)
         total += tl.sum(b, 1)
     mean = tl.div_rn(total, 1.0 * C)[:, None]
 
@@ -73,18 +87,29 @@ def modulate_kernel(
         store_part(out, b, row, L, HEAD, TAIL, C)
 
 
-def _launch(out, out_scale, x, mul, add, eps):
+def _launch(op, out, out_scale, x, mul, add, eps, x_out=None, y=None, gate=None):
     L, C = x.shape
-    c = tuned.config("modulate", rows_heuristic, tuned.limits(x.device), L=L, C=C)
+    c = tuned.config(op, rows_heuristic, tuned.limits(x.device), L=L, C=C)
     grid = (triton.cdiv(L, c["rows"]),)
-    modulate_kernel[grid](out, out_scale, x, mul, add, L, eps, C, *split(C), c["rows"], num_warps=c["warps"], **OPTIONS)
+    modulate_kernel[grid](
+        x_out, out, out_scale, x, y, gate, mul, add, L, eps, C, *split(C), c["rows"], num_warps=c["warps"], **OPTIONS
+    )
 
 
 def modulate(out, x, mul, add, eps=1e-6):
     """See reference.modulate."""
-    _launch(out, None, x, mul, add, eps)
+    _launch("modulate", out, None, x, mul, add, eps)
 
 
 def modulate_quant(x8, x_scale, x, mul, add, eps=1e-6):
     """See reference.modulate_quant."""
-    _launch(x8, x_scale, x, mul, add, eps)
+    _launch("modulate_quant", x8, x_scale, x, mul, add, eps)
+
+
+def gate_modulate_quant(x_out, x8, x_scale, x, y, gate, mul, add, eps=1e-6):
+    """See reference.gate_modulate_quant."""
+    _launch("gate_modulate_quant", x8, x_scale, x, mul, add, eps, x_out, y, gate)
+
+
+for _op in (modulate, modulate_quant, gate_modulate_quant):
+    _op.candidates = ROWS_CANDIDATES

@@ -47,3 +47,6 @@ def launch(out, x, gamma, silu=True):
     c = tuned.config("norm_silu", heuristic, tuned.limits(x.device), L=L, C=C)
     grid = (triton.cdiv(L, c["rows"]),)
     norm_silu_kernel[grid](out, x, gamma, L, C, *split(C), silu, c["rows"], num_warps=c["warps"], **OPTIONS)
+
+
+launch.candidates = tuned.grid(rows=(8, 16, 32, 64, 128), warps=(1, 2, 4, 8))

@@ -8,7 +8,15 @@ import triton.language as tl
 from liveact_kernels import tuned
 from liveact_kernels.common.tiles import OPTIONS
 from liveact_kernels.common.triton_rope import rotate
-from liveact_kernels.common.triton_rows import rows_heuristic, rsqrt, split
+from liveact_kernels.common.triton_rows import (
+    ROWS_CANDIDATES,
+    code,
+    group_scale,
+    next_power_of_two,
+    rows_heuristic,
+    rsqrt,
+    split,
+)
 
 
 @triton.jit
@@ -43,15 +51,26 @@ def _load(
 
 @triton.jit
 def _store(
-    dst, y, row, L, START: tl.constexpr, HEADS: tl.constexpr, H: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr
-):
+    dst, scale, y, row, L,
+    START: tl.constexpr, HEADS: tl.constexpr, H: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr,
+    MOST: tl.constexpr,
+):  # fmt: skip
+    """Write heads rounded once; with `scale` as codes up to MOST, and one scale per token and head."""
+    if scale is not None:
+        step = group_scale(tl.max(tl.abs(y), 2), MOST)
+        if MOST == 448:
+            step = next_power_of_two(step)
+        head = START + tl.arange(0, HEADS)[None, :]
+        at = scale + row[:, None].to(tl.int64) * H + head
+        tl.store(at, step, mask=(row < L)[:, None] & (head < H))
+        y = code(y, tl.div_rn(1.0, step)[:, :, None], MOST)
     mask = _within(row, L, START, HEADS, H, D, WIDTH)
     tl.store(dst + _at(row, H * D, START, HEADS, D, WIDTH), y.to(dst.dtype.element_ty), mask=mask)
 
 
 @triton.jit
 def _normed(
-    dst, src, weight, rope, row, L, eps,
+    dst, scale, src, weight, rope, row, L, eps,
     H: tl.constexpr, D: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """rotate(rms(x) * weight) of these rows: the mean of squares runs over all heads."""
@@ -64,43 +83,66 @@ def _normed(
         total += tl.sum(tl.sum(b * b, 2), 1)
     inverse = rsqrt(tl.div_rn(total, 1.0 * H * D) + eps)[:, None, None]
     a = a * inverse * _load(weight, only, 1, 0, 0, HEAD, H, D, WIDTH)
-    _store(dst, rotate(a, turn, False), row, L, 0, HEAD, H, D, WIDTH)
+    _store(dst, scale, rotate(a, turn, False), row, L, 0, HEAD, H, D, WIDTH, 127)
     if TAIL:
         b = b * inverse * _load(weight, only, 1, 0, HEAD, TAIL, H, D, WIDTH)
-        _store(dst, rotate(b, turn, False), row, L, HEAD, TAIL, H, D, WIDTH)
+        _store(dst, scale, rotate(b, turn, False), row, L, HEAD, TAIL, H, D, WIDTH, 127)
 
 
 @triton.jit
 def _copied(
-    dst, src, row, L,
+    dst, scale, src, row, L,
     H: tl.constexpr, D: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    _store(dst, _load(src, row, L, 3 * H * D, 0, HEAD, H, D, WIDTH), row, L, 0, HEAD, H, D, WIDTH)
+    _store(dst, scale, _load(src, row, L, 3 * H * D, 0, HEAD, H, D, WIDTH), row, L, 0, HEAD, H, D, WIDTH, 448)
     if TAIL:
-        _store(dst, _load(src, row, L, 3 * H * D, HEAD, TAIL, H, D, WIDTH), row, L, HEAD, TAIL, H, D, WIDTH)
+        b = _load(src, row, L, 3 * H * D, HEAD, TAIL, H, D, WIDTH)
+        _store(dst, scale, b, row, L, HEAD, TAIL, H, D, WIDTH, 448)
 
 
 @triton.jit
 def qkv_norm_rope_kernel(
-    q, k, v, qkv, norm_q, norm_k, rope, L, eps,
+    q, k, v, q_scale, k_scale, v_scale, qkv, norm_q, norm_k, rope, L, eps,
     H: tl.constexpr, D: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """ROWS tokens; the second grid axis is q, k, v. Heads in two parts because 40 is no power of two."""
+    """ROWS tokens; the second grid axis is q, k, v. Heads in two parts because 40 is no power of two.
+
+    Scales None: q, k, v in the activations' dtype. Otherwise int8 queries and keys and e4m3 values.
+    """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     part = tl.program_id(1)
     if part == 0:
-        _normed(q, qkv, norm_q, rope, row, L, eps, H, D, HEAD, TAIL, WIDTH)
+        _normed(q, q_scale, qkv, norm_q, rope, row, L, eps, H, D, HEAD, TAIL, WIDTH)
     elif part == 1:
-        _normed(k, qkv + H * D, norm_k, rope, row, L, eps, H, D, HEAD, TAIL, WIDTH)
+        _normed(k, k_scale, qkv + H * D, norm_k, rope, row, L, eps, H, D, HEAD, TAIL, WIDTH)
     else:
-        _copied(v, qkv + 2 * H * D, row, L, H, D, HEAD, TAIL, WIDTH)
+        _copied(v, v_scale, qkv + 2 * H * D, row, L, H, D, HEAD, TAIL, WIDTH)
 
 
-def launch(q, k, v, qkv, norm_q, norm_k, rope, eps=1e-6):
-    """See reference.qkv_norm_rope."""
+def _heuristic_8bit(at: tuned.Limits, L: int, C: int) -> dict[str, int]:
+    """As unquantised, but eight warps: four spill with Triton 3.6."""
+    plain = rows_heuristic(at, L, C)
+    return plain | {"warps": 8} if C >= 1024 else plain
+
+
+def _launch(name, heuristic, q, k, v, q_scale, k_scale, v_scale, qkv, norm_q, norm_k, rope, eps):
     L, H, D = q.shape
-    c = tuned.config("qkv_norm_rope", rows_heuristic, tuned.limits(q.device), L=L, C=H * D)
+    c = tuned.config(name, heuristic, tuned.limits(q.device), L=L, C=H * D)
     qkv_norm_rope_kernel[(triton.cdiv(L, c["rows"]), 3)](
-        q, k, v, qkv, norm_q, norm_k, rope, L, eps,
+        q, k, v, q_scale, k_scale, v_scale, qkv, norm_q, norm_k, rope, L, eps,
         H, D, *split(H), triton.next_power_of_2(D), c["rows"], num_warps=c["warps"], **OPTIONS,
     )  # fmt: skip
+
+
+def qkv_norm_rope(q, k, v, qkv, norm_q, norm_k, rope, eps=1e-6):
+    """See reference.qkv_norm_rope."""
+    _launch("qkv_norm_rope", rows_heuristic, q, k, v, None, None, None, qkv, norm_q, norm_k, rope, eps)
+
+
+def qkv_norm_rope_8bit(q, k, v, q_scale, k_scale, v_scale, qkv, norm_q, norm_k, rope, eps=1e-6):
+    """See reference.qkv_norm_rope_8bit."""
+    _launch("qkv_norm_rope_8bit", _heuristic_8bit, q, k, v, q_scale, k_scale, v_scale, qkv, norm_q, norm_k, rope, eps)
+
+
+for _op in (qkv_norm_rope, qkv_norm_rope_8bit):
+    _op.candidates = ROWS_CANDIDATES

@@ -39,3 +39,6 @@ def launch(x8, x_scale, x, groups=1):
     c = tuned.config("quant", _heuristic, tuned.limits(x.device), L=L, C=C)
     grid = (triton.cdiv(L, c["rows"]),)
     quant_kernel[grid](x8, x_scale, x, L, C, *split(C), c["rows"], num_warps=c["warps"], **OPTIONS)
+
+
+launch.candidates = tuned.grid(rows=(8, 16, 32, 64, 128), warps=(1, 2, 4, 8))

@@ -7,7 +7,15 @@ import triton.language as tl
 
 from liveact_kernels import tuned
 from liveact_kernels.common.tiles import OPTIONS
-from liveact_kernels.common.triton_rows import load_part, load_vector, rows_heuristic, rsqrt, split, store_part
+from liveact_kernels.common.triton_rows import (
+    ROWS_CANDIDATES,
+    load_part,
+    load_vector,
+    rows_heuristic,
+    rsqrt,
+    split,
+    store_part,
+)
 
 
 @triton.jit
@@ -33,3 +41,6 @@ def launch(out, x, weight, eps=1e-6):
     c = tuned.config("rms_norm", rows_heuristic, tuned.limits(x.device), L=L, C=C)
     grid = (triton.cdiv(L, c["rows"]),)
     rms_norm_kernel[grid](out, x, weight, L, eps, C, *split(C), c["rows"], num_warps=c["warps"], **OPTIONS)
+
+
+launch.candidates = ROWS_CANDIDATES

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from liveact_kernels.common.conv import launch_conv
+from liveact_kernels.common.conv import candidates, launch_conv
 
 
 def launch(out, x, w, bias):
@@ -10,4 +10,5 @@ def launch(out, x, w, bias):
     launch_conv("upsample_conv", out, x, w.unsqueeze(3), bias, up=2)
 
 
+launch.candidates = candidates
 launch.requires_sass = ("HGMMA", "LDGSTS")

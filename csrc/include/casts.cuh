@@ -1,0 +1,102 @@
+// Eight channels as they lie in memory, and as floats. Host and device: tests run every code through the host side.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp8.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#define LA_HD __host__ __device__ __forceinline__
+
+namespace la {
+
+constexpr float SCALE_FLOOR = 1e-12f;  // a row of zeros keeps a finite scale
+
+// A positive number rounded up to a power of two.
+LA_HD float next_power_of_two(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  bits = (bits + 0x7FFFFF) & 0x7F800000;
+  memcpy(&x, &bits, 4);
+  return x;
+}
+
+struct Bf16 {
+  using Word = uint4;                 // eight channels
+  static constexpr float MOST = 0.f;  // stored as they are, without a scale
+
+  static LA_HD void unpack(const Word& word, float (&x)[8]) {
+    const uint32_t w[4] = {word.x, word.y, word.z, word.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      __nv_bfloat162_raw raw;
+      raw.x = static_cast<unsigned short>(w[i]), raw.y = static_cast<unsigned short>(w[i] >> 16);
+      const float2 two = __bfloat1622float2(__nv_bfloat162(raw));
+      x[2 * i] = two.x, x[2 * i + 1] = two.y;
+    }
+  }
+
+  static LA_HD Word pack(const float (&x)[8]) {
+    uint32_t w[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const __nv_bfloat162_raw raw = __floats2bfloat162_rn(x[2 * i], x[2 * i + 1]);
+      w[i] = raw.x | static_cast<uint32_t>(raw.y) << 16;
+    }
+    return make_uint4(w[0], w[1], w[2], w[3]);
+  }
+};
+
+struct Int8 {
+  using Word = uint2;
+  static constexpr float MOST = 127.f;
+
+  static LA_HD float scale(float largest) { return fmaxf(largest / MOST, SCALE_FLOOR); }
+
+  static LA_HD void unpack(const Word& word, float (&x)[8]) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x[i] = static_cast<int8_t>((i < 4 ? word.x : word.y) >> (8 * (i & 3)));
+  }
+
+  static LA_HD Word pack(const float (&x)[8]) {  // to nearest even, saturating
+    uint32_t w[2] = {0, 0};
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const int code = static_cast<int>(rintf(fminf(fmaxf(x[i], -MOST), MOST)));
+      w[i / 4] |= (static_cast<uint32_t>(code) & 0xFF) << (8 * (i & 3));
+    }
+    return make_uint2(w[0], w[1]);
+  }
+};
+
+struct E4m3 {
+  using Word = uint2;
+  static constexpr float MOST = 448.f;
+
+  static LA_HD float scale(float largest) { return next_power_of_two(fmaxf(largest / MOST, SCALE_FLOOR)); }
+
+  static LA_HD void unpack(const Word& word, float (&x)[8]) {
+    const uint32_t w[2] = {word.x, word.y};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      __nv_fp8x2_e4m3 two;
+      two.__x = static_cast<__nv_fp8x2_storage_t>(w[i / 2] >> (16 * (i & 1)));
+      const float2 pair = static_cast<float2>(two);
+      x[2 * i] = pair.x, x[2 * i + 1] = pair.y;
+    }
+  }
+
+  static LA_HD Word pack(const float (&x)[8]) {  // to nearest even, saturating
+    uint32_t w[2] = {0, 0};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float2 pair = make_float2(x[2 * i], x[2 * i + 1]);
+      w[i / 2] |= static_cast<uint32_t>(__nv_cvt_float2_to_fp8x2(pair, __NV_SATFINITE, __NV_E4M3)) << (16 * (i & 1));
+    }
+    return make_uint2(w[0], w[1]);
+  }
+};
+
+}  // namespace la

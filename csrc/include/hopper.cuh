@@ -1,0 +1,212 @@
+// The sm_90a instructions of a GEMM, one function each: barriers in shared memory, tensor copies, warpgroup products
+// (PTX ISA: mbarrier, cp.async.bulk.tensor, wgmma, setmaxnreg). tests/cuda_on_cpu has a file of this name that runs the
+// same kernels on the CPU, so a kernel that uses this has no assembly of its own.
+#pragma once
+
+#include <cuda.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <map>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "device.cuh"
+
+namespace hopper {
+
+using TensorMap = CUtensorMap;
+
+// cuTensorMapEncodeTiled belongs to the driver: asked for at run time, so that nothing links to libcuda.
+inline auto encoder(const std::string& what) {
+  static const auto encode = [&] {
+    void* found = nullptr;
+    cudaDriverEntryPointQueryResult status;
+    const cudaError_t error =
+        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &status);
+    if (error != cudaSuccess || !found)
+      throw std::runtime_error(what + ": the driver offers no tensor maps: " + cudaGetErrorString(error));
+    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(found);
+  }();
+  return encode;
+}
+
+// [rows, columns] bytes, columns adjacent and a multiple of 16, copied in swizzled boxes of [box_rows, 128]; outside
+// the matrix they are 0. Throws what the driver says against it, after `what`, the op and the argument.
+inline TensorMap tensor_map(const std::string& what, const void* base, int64_t rows, int64_t columns, int box_rows) {
+  TensorMap map;
+  const cuuint64_t sizes[] = {(cuuint64_t)columns, (cuuint64_t)rows}, pitch[] = {(cuuint64_t)columns};
+  const cuuint32_t box[] = {128, (cuuint32_t)box_rows}, steps[] = {1, 1};
+  const CUresult result =
+      encoder(what)(&map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, const_cast<void*>(base), sizes, pitch, box, steps,
+                CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result != CUDA_SUCCESS)
+    throw std::runtime_error(what + ": no tensor map of [" + std::to_string(rows) + ", " + std::to_string(columns) +
+                             "] bytes: driver error " + std::to_string(result));
+  return map;
+}
+
+// Ask for the dynamic shared memory of a kernel, and how many clusters of it run at a time: a persistent kernel that
+// starts more would make the rest wait for a whole turn. Asked once per thread, kernel and device; 0 after an error,
+// which the launch repeats.
+template <class... P>
+int resident_clusters(void (*kernel)(P...), unsigned threads, int bytes, unsigned cluster) {
+  static thread_local std::map<std::pair<const void*, int>, int> known;
+  int device = 0;
+  (void)cudaGetDevice(&device);
+  int& count = known[{(const void*)kernel, device}];
+  if (count) return count;
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = cluster, attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(cluster), config.blockDim = dim3(threads), config.dynamicSmemBytes = bytes;
+  config.attrs = &attribute, config.numAttrs = 1;
+  if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes) != cudaSuccess ||
+      cudaOccupancyMaxActiveClusters(&count, kernel, &config) != cudaSuccess)
+    count = 0;
+  return count;
+}
+
+#ifdef __CUDACC__
+
+__device__ __forceinline__ uint32_t shared_address(const void* p) { return (uint32_t)__cvta_generic_to_shared(p); }
+
+__device__ __forceinline__ uint32_t cluster_rank() {
+  uint32_t r;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
+  return r;
+}
+
+__device__ __forceinline__ bool one_lane() {
+  uint32_t yes;
+  asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.u32 %0, 1, 0, p;\n}" : "=r"(yes));
+  return yes;
+}
+
+template <int REGISTERS>
+__device__ __forceinline__ void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+}
+template <int REGISTERS>
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+}
+
+// ---- barriers in shared memory ---------------------------------------------------------------------------------
+
+__device__ __forceinline__ void barrier_init(uint64_t* bar, uint32_t arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(bar)), "r"(arrivals) : "memory");
+}
+
+// Makes the initialised barriers visible to the other block and to the copy engine.
+__device__ __forceinline__ void barrier_init_done() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+__device__ __forceinline__ void barrier_wait(uint64_t* bar, uint32_t parity) {
+  uint32_t done;
+  do {
+    asm volatile(
+        "{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
+        : "=r"(done)
+        : "r"(shared_address(bar)), "r"(parity)
+        : "memory");
+  } while (!done);
+}
+
+// One arrival that also announces how many bytes the copy engine will bring in this phase.
+__device__ __forceinline__ void barrier_expect(uint64_t* bar, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(bar)), "r"(bytes)
+               : "memory");
+}
+
+// One arrival at the same barrier of block `rank` of the cluster.
+__device__ __forceinline__ void barrier_arrive(uint64_t* bar, uint32_t rank) {
+  asm volatile(
+      "{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %0, %1;\n"
+      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n}" ::"r"(shared_address(bar)),
+      "r"(rank)
+      : "memory");
+}
+
+// ---- tensor copies ---------------------------------------------------------------------------------------------
+
+
+__device__ __forceinline__ void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+
+// The map's box at (row, column) into shared memory; `both` writes it at the same place of both blocks and completes
+// the same barrier of each.
+__device__ __forceinline__ void copy_box(const TensorMap* map, void* to, uint64_t* bar, int column, int row,
+                                         bool both) {
+  if (both)
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster"
+        " [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(shared_address(to)),
+        "l"(map), "r"(shared_address(bar)), "r"(column), "r"(row), "h"((uint16_t)3)
+        : "memory");
+  else
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+        " [%0], [%1, {%3, %4}], [%2];" ::"r"(shared_address(to)),
+        "l"(map), "r"(shared_address(bar)), "r"(column), "r"(row)
+        : "memory");
+}
+
+// ---- warpgroup products ----------------------------------------------------------------------------------------
+
+__device__ __forceinline__ void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void products_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+
+// Until at most PENDING groups run. The empty asm tells the compiler that the accumulators change here.
+template <int PENDING, int COUNT>
+__device__ __forceinline__ void products_wait(float (&d)[COUNT]) {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+#define NAMES(t) "%" #t "0,%" #t "1,%" #t "2,%" #t "3,%" #t "4,%" #t "5,%" #t "6,%" #t "7,%" #t "8,%" #t "9,"
+#define REGS(t) \
+  "+f"(d[t##0]), "+f"(d[t##1]), "+f"(d[t##2]), "+f"(d[t##3]), "+f"(d[t##4]), "+f"(d[t##5]), "+f"(d[t##6]), \
+      "+f"(d[t##7]), "+f"(d[t##8]), "+f"(d[t##9])
+#define WGMMA(n, names, a, b, add) \
+  "{\n.reg .pred p;\nsetp.ne.b32 p, " add ", 0;\nwgmma.mma_async.sync.aligned.m64n" n "k32.f32.e4m3.e4m3 {" names \
+  "}, " a ", " b ", p, 1, 1;\n}"
+
+// d (64 x N over the warpgroup) = a (64 x 32) times b (N x 32) transposed, plus d when `add`; a and b shared-memory
+// operands as PTX describes them.
+template <int N>
+__device__ void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b, bool add);
+
+template <>
+__device__ __forceinline__ void wgmma<128>(float (&d)[64], uint64_t a, uint64_t b, bool add) {
+  asm volatile(WGMMA("128", NAMES() NAMES(1) NAMES(2) NAMES(3) NAMES(4) NAMES(5) "%60,%61,%62,%63", "%64", "%65", "%66")
+               : REGS(), REGS(1), REGS(2), REGS(3), REGS(4), REGS(5), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
+               : "l"(a), "l"(b), "r"((int)add));
+}
+template <>
+__device__ __forceinline__ void wgmma<160>(float (&d)[80], uint64_t a, uint64_t b, bool add) {
+  asm volatile(WGMMA("160", NAMES() NAMES(1) NAMES(2) NAMES(3) NAMES(4) NAMES(5) NAMES(6)
+                            "%70,%71,%72,%73,%74,%75,%76,%77,%78,%79", "%80", "%81", "%82")
+               : REGS(), REGS(1), REGS(2), REGS(3), REGS(4), REGS(5), REGS(6), REGS(7)
+               : "l"(a), "l"(b), "r"((int)add));
+}
+template <>
+__device__ __forceinline__ void wgmma<256>(float (&d)[128], uint64_t a, uint64_t b, bool add) {
+  asm volatile(WGMMA("256", NAMES() NAMES(1) NAMES(2) NAMES(3) NAMES(4) NAMES(5) NAMES(6) NAMES(7) NAMES(8) NAMES(9)
+                            NAMES(10) NAMES(11) "%120,%121,%122,%123,%124,%125,%126,%127", "%128", "%129", "%130")
+               : REGS(), REGS(1), REGS(2), REGS(3), REGS(4), REGS(5), REGS(6), REGS(7), REGS(8), REGS(9), REGS(10),
+                 REGS(11), "+f"(d[120]), "+f"(d[121]), "+f"(d[122]), "+f"(d[123]), "+f"(d[124]), "+f"(d[125]),
+                 "+f"(d[126]), "+f"(d[127])
+               : "l"(a), "l"(b), "r"((int)add));
+}
+#undef NAMES
+#undef REGS
+#undef WGMMA
+
+#endif
+
+}  // namespace hopper

@@ -1,0 +1,216 @@
+// From a warpgroup's sums to its 64 rows of the output: scales, bias, GELU and quantise, (gated) residual.
+//
+// A thread's sums lie in pairs of columns, eight columns apart (maps.cuh). Global memory wants 16 adjacent bytes of a
+// thread, so the four lanes that hold a row exchange words: lane q gives away three of its four and then holds a run.
+#pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp8.h>
+
+#include "hopper.cuh"
+#include "maps.cuh"
+
+namespace gemm8 {
+
+using bf16 = __nv_bfloat16;
+using e4m3 = __nv_fp8_storage_t;
+
+constexpr int GROUP = 128;  // columns that share a scale of the quantised output
+
+struct Epilogue {
+  void* out;         // [M, N]
+  float* out_scale;  // [M, N / GROUP], quantised output only
+  const float* row_scale;  // [M] or null
+  const float* w_scale;    // [N]
+  const float* b;          // [N] or null
+  const void* x;           // [M, N] like out, or null
+  const float* gate;       // [N] or null
+  int M, N;
+};
+
+// Transpose 4 x 4 words over a quad: word j of lane q becomes word q of lane j. Its own inverse.
+__device__ __forceinline__ void quad_transpose(uint32_t (&w)[4], int q) {
+#pragma unroll
+  for (int bit = 1; bit <= 2; ++bit)
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      uint32_t &low = w[bit == 1 ? 2 * n : n], &high = w[bit == 1 ? 2 * n + 1 : n + 2];
+      const uint32_t got = __shfl_xor_sync(0xffffffffu, q & bit ? low : high, bit);
+      if (q & bit) low = got;
+      else high = got;
+    }
+}
+
+__device__ __forceinline__ float2 pair_at(const float* p, int column, float missing) {
+  return p ? __ldg(reinterpret_cast<const float2*>(p + column)) : make_float2(missing, missing);
+}
+
+// x (1 + tanh(u)) / 2 as x / (1 + exp(-2 u)): no cancellation; a denominator past 2^126 gives the right limit, 0.
+__device__ __forceinline__ float gelu_tanh(float x) {
+  const float u = 0.7978845608028654f * (x + 0.044715f * x * x * x);
+  return __fdividef(x, 1.f + __expf(-2.f * u));
+}
+
+__device__ __forceinline__ uint32_t packed(float a, float b) {
+  const __nv_bfloat162 two = __floats2bfloat162_rn(a, b);
+  return reinterpret_cast<const uint32_t&>(two);
+}
+__device__ __forceinline__ float2 unpacked(uint32_t w) {
+  return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(w));
+}
+
+// One thread's view: rows row[0] and row[1] = row[0] + 8, lane q of its quad, columns from `column`.
+struct Place {
+  int row[2], column, q;
+  __device__ Place(int m, int n, int thread)
+      : row{m + fragment_row(thread, 0), m + fragment_row(thread, 2)}, column(n), q(thread % 4) {}
+};
+
+__device__ __forceinline__ void load_row_scales(const Epilogue& e, const Place& at, float (&rows)[2]) {
+  for (int h = 0; h < 2; ++h) rows[h] = e.row_scale && at.row[h] < e.M ? __ldg(e.row_scale + at.row[h]) : 1.f;
+}
+
+// acc * row scale * column scale + bias for the four values of a group of eight columns.
+__device__ __forceinline__ void affine(const float (&rows)[2], float2 scale, float2 bias, float* v) {
+  for (int h = 0; h < 2; ++h) {
+    v[2 * h] = v[2 * h] * rows[h] * scale.x + bias.x;
+    v[2 * h + 1] = v[2 * h + 1] * rows[h] * scale.y + bias.y;
+  }
+}
+
+// What 32 columns of a bf16 output need: this lane's pairs of columns; x as it lies in memory, eight columns a lane.
+struct Chunk {
+  float2 scale[4], bias[4], gate[4];
+  uint4 x[2];
+
+  __device__ __forceinline__ void load(const Epilogue& e, const Place& at, int column) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int mine = min(column + 8 * j + 2 * at.q, e.N - 2);  // past N: read, never written
+      scale[j] = pair_at(e.w_scale, mine, 1.f), bias[j] = pair_at(e.b, mine, 0.f);
+      gate[j] = pair_at(e.gate, mine, 1.f);
+    }
+    const int mine = column + 8 * at.q;
+    for (int h = 0; h < 2; ++h)
+      if (e.x && at.row[h] < e.M && mine < e.N)
+        x[h] = *reinterpret_cast<const uint4*>(static_cast<const bf16*>(e.x) + (size_t)at.row[h] * e.N + mine);
+      else x[h] = make_uint4(0, 0, 0, 0);
+  }
+};
+
+// A warpgroup's 64 rows of x into L2 while it multiplies.
+template <int BN>
+__device__ __forceinline__ void prefetch_x(bf16, const Epilogue& e, int m, int n, int thread) {
+  constexpr int LINES = BN * 2 / 64;  // of 64 bytes: 160 columns are no whole number of 128
+  for (int i = thread; e.x && i < 64 * LINES; i += WARPGROUP) {
+    const int row = m + i / LINES, column = n + i % LINES * 32;
+    if (row < e.M && column < e.N) hopper::prefetch_l2(static_cast<const bf16*>(e.x) + (size_t)row * e.N + column);
+  }
+}
+template <int BN, class Out>
+__device__ __forceinline__ void prefetch_x(Out, const Epilogue&, int, int, int) {}
+
+// bf16: 32 columns at a time; what the next 32 need is on its way meanwhile.
+template <int BN>
+__device__ __forceinline__ void finish(bf16, const Epilogue& e, const Place& at, float (&acc)[BN / 2]) {
+  float rows[2];
+  load_row_scales(e, at, rows);
+  Chunk next;
+  next.load(e, at, at.column);
+#pragma unroll
+  for (int c = 0; c < BN / 32; ++c) {
+    const Chunk now = next;
+    const int column = at.column + 32 * c, mine = column + 8 * at.q;
+    if (c + 1 < BN / 32) next.load(e, at, column + 32);
+    uint32_t x[2][4], y[2][4];
+    for (int h = 0; h < 2; ++h) {
+      x[h][0] = now.x[h].x, x[h][1] = now.x[h].y, x[h][2] = now.x[h].z, x[h][3] = now.x[h].w;
+      if (e.x) quad_transpose(x[h], at.q);
+    }
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      float* v = acc + 16 * c + 4 * j;
+      affine(rows, now.scale[j], now.bias[j], v);
+      for (int h = 0; h < 2; ++h) {
+        const float2 add = unpacked(x[h][j]);
+        y[h][j] = packed(v[2 * h] * now.gate[j].x + add.x, v[2 * h + 1] * now.gate[j].y + add.y);
+      }
+    }
+    for (int h = 0; h < 2; ++h) {
+      quad_transpose(y[h], at.q);
+      if (at.row[h] < e.M && mine < e.N)
+        *reinterpret_cast<uint4*>(static_cast<bf16*>(e.out) + (size_t)at.row[h] * e.N + mine) =
+            make_uint4(y[h][0], y[h][1], y[h][2], y[h][3]);
+    }
+  }
+}
+
+// float32: a quad's pairs are 32 adjacent bytes already.
+template <int BN>
+__device__ __forceinline__ void finish(float, const Epilogue& e, const Place& at, float (&acc)[BN / 2]) {
+  float rows[2];
+  load_row_scales(e, at, rows);
+#pragma unroll
+  for (int j = 0; j < BN / 8; ++j) {
+    const int mine = at.column + 8 * j + 2 * at.q;
+    if (mine >= e.N) continue;
+    affine(rows, pair_at(e.w_scale, mine, 1.f), pair_at(e.b, mine, 0.f), acc + 4 * j);
+    const float2 gate = pair_at(e.gate, mine, 1.f);
+    for (int h = 0; h < 2; ++h) {
+      if (at.row[h] >= e.M) continue;
+      const size_t i = (size_t)at.row[h] * e.N + mine;
+      const float2 add = e.x ? *reinterpret_cast<const float2*>(static_cast<const float*>(e.x) + i) : float2{};
+      *reinterpret_cast<float2*>(static_cast<float*>(e.out) + i) =
+          make_float2(acc[4 * j + 2 * h] * gate.x + add.x, acc[4 * j + 2 * h + 1] * gate.y + add.y);
+    }
+  }
+}
+
+// 64 columns of codes of one row: words of two pairs, eight columns apart, become 16 adjacent bytes a lane.
+__device__ __forceinline__ void store_codes(const Epilogue& e, const Place& at, int column, int h, const float* v,
+                                            float inverse) {
+  uint32_t w[4];
+#pragma unroll
+  for (int n = 0; n < 4; ++n) {
+    const float *near = v + 8 * n + 2 * h, *far = near + 4;
+    const float2 low = {near[0] * inverse, near[1] * inverse}, high = {far[0] * inverse, far[1] * inverse};
+    w[n] = __nv_cvt_float2_to_fp8x2(low, __NV_SATFINITE, __NV_E4M3) |
+           (uint32_t)__nv_cvt_float2_to_fp8x2(high, __NV_SATFINITE, __NV_E4M3) << 16;
+  }
+  quad_transpose(w, at.q);
+  if (at.row[h] < e.M && column < e.N)
+    *reinterpret_cast<uint4*>(static_cast<e4m3*>(e.out) + (size_t)at.row[h] * e.N + column + 16 * at.q) =
+        make_uint4((w[0] & 0xffff) | w[1] << 16, (w[2] & 0xffff) | w[3] << 16, w[0] >> 16 | (w[1] & 0xffff0000),
+                   w[2] >> 16 | (w[3] & 0xffff0000));
+}
+
+// e4m3 of GELU: 128 columns at a time, one scale per row; four lanes hold all of a row's 128.
+template <int BN>
+__device__ __forceinline__ void finish(e4m3, const Epilogue& e, const Place& at, float (&acc)[BN / 2]) {
+  float rows[2];
+  load_row_scales(e, at, rows);
+#pragma unroll
+  for (int g = 0; g < BN / GROUP; ++g) {
+    const int column = at.column + GROUP * g;
+    float* v = acc + g * GROUP / 2;
+    float top[2] = {0.f, 0.f};
+#pragma unroll
+    for (int j = 0; j < GROUP / 8; ++j) {
+      const int mine = min(column, e.N - GROUP) + 8 * j + 2 * at.q;  // past N: read, never written
+      affine(rows, pair_at(e.w_scale, mine, 1.f), pair_at(e.b, mine, 0.f), v + 4 * j);
+      for (int i = 0; i < 4; ++i) {
+        v[4 * j + i] = gelu_tanh(v[4 * j + i]);
+        top[i / 2] = fmaxf(top[i / 2], fabsf(v[4 * j + i]));
+      }
+    }
+    for (int h = 0; h < 2; ++h) {
+      for (int bit = 1; bit <= 2; ++bit) top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], bit));
+      const float scale = fmaxf(top[h] / 448.f, 1e-12f);
+      if (at.q == 0 && at.row[h] < e.M && column < e.N)
+        e.out_scale[(size_t)at.row[h] * (e.N / GROUP) + column / GROUP] = scale;
+      store_codes(e, at, column, h, v, 1.f / scale);
+      store_codes(e, at, column + 64, h, v + 32, 1.f / scale);
+    }
+  }
+}
+
+}  // namespace gemm8

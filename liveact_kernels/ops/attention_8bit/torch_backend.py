@@ -1,0 +1,31 @@
+"""Plain eager torch on the values that the codes stand for, in float32: any device."""
+
+import torch
+
+from liveact_kernels.common.mma_order import PAD, from_mma_order
+from liveact_kernels.common.quantise import per_group
+from liveact_kernels.common.softmax import attend
+
+
+def attention_8bit(
+    q, q_scale, k_new, k_new_scale, v_new, v_new_scale, k_mem=None, k_mem_scale=None, v_mem=None, v_mem_scale=None,
+    out_dtype=torch.bfloat16,
+):  # fmt: skip
+    """See reference.attention_8bit."""
+    k, v = _keys(k_new, k_new_scale), _values(v_new, v_new_scale, k_new.shape[0])
+    if k_mem is not None:
+        k = torch.cat((_keys(k_mem, k_mem_scale), k))
+        v = torch.cat((_values(v_mem, v_mem_scale, k_mem.shape[0]), v))
+    out = attend(q.float() * q_scale[..., None], k, v)
+    if out_dtype != torch.float8_e4m3fn:
+        return out, None
+    codes, scale = per_group(out, 1)
+    return codes, scale.squeeze(-1)
+
+
+def _keys(codes, scale):
+    return codes.float() * scale[:, : codes.shape[0]].T[..., None]
+
+
+def _values(codes, scale, tokens):
+    return (from_mma_order(codes.float()) * scale.repeat_interleave(PAD, -1)[:, None])[..., :tokens].movedim(-1, 0)

@@ -1,0 +1,107 @@
+"""e4m3 linear layers in CUDA C++ for sm_90a (csrc/ops/fp8_linear): which tile a shape gets, and the call.
+
+Two blocks of a cluster share one operand; a cluster's tile is two blocks' tiles, one below the other (side 0: they
+share w) or side by side (side 1: they share a).
+"""
+
+from __future__ import annotations
+
+import functools
+
+from liveact_kernels import tuned
+from liveact_kernels.common.cuda import addresses, enqueue
+from liveact_kernels.spec import SHORT, Dims
+
+ROWS, STEP, GROUP, CLUSTER = 128, 128, 128, 2  # as csrc/ops/fp8_linear has them: tile rows, K of a step, scale group
+KINDS = {"bf16": 0, "f32": 1, "e4m3": 2}
+WIDTHS = {"bf16": (256, 160, 128), "f32": (128,), "e4m3": (256, 128)}
+"""Tile widths compiled for each output, the one with the fewest bytes per product first."""
+SUSTAINED = 0.68
+"""Share of the datasheet's tensor rate that the best known FP8 GEMMs keep up on this chip (1347 of 1979 TFLOP/s)."""
+TILE_END = 1000
+"""Clocks of a tile that neither warpgroup spends multiplying: filling the ring, the last stores. An estimate."""
+
+
+def step_clocks(bn: int) -> float:
+    """Estimated clocks of one step of K (128) on one SM, for a tile of 128 x bn in a cluster of two.
+
+    The slowest of: the tensor core (4096 multiply-adds a clock, sustained); shared memory at 128 bytes a clock, written
+    by the copies and read by both warpgroups' products; L2, at some 39 bytes a clock and SM, half of w coming with the
+    other block's copies. Not measured.
+    """
+    products = ROWS * bn * STEP / 4096 / SUSTAINED
+    shared = (STEP * (ROWS + bn) + 2 * STEP * (ROWS // 2 + bn)) / 128
+    return max(products, shared, STEP * (ROWS + bn / 2) / 39)
+
+
+def waves(M: int, N: int, bn: int, side: int, sms: int) -> int:
+    """Tiles that the busiest block makes: clusters walk over pairs of tiles."""
+    rows, columns = (ROWS, CLUSTER * bn) if side else (CLUSTER * ROWS, bn)
+    return -(-(-(-M // rows) * -(-N // columns)) // max(1, sms // CLUSTER))
+
+
+def tile(M: int, N: int, K: int, sms: int, widths: tuple[int, ...]) -> tuple[int, int]:
+    """(bn, side) with the least estimated clocks; a narrower tile, or sharing a, must save 3% to be chosen."""
+    chosen, least = (widths[0], 0), float("inf")
+    for bn in widths:
+        for side in (0, 1):
+            clocks = waves(M, N, bn, side, sms) * (-(-K // STEP) * step_clocks(bn) + TILE_END)
+            if clocks < 0.97 * least:
+                chosen, least = (bn, side), clocks
+    return chosen
+
+
+def _heuristic(at: tuned.Limits, M: int, N: int, K: int, G: int, out: str) -> dict[str, int]:
+    """Promotion every 128 of K unless a table says otherwise: NOTES.md has what the unpromoted sum loses."""
+    bn, side = tile(M, N, K, at.sms, WIDTHS[out])
+    return {"bn": bn, "side": side, "band": 8, "promote": 1}
+
+
+def takes(d: Dims, columns: int = 8) -> str | None:
+    """Why the kernel does not take these dims, or None; `columns` must divide N."""
+    if d.K % 16:
+        return f"needs K in multiples of 16, got {d.K}"
+    if d.N % columns:
+        return f"needs N in multiples of {columns}, got {d.N}"
+    if d.G > 1 and d.K // d.G % STEP:
+        return f"needs one a_scale per token or per {STEP} channels (or a multiple), got one per {d.K // d.G}"
+    return None
+
+
+def operands(op, out, out_scale, a8, a_scale, w8, w_scale, b, x=None, gate=None) -> list[int]:
+    """What the C++ function takes, without the stream."""
+    (M, K), (N, G) = a8.shape, (w8.shape[0], a_scale.shape[1])
+    at = tuned.limits(a8.device)
+    c = tuned.config(f"{op}.cuda", _heuristic, at, M=M, N=N, K=K, G=G, out=SHORT[out.dtype])
+    pointers = addresses(op, out=out) + addresses(op, aligned=4, out_scale=out_scale) + addresses(op, a8=a8)
+    pointers += addresses(op, aligned=4, a_scale=a_scale) + addresses(op, w8=w8, w_scale=w_scale, b=b, x=x, gate=gate)
+    return [*pointers, M, N, K, G, KINDS[SHORT[out.dtype]], c["bn"], c["promote"], c["band"], c["side"], at.sms]
+
+
+def _launch(op, out, out_scale, a8, *rest):
+    enqueue("fp8_linear", a8.device, *operands(op, out, out_scale, a8, *rest))
+
+
+def fp8_linear(out, a8, a_scale, w8, w_scale, b, out_dtype=None):
+    """See reference.fp8_linear; out already has out_dtype."""
+    _launch("fp8_linear", out, None, a8, a_scale, w8, w_scale, b)
+
+
+def fp8_linear_gate(out, a8, a_scale, w8, w_scale, b, x, gate):
+    """See reference.fp8_linear_gate."""
+    _launch("fp8_linear_gate", out, None, a8, a_scale, w8, w_scale, b, x, gate)
+
+
+def fp8_linear_residual(out, a8, a_scale, w8, w_scale, b, x):
+    """See reference.fp8_linear_residual."""
+    _launch("fp8_linear_residual", out, None, a8, a_scale, w8, w_scale, b, x)
+
+
+def fp8_linear_gelu(x8, x_scale, a8, a_scale, w8, w_scale, b):
+    """See reference.fp8_linear_gelu."""
+    _launch("fp8_linear_gelu", x8, x_scale, a8, a_scale, w8, w_scale, b)
+
+
+for _op in (fp8_linear, fp8_linear_gate, fp8_linear_residual, fp8_linear_gelu):
+    _op.takes = functools.partial(takes, columns=GROUP) if _op is fp8_linear_gelu else takes
+    _op.requires_sass = ("QGMMA", "UTMALDG.2D.MULTICAST", "USETMAXREG", "LDG.E.128", "STG.E.128")

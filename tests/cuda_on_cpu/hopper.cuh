@@ -1,0 +1,223 @@
+// The CPU's side of csrc/include/hopper.cuh, on the fibers of device.cuh. Copies are carried out late and in random
+// order, products as late as their wait allows, and threads stall: a missing wait or an early release reads the wrong
+// bytes, and a barrier that nobody completes is an error, not a hang. Layouts are written from the PTX ISA, apart from
+// the kernels' own index maps.
+#pragma once
+
+#include <cuda_fp8.h>
+
+#include <map>
+#include <random>
+
+#include "device.cuh"
+
+inline float __expf(float x) { return std::exp(x); }
+inline float __fdividef(float a, float b) { return a / b; }
+inline void __syncwarp() {}
+inline uint32_t __shfl_xor_sync(unsigned all, uint32_t word, int mask) {
+  float x;
+  std::memcpy(&x, &word, 4);
+  x = __shfl_xor_sync(all, x, mask);
+  std::memcpy(&word, &x, 4);
+  return word;
+}
+
+namespace hopper {
+
+struct TensorMap {
+  const uint8_t* base;
+  int rows, columns, box_rows;
+};
+
+struct Barrier {
+  int arrivals, pending;
+  int64_t bytes = 0;
+  uint32_t phase = 0;
+};
+
+struct Copy {
+  const TensorMap* map;
+  uint32_t to, bar;
+  int column, row;
+  unsigned block;
+};
+
+struct Product {
+  float* d;
+  uint64_t a, w;
+  int n;
+  bool add;
+};
+
+// What the engines of one cluster hold; made anew when a launch or its next cluster begins.
+struct Engines {
+  std::map<std::pair<unsigned, uint32_t>, Barrier> barriers;
+  std::vector<Copy> copies;
+  std::map<const cpu::Fiber*, std::vector<std::vector<Product>>> groups;  // the last is still open
+  std::mt19937 random{7};
+  int idle = 0;  // turns since something happened
+  int bits = 0;  // of a product's sum; 0: all that float32 has
+};
+inline Engines engines;
+extern "C" inline void __attribute__((used)) keep_bits(int bits) { engines.bits = bits; }
+
+inline unsigned rank_of(const cpu::Fiber& f) {
+  return unsigned(&f - cpu::cluster->fibers.data()) / cpu::cluster->threads;
+}
+inline uint8_t* memory_of(unsigned rank) {
+  return cpu::cluster->fibers[rank * cpu::cluster->threads].shared;
+}
+
+inline Barrier& barrier(unsigned rank, uint32_t address) {
+  const cpu::Fiber* first = &cpu::cluster->fibers[rank * cpu::cluster->threads];
+  if (std::all_of(first, first + cpu::cluster->threads, [](const cpu::Fiber& f) { return f.done; }))
+    throw std::runtime_error("a barrier is used after its block has ended");
+  const auto found = engines.barriers.find({rank, address});
+  if (found == engines.barriers.end()) throw std::runtime_error("a barrier is used before it is initialised");
+  return found->second;
+}
+
+inline void settle(Barrier& b) {
+  if (b.pending < 0) throw std::runtime_error("a barrier has more arrivals than it was made for");
+  if (b.pending == 0 && b.bytes == 0) ++b.phase, b.pending = b.arrivals;
+}
+
+// The 128-byte swizzle: bits 4-6 of an address are mixed with bits 7-9.
+inline uint32_t swizzled(uint32_t address) { return address ^ (address >> 7 & 7) << 4; }
+
+inline void carry_out(const Copy& c) {
+  uint8_t* memory = memory_of(c.block);
+  for (int r = 0; r < c.map->box_rows; ++r)
+    for (int k = 0; k < 128; ++k) {
+      const int row = c.row + r, column = c.column + k;
+      const bool inside = row < c.map->rows && column < c.map->columns;
+      memory[swizzled(c.to + r * 128 + k)] = inside ? c.map->base[size_t(row) * c.map->columns + column] : 0;
+    }
+  Barrier& b = barrier(c.block, c.bar);
+  b.bytes -= c.map->box_rows * 128;
+  settle(b);
+}
+
+// Let the others run for a turn; now and then a copy lands. Throws when nothing has happened for long.
+inline void turn() {
+  if (!engines.copies.empty() && engines.random() % 512 == 0) {
+    const size_t n = engines.random() % engines.copies.size();
+    const Copy c = engines.copies[n];
+    engines.copies.erase(engines.copies.begin() + n);
+    carry_out(c);
+    engines.idle = 0;
+  }
+  if (++engines.idle > 200000) throw std::runtime_error("deadlock: a barrier's phase never ends");
+  cpu::wait_at(cpu::At::NOWHERE);
+}
+
+inline void stall() {
+  for (int turns = engines.random() % 4; turns > 0; --turns) turn();
+}
+
+// The sum of one product instruction as the tensor core makes it: each term cut to `bits` bits of the largest one.
+inline float cut_sum(float acc, const float* x, const float* y, int bits) {
+  float top = std::fabs(acc);
+  for (int k = 0; k < 32; ++k) top = std::max(top, std::fabs(x[k] * y[k]));
+  if (top == 0) return 0;
+  const float unit = std::ldexp(1.f, std::ilogb(top) + 1 - bits);
+  float sum = std::trunc(acc / unit) * unit;
+  for (int k = 0; k < 32; ++k) sum += std::trunc(x[k] * y[k] / unit) * unit;
+  return sum;
+}
+
+inline void multiply(const Product& p) {
+  static const std::vector<float> value = [] {
+    std::vector<float> v(256);
+    for (int i = 0; i < 256; ++i) v[i] = __half2float(__half(__nv_cvt_fp8_to_halfraw(i, __NV_E4M3)));
+    return v;
+  }();
+  const uint8_t* memory = memory_of(rank_of(*cpu::now));
+  const auto read = [memory](float* to, uint64_t descriptor, int row) {
+    if (descriptor >> 62 != 1) throw std::runtime_error("an operand is not in the 128-byte swizzle");
+    const uint32_t start = (descriptor & 0x3fff) << 4, eight_rows = (descriptor >> 32 & 0x3fff) << 4;
+    const uint32_t at = start + row / 8 * eight_rows + row % 8 * 128;
+    for (int k = 0; k < 32; ++k) to[k] = value[memory[swizzled(at + k)]];
+  };
+  const int warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32;
+  float a[2][32], w[32];
+  for (int h = 0; h < 2; ++h) read(a[h], p.a, 16 * warp + lane / 4 + 8 * h);
+  for (int j = 0; j < p.n / 8; ++j)
+    for (int c = 0; c < 2; ++c) {
+      read(w, p.w, 8 * j + 2 * (lane % 4) + c);
+      for (int h = 0; h < 2; ++h) {
+        float& d = p.d[4 * j + 2 * h + c];
+        if (!p.add) d = 0;
+        if (engines.bits) d = cut_sum(d, a[h], w, engines.bits);
+        else for (int k = 0; k < 32; ++k) d += a[h][k] * w[k];
+      }
+    }
+}
+
+inline TensorMap tensor_map(const char*, const void* base, int64_t rows, int64_t columns, int box_rows) {
+  return {static_cast<const uint8_t*>(base), int(rows), int(columns), box_rows};
+}
+template <class Kernel>
+int resident_clusters(Kernel, unsigned, int, unsigned) {
+  return 1 << 20;
+}
+
+inline uint32_t cluster_rank() { return rank_of(*cpu::now); }
+inline uint32_t shared_address(const void* p) {
+  return uint32_t(static_cast<const uint8_t*>(p) - memory_of(cluster_rank()));
+}
+inline bool one_lane() { return threadIdx.x % 32 == 0; }
+template <int>
+void give_registers() {}
+template <int>
+void take_registers() {}
+
+inline void barrier_init(uint64_t* bar, uint32_t arrivals) {
+  engines.barriers[{cluster_rank(), shared_address(bar)}] = {int(arrivals), int(arrivals)};
+}
+inline void barrier_init_done() {}
+inline void barrier_wait(uint64_t* bar, uint32_t parity) {
+  const uint32_t address = shared_address(bar);
+  while (barrier(cluster_rank(), address).phase % 2 == parity) turn();
+  engines.idle = 0;
+}
+inline void barrier_expect(uint64_t* bar, uint32_t bytes) {
+  Barrier& b = barrier(cluster_rank(), shared_address(bar));
+  b.bytes += bytes, --b.pending;
+  settle(b);
+}
+inline void barrier_arrive(uint64_t* bar, uint32_t rank) {
+  stall();
+  Barrier& b = barrier(rank, shared_address(bar));
+  --b.pending;
+  settle(b);
+}
+
+inline void copy_box(const TensorMap* map, void* to, uint64_t* bar, int column, int row, bool both) {
+  if (shared_address(to) % 1024) throw std::runtime_error("a swizzled box does not start at a multiple of 1024");
+  for (unsigned block = 0; block < 2; ++block)
+    if (both || block == cluster_rank())
+      engines.copies.push_back({map, shared_address(to), shared_address(bar), column, row, block});
+}
+
+inline void prefetch_l2(const void*) {}
+
+inline void products_begin() {
+  auto& groups = engines.groups[cpu::now];
+  if (groups.empty()) groups.emplace_back();
+}
+template <int N>
+void wgmma(float (&d)[N / 2], uint64_t a, uint64_t w, bool add) {
+  engines.groups[cpu::now].back().push_back({d, a, w, N, add});
+}
+inline void products_commit() { engines.groups[cpu::now].emplace_back(); }
+template <int PENDING, int COUNT>
+void products_wait(float (&)[COUNT]) {
+  stall();
+  auto& groups = engines.groups[cpu::now];
+  for (; int(groups.size()) > PENDING + 1; groups.erase(groups.begin()))
+    for (const Product& p : groups.front()) multiply(p);
+  cpu::wait_at(cpu::At::WARP);  // wgmma's instructions are the whole warp's: no lane goes on alone
+}
+
+}  // namespace hopper

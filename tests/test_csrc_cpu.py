@@ -1,0 +1,139 @@
+"""The CUDA kernels whole, on the CPU: every index, cast, barrier and shuffle, against the float64 reference."""
+
+import pytest
+import torch
+from cuda_cpu import CpuOps, cuda_include
+
+from liveact_kernels.contract import REGISTRY, Case, bf16, fp8, int8
+from liveact_kernels.ops.kv_compress import FIRST, STEADY, kv_compress
+from liveact_kernels.ops.kv_compress import cuda_kernel as kv
+from liveact_kernels.ops.qkv_norm_rope import cuda_kernel as qkv
+
+pytestmark = pytest.mark.skipif(cuda_include() is None, reason="needs nvcc's headers and g++")
+
+SLOTS = {False: {"KM": bf16, "VM": bf16}, True: {"KM": int8, "VM": fp8}}
+
+
+BLOCK = {"KN": bf16, "VN": bf16}
+CODES = {"KN": int8, "VN": fp8, "has_k_new_scale": True, "has_v_new_scale": True}
+
+
+def window(tokens, eight_bit=False, **more):
+    kinds = SLOTS[eight_bit]
+    dims = BLOCK | {"has_k_mem": True, "has_v_mem": True, "P": 6 * tokens, "R": 8 * tokens, "tokens": tokens}
+    dims |= kinds | {"S": 5, "schedule": STEADY, "k_dtype": kinds["KM"], "v_dtype": kinds["VM"]}
+    return dims | ({"has_k_scale": True, "has_v_scale": True} if eight_bit else {}) | more
+
+
+def first(tokens, eight_bit=False, **more):
+    kinds = SLOTS[eight_bit]
+    more = BLOCK | {"R": 6 * tokens, "tokens": tokens, "S": 5, "schedule": FIRST} | more
+    return more | {"k_dtype": kinds["KM"], "v_dtype": kinds["VM"]}
+
+
+KV = {
+    "straddle": dict(H=3, E=16, **window(7)),
+    "four_heads": dict(H=8, E=16, **window(70)),
+    "several_chunks": dict(H=1, E=128, **window(67)),  # 8 tokens a block: chunks of 64
+    "eight_bit": dict(H=2, E=16, **window(37, True)),
+    "eight_bit_four_heads": dict(H=4, E=64, **window(131, True)),  # 16 tokens a block: chunks of 128
+    "codes": dict(H=2, E=16, **window(37, True, **CODES)),
+    "codes_four_heads": dict(H=4, E=64, **window(131, True, **CODES)),
+    "codes_first_block": dict(H=4, E=8, **first(18, True, **CODES)),
+    "temporal": dict(H=4, E=8, **window(33, grouping="temporal")),
+    "temporal_eight_bit": dict(H=2, E=32, **window(9, True, grouping="temporal")),
+    "separate_v": dict(H=2, E=4, **window(8, has_taps_v=True)),
+    "first_block": dict(H=4, E=64, **first(19)),
+    "first_block_eight_bit": dict(H=3, E=64, **first(18, True)),
+}
+
+
+@pytest.fixture(scope="module")
+def kv_on_cpu(tmp_path_factory):
+    return CpuOps(tmp_path_factory.mktemp("kv"), "kv_compress")
+
+
+@pytest.fixture(scope="module")
+def qkv_on_cpu(tmp_path_factory):
+    return CpuOps(tmp_path_factory.mktemp("qkv"), "qkv_norm_rope")
+
+
+def nan(shape, dtype):
+    return torch.full((*shape, dtype.itemsize), 255, dtype=torch.uint8).view(dtype).squeeze(-1)
+
+
+def made(op, dims):
+    """(arguments, poisoned outputs, the reference's results) of a case."""
+    args = op.make(Case("odd", **dims))
+    d = op.dims(args)
+    outs = [nan(s.shape(d), s.dtype_of(d)) if s.present(d) else None for s in op.out.values()]
+    return args, outs, op.reference(**args)
+
+
+def wrong(op, got, want):
+    return [f"{name}: {said}" for name, ok, said in op.check(tuple(got), want) if not ok]
+
+
+def update(ops, dims, falling=False, in_place=True):
+    """What is wrong with kv_compress, in place as the model calls it, and with the copy for a peer."""
+    args, outs, want = made(kv_compress, dims)
+    assert kv.takes(kv_compress.dims(args)) is None
+    if in_place and args["k_mem"] is not None:
+        rows = slice(2 * args["tokens"], 6 * args["tokens"])
+        mine = (args["k_mem"], args["v_mem"], args["k_scale"], args["v_scale"])
+        outs = [None if m is None else m[rows] for m in mine]
+    peer = [None if o is None else nan(o.shape, o.dtype) for o in outs]
+    ops("kv_compress", *kv.operands(*outs, **args, peer=tuple(peer)), falling=falling)
+    return wrong(kv_compress, outs, want) + wrong(kv_compress, peer, want)
+
+
+@pytest.mark.parametrize("falling", [False, True], ids=["rising", "falling"])
+@pytest.mark.parametrize("case", KV)
+def test_kv_compress_in_place_on_the_cpu(kv_on_cpu, case, falling):
+    assert not update(kv_on_cpu, KV[case], falling)
+
+
+def test_kv_compress_into_other_tensors_without_a_peer(kv_on_cpu):
+    args, outs, want = made(kv_compress, KV["eight_bit"])
+    kv_on_cpu("kv_compress", *kv.operands(*outs, **args))
+    assert not wrong(kv_compress, outs, want)
+
+
+NORM = {"small": (6, 2, 32), "odd_heads": (9, 5, 64), "wide": (5, 40, 128), "walks": (14, 9, 128), "narrow": (9, 3, 8)}
+
+
+def split(ops, dims, falling=False):
+    """What is wrong with qkv_norm_rope and with the copy for a peer."""
+    (L, H, D), op = dims, REGISTRY["qkv_norm_rope"]
+    args, outs, want = made(op, {"L": L, "C": H * D, "E": D // 2, "A": bf16, "eps": 0.25})  # an eps that shows
+    peer = [nan(o.shape, bf16) for o in outs[1:]]
+    ops("qkv_norm_rope", *qkv.operands(*outs, **args, peer=tuple(peer)), falling=falling)
+    return wrong(op, outs, want) + wrong(op, [outs[0], *peer], want)
+
+
+@pytest.mark.parametrize("falling", [False, True], ids=["rising", "falling"])
+@pytest.mark.parametrize("case", NORM)
+def test_qkv_norm_rope_on_the_cpu(qkv_on_cpu, case, falling):
+    assert not split(qkv_on_cpu, NORM[case], falling)
+
+
+MUTATIONS = {
+    "no barrier before the sum of the warps": ("qkv_norm_rope", "  __syncthreads();\n  x = 0.f;", "  x = 0.f;"),
+    "no barrier after the taps": ("kv_compress", "  __syncthreads();\n  for (int e", "  for (int e"),
+    "no wait for the cluster": ("kv_compress", "    if (OLD && p.overlaps) la::cluster_wait();\n", ""),
+    "one sum for all tokens": ("qkv_norm_rope", "turnabout * (THREADS / 32)", "0"),
+}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_a_missing_barrier_shows(tmp_path, mutation):
+    op, text, instead = MUTATIONS[mutation]
+    broken = CpuOps(tmp_path, op, (text, instead))
+    run, case = (update, KV["several_chunks"]) if op == "kv_compress" else (split, NORM["walks"])
+    assert any(run(broken, case, falling) for falling in (False, True)), f"nobody noticed: {mutation}"
+
+
+def test_a_barrier_that_not_every_thread_reaches_is_a_deadlock(tmp_path):
+    odd = ("  __syncthreads();\n  x = 0.f;", "  if (threadIdx.x) __syncthreads();\n  x = 0.f;")
+    with pytest.raises(RuntimeError, match="deadlock"):
+        split(CpuOps(tmp_path, "qkv_norm_rope", odd), NORM["small"])
