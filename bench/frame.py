@@ -76,7 +76,7 @@ class Run:
         """A new Session; captures its graphs."""
         g = torch.Generator().manual_seed(7)
         picture = torch.rand(3, self.size[1], self.size[0], generator=g) * 2 - 1
-        return Session(self.avatar, picture, "", eight_bit_memory=self.eight_bit, graphs=self.graphs)
+        return Session(self.avatar, picture, "", eight_bit_attention=self.eight_bit, graphs=self.graphs)
 
     def block(self, session: Session, mark: Callable[[str], None] = lambda stage: None) -> tuple[float, int]:
         """Audio in, video frames on the host: (seconds, video frames). `mark` hears the ends of the last two stages."""

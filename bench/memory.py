@@ -80,7 +80,7 @@ def predict(avatar: Avatar, size: tuple[int, int], eight_bit: bool, device: torc
     eager = _Eager(live, device)
     with live, record(eager):
         picture = torch.empty(3, size[1], size[0], device="meta")
-        session = Session(avatar, picture, "", eight_bit_memory=eight_bit, graphs=False)
+        session = Session(avatar, picture, "", eight_bit_attention=eight_bit, graphs=False)
         for _ in range(STEADY_BLOCK + 1):
             session.next_block()
     return weights(avatar) + max(live.peak, eager.peak) + FIXED

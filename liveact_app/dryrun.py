@@ -111,7 +111,7 @@ def record_block(
     if model not in NAMED:
         raise InputError(f"--model: expected one of {', '.join(NAMED)}, got {model!r}")
     avatar, picture = meta_avatar(NAMED[model], precision), torch.empty(3, size[1], size[0], device="meta")
-    session = Session(avatar, picture, "", eight_bit_memory=precision == "fp8", parallel=parallel)
+    session = Session(avatar, picture, "", eight_bit_attention=precision == "fp8", parallel=parallel)
     for _ in range(block):
         session.next_block()
     with record() as calls, Outside(calls):

@@ -44,6 +44,7 @@ class Job:
     sampler: str = "renoise"
     audio_cfg: float = 1.0
     eight_bit_memory: bool = False
+    eight_bit_attention: bool = False
     eager: bool = False
     parallel: str = "auto"
     edits: tuple[Edit, ...] = ()

@@ -101,6 +101,7 @@ def follow(job: Job, device: str, ranks: SeqParallel) -> int:
         avatar.text = avatar.image = avatar.audio = None  # the leading process encodes
         Session(
             avatar, None, "", fps=job.fps, seed=job.seed, audio_cfg=job.audio_cfg, sampler=job.sampler,
-            eight_bit_memory=job.eight_bit_memory, graphs=False if job.eager else None, parallel=ranks,
+            eight_bit_memory=job.eight_bit_memory, eight_bit_attention=job.eight_bit_attention,
+            graphs=False if job.eager else None, parallel=ranks,
         ).follow()  # fmt: skip
     return 0

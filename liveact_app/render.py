@@ -66,7 +66,8 @@ def render(
             levels = avatar.measure_audio(map(torch.from_numpy, model_audio(pieces)), float(rate))
         session = Session(
             avatar, fit_image(picture, size), job.prompt_of(0), fps=float(rate), seed=job.seed,
-            audio_cfg=job.audio_cfg, sampler=job.sampler, eight_bit_memory=job.eight_bit_memory, audio_levels=levels,
+            audio_cfg=job.audio_cfg, sampler=job.sampler, eight_bit_memory=job.eight_bit_memory,
+            eight_bit_attention=job.eight_bit_attention, audio_levels=levels,
             graphs=False if job.eager else None, parallel=parallel,
         )  # fmt: skip
         run = _Run(job, path, size, rate, audio, stack)

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from liveact_kernels import ops
 
-from .cache import Window
+from .cache import Codes, Window
 from .config import TAPS, DiTConfig
-from .precision import Linear
+from .precision import Linear, Quantised
 
 
 class Norm(NamedTuple):
@@ -48,13 +48,17 @@ class SelfAttention(nn.Module):
         self, x: Tensor, norm: Norm, gate: Tensor, rope: Tensor, window: Window, layer: int, frames: int
     ) -> Tensor:
         """x + gate * SelfAttention(LN(x) * mul + add); rope [L, D/2, 2] of these tokens of `frames` latent frames."""
-        qkv = self.qkv(self.qkv.norm(x, *norm))
-        q, k, v = ops.qkv_norm_rope(qkv=qkv, norm_q=self.norm_q, norm_k=self.norm_k, rope=rope)
         taps, taps_v = self.taps, self.taps_v
         if self.memory == "mean":
             taps, taps_v = torch.full_like(taps, 1 / TAPS), None
-        y = window.attend(layer, frames, q, k, v, taps, taps_v).flatten(-2)
-        return self.o.gate(self.o.accept(y), x, gate)
+        row = {"qkv": self.qkv(self.qkv.norm(x, *norm)), "norm_q": self.norm_q, "norm_k": self.norm_k, "rope": rope}
+        if window.coded(layer):
+            new, dtype = Codes(*ops.qkv_norm_rope_8bit(**row)), self.o.takes(x.dtype)
+            y, scale = window.attend_codes(layer, frames, new, taps, taps_v, dtype)
+            a = y.flatten(-2) if scale is None else Quantised(y.flatten(-2), scale, x.dtype)
+        else:
+            a = self.o.accept(window.attend(layer, frames, *ops.qkv_norm_rope(**row), taps, taps_v).flatten(-2))
+        return self.o.gate(a, x, gate)
 
 
 class CrossAttention(nn.Module):

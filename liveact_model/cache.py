@@ -7,6 +7,7 @@ stored roped at their slot's position. Every denoise step has a window of its ow
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -61,6 +62,17 @@ class LayerMemory:
         return [t for t in (self.k, self.v, self.k_scale, self.v_scale) if t is not None]
 
 
+class Codes(NamedTuple):
+    """What `ops.qkv_norm_rope_8bit` gives: int8 queries and keys, e4m3 values [L, H, D], and scales [L, H] f32."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    q_scale: Tensor
+    k_scale: Tensor
+    v_scale: Tensor
+
+
 @dataclass
 class Window:
     """Memory of every layer at one denoise step.
@@ -68,6 +80,7 @@ class Window:
     tokens      tokens per latent frame
     rope        [14 * tokens, D/2, 2] f32, positions of the window's slots
     eight_bit   store the memory slots as int8 keys and e4m3 values with scales; else in the activations' dtype
+    eight_bit_attention  with eight_bit: multiply codes once there is memory, see `coded`
     grouping    how a compression groups tokens, see ops.kv_compress
     schedule    which slots a block's end folds and moves; `first` that of the first block, which fills the memory
     parallel    which tokens this process has, and how it meets the others'
@@ -81,6 +94,15 @@ class Window:
     parallel: SeqParallel = ALONE
     layers: dict[int, LayerMemory] = field(default_factory=dict)
     first: Schedule = FIRST
+    eight_bit_attention: bool = False
+
+    def coded(self, layer: int) -> bool:
+        """Whether this layer's block comes as codes, to `attend_codes`.
+
+        The first block does not: the released model attends to unquantised keys and values of the block itself, so
+        that one would lose what nothing else has lost yet.
+        """
+        return self.eight_bit_attention and layer in self.layers
 
     def positions(self, frames: int, first: bool) -> Tensor:
         """Rope rows of a block of `frames` latent frames: slots 0.. for the first block, 6.. for all later.
@@ -105,13 +127,33 @@ class Window:
         self._update(layer, mem, k, v, taps, taps_v)
         return y
 
-    def _update(self, layer, mem, k, v, taps, taps_v) -> None:
+    def attend_codes(
+        self, layer: int, frames: int, new: Codes, taps: Tensor, taps_v: Tensor | None, out_dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor | None]:
+        """`attend` on 8-bit codes of `frames` latent frames -> [L, H, D] in out_dtype, and its scales if that is e4m3.
+
+        Scales are [L, H] f32, as `ops.quant` with H groups gives them.
+        """
+        mem = self.layers[layer]
+        k, v, k_scale, v_scale = (self.parallel.unshard(t, frames) for t in (new.k, new.v, new.k_scale, new.v_scale))
+        v_new, k_new_scale, v_new_scale = ops.head_major(v=v, k_scale=k_scale, v_scale=v_scale)
+        v_mem, k_mem_scale, v_mem_scale = ops.head_major(v=mem.v, k_scale=mem.k_scale, v_scale=mem.v_scale)
+        out = ops.attention_8bit(
+            q=new.q, q_scale=new.q_scale, out_dtype=out_dtype,
+            k_new=k, k_new_scale=k_new_scale, v_new=v_new, v_new_scale=v_new_scale,
+            k_mem=mem.k, k_mem_scale=k_mem_scale, v_mem=v_mem, v_mem_scale=v_mem_scale,
+        )  # fmt: skip
+        self._update(layer, mem, k, v, taps, taps_v, k_scale, v_scale)
+        return out
+
+    def _update(self, layer, mem, k, v, taps, taps_v, k_scale=None, v_scale=None) -> None:
         schedule = self.first if mem is None else self.schedule
         rows = self.rope[: k.shape[0] + (0 if mem is None else mem.k.shape[0])]
         old = LayerMemory(None, None) if mem is None else mem
         k_dtype, v_dtype = (torch.int8, torch.float8_e4m3fn) if self.eight_bit else (k.dtype, v.dtype)
         args = {
-            "k_new": k, "v_new": v, "k_mem": old.k, "v_mem": old.v, "k_scale": old.k_scale, "v_scale": old.v_scale,
+            "k_new": k, "v_new": v, "k_new_scale": k_scale, "v_new_scale": v_scale,
+            "k_mem": old.k, "v_mem": old.v, "k_scale": old.k_scale, "v_scale": old.v_scale,
             "taps": taps, "taps_v": taps_v, "rope": rows, "schedule": schedule, "tokens": self.tokens,
             "grouping": self.grouping, "k_dtype": k_dtype, "v_dtype": v_dtype,
         }  # fmt: skip

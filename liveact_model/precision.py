@@ -62,6 +62,10 @@ class Linear(nn.Module):
         if self.bias is not None:
             self.bias = nn.Parameter(self.bias.float(), requires_grad=False)
 
+    def takes(self, dtype: torch.dtype) -> torch.dtype:
+        """What this layer multiplies where the activations are `dtype`: that, or e4m3."""
+        return torch.float8_e4m3fn if self.is_fp8 else dtype
+
     def accept(self, x: Tensor) -> Activation:
         """x [L, K] as this layer wants it."""
         if not self.is_fp8:

@@ -35,6 +35,8 @@ class Session:
     sampler     "renoise" (released) or "euler"
     audio_cfg   > 1 strengthens the audio at denoise steps 1 and 2, for two more forwards per block and as much memory
     eight_bit_memory  store memory slots as int8 keys and e4m3 values: half the bytes of bf16
+    eight_bit_attention  from the second block on, multiply such codes at the 8-bit rate of the tensor cores; implies
+                  eight_bit_memory
     audio_levels  `avatar.measure_audio(recording, fps)` where all the audio exists beforehand, else None
     graphs        capture the denoise steps at the start and replay them: nothing compiles while the avatar runs and
                   launches cost nothing. None: wherever the device can; False: kernel by kernel, for profilers
@@ -47,7 +49,8 @@ class Session:
     def __init__(
         self, avatar: Avatar, image: Tensor | None, prompt: str, *, fps: float | None = None, seed: int = 42,
         sampler: str = "renoise", audio_cfg: float = 1.0, eight_bit_memory: bool = False,
-        audio_levels: Any | None = None, graphs: bool | None = None, parallel: SeqParallel = ALONE,
+        eight_bit_attention: bool = False, audio_levels: Any | None = None, graphs: bool | None = None,
+        parallel: SeqParallel = ALONE,
     ):  # fmt: skip
         fps = avatar.default_fps if fps is None else fps
         _check(fps, sampler, audio_cfg)
@@ -58,7 +61,10 @@ class Session:
             self._audio = avatar.audio.stream(fps, *(() if audio_levels is None else (audio_levels,)))
         self._graphs: Graphs | None = None
         self._compiled = 0
-        self._start(image, prompt, eight_bit_memory)
+        if eight_bit_attention and not parallel.whole_memory:
+            raise InputError("eight_bit_attention: expected a process that keeps every head's memory, not ulysses")
+        bits = {"eight_bit": eight_bit_memory or eight_bit_attention, "eight_bit_attention": eight_bit_attention}
+        self._start(image, prompt, bits)
         device = avatar.anchor().device
         if supported(device) and parallel.captures if graphs is None else graphs:
             if not supported(device):
@@ -67,7 +73,7 @@ class Session:
 
     @scope("session.start")
     @torch.no_grad()
-    def _start(self, image: Tensor | None, prompt: str, eight_bit_memory: bool) -> None:
+    def _start(self, image: Tensor | None, prompt: str, bits: dict[str, bool]) -> None:
         dit, vae, share = self.avatar.dit, self.avatar.vae, self.parallel.share
         image = None if image is None else image.to(self.avatar.anchor().device)
         y = share(lambda: conditioning(vae, image, dit.config.window_slots)).to(dit.dtype)
@@ -79,7 +85,7 @@ class Session:
         grid = (y.shape[-2] // PATCH, y.shape[-1] // PATCH)
 
         def windows() -> list[Window]:
-            return [dit.window(*grid, eight_bit=eight_bit_memory, parallel=self.parallel) for _ in times]
+            return [dit.window(*grid, **bits, parallel=self.parallel) for _ in times]
 
         self._windows = windows()
         null = windows() if self.audio_cfg > 1 else None

@@ -141,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
         _check_memory(args, precision, device)
     made = avatar(args.model, precision, device)
     picture = torch.rand(3, args.size[1], args.size[0], generator=torch.Generator().manual_seed(7)) * 2 - 1
-    session = Session(made, picture, "", eight_bit_memory=precision == "fp8", graphs=args.graphs)
+    session = Session(made, picture, "", eight_bit_attention=precision == "fp8", graphs=args.graphs)
     for _ in range(WARM_BLOCKS):
         block(session)
     if cuda:

@@ -41,7 +41,8 @@ def test_the_big_model_agrees_with_counts_by_hand(budget_512):
 
 def test_launches_of_a_steady_block(budget_512):
     launches = {op: row["launches_per_block"] for op, row in budget_512["ops"].items()}
-    assert launches["attention"] == launches["kv_compress"] == launches["qkv_norm_rope"] == LAYERS * STEPS
+    assert launches["attention_8bit"] == launches["kv_compress"] == launches["qkv_norm_rope_8bit"] == LAYERS * STEPS
+    assert launches["head_major"] == 2 * LAYERS * STEPS  # the memory and the block
     assert launches["audio_attention"] == LAYERS * (STEPS - 1) and launches["denoise_update"] == STEPS
     assert sum(launches.values()) == budget_512["total"]["launches_per_block"]
 
@@ -56,10 +57,8 @@ def test_floors_add_up_and_follow_the_chip(budget_512):
 
 
 def test_memory_traffic_is_twelve_slots_read_and_four_written(budget_512):
-    slot = 1024 * C
-    eight_bit, bf16, scales = slot, 2 * slot, 4 * 1024 * 40
-    read = 2 * (4 * (eight_bit + scales) + 8 * bf16)
-    want = (read + 2 * 4 * (eight_bit + scales)) * LAYERS * STEPS / FRAMES / 1e9
+    codes, scales = 1024 * C, 4 * 1024 * 40
+    want = 2 * (12 + 4) * (codes + scales) * LAYERS * STEPS / FRAMES / 1e9
     assert budget_512["groups"]["memory"]["gb_per_video_frame"] == pytest.approx(want, rel=0.03)
 
 

@@ -9,7 +9,12 @@ from liveact_kernels import graphs, ops
 from liveact_model.errors import InputError
 from liveact_model.session import Session
 
-OPTIONS = [{}, {"audio_cfg": 1.7}, {"eight_bit_memory": True, "sampler": "euler"}]
+OPTIONS = [
+    {},
+    {"audio_cfg": 1.7},
+    {"eight_bit_memory": True, "sampler": "euler"},
+    {"eight_bit_attention": True},
+]
 
 
 def session(prompt="happy", **options):

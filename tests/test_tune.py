@@ -160,7 +160,7 @@ def test_every_fused_op_has_candidates_that_its_heuristic_knows():
         overlays = op.implementation("triton").candidates
         (asked,) = aot.configurations(op, case, aot.BOUND)
         assert task.key == task.op and task.label == tuned.label(**asked.dims) and task.share > 0
-        assert dict(task.heuristic) == dict(asked.heuristic(at, **asked.dims)) and 5 < len(task.candidates) < 200
+        assert dict(task.heuristic) == dict(asked.heuristic(at, **asked.dims)) and 3 < len(task.candidates) < 200
         overlays = overlays(**asked.dims) if callable(overlays) else overlays
         assert {k for o in overlays for k in o} <= task.heuristic.keys(), task.op
 
@@ -206,7 +206,7 @@ def test_a_machine_without_triton_is_one_sentence(capsys, monkeypatch):
 def test_a_dry_run_lists_shapes_dearest_first(capsys):
     assert tune_main(["--dry-run", "--op", "quant", "fp8_linear"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("fp8_linear/live_qkv_416x720: ") and lines[-1].startswith("quant/live_512x512: ")
+    assert lines[0].startswith("fp8_linear/live_qkv_416x720: ") and lines[-1].startswith("quant/live_512x512")
     assert "heuristic {'rows': 32, 'warps': 4}" in lines[-1]
 
 

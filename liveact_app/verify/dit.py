@@ -26,12 +26,12 @@ FLOAT32, BF16, ACCURACY = 2e-5, 3e-2, 1.2
 class Remembering(Window):
     """A window that also keeps layer 0's view of the last call, to be compared with a recorded cache."""
 
-    def _update(self, layer, mem, k, v, taps, taps_v):
+    def _update(self, layer, mem, k, v, taps, taps_v, *scales):
         """As Window._update, which sees the whole block's keys and values."""
         if layer == 0 and not self.eight_bit:
             past = [] if mem is None else [(mem.k.clone(), k), (mem.v.clone(), v)]
             self.seen = [torch.cat(pair) for pair in past] or [k, v]
-        super()._update(layer, mem, k, v, taps, taps_v)
+        super()._update(layer, mem, k, v, taps, taps_v, *scales)
 
     def unroped(self) -> tuple[Tensor, Tensor]:
         """Keys before RoPE and values of the window as the last call saw it, [1, tokens, H, D]."""
@@ -54,6 +54,7 @@ class Replay:
     precision: str = "float32"
     memory: str = "conv"
     eight_bit: bool = False
+    eight_bit_attention: bool = False
     schedule: tuple | None = None
     parallel: SeqParallel = ALONE
     outputs: dict[str, Tensor] = field(default_factory=dict)
@@ -79,7 +80,9 @@ class Replay:
         """An empty window of this variant's kind."""
         plain = self.dit.window(*self.grid, eight_bit=self.eight_bit)
         schedule = self.schedule or plain.schedule
-        return Remembering(plain.tokens, plain.rope, plain.eight_bit, plain.grouping, schedule, self.parallel)
+        made = Remembering(plain.tokens, plain.rope, plain.eight_bit, plain.grouping, schedule, self.parallel)
+        made.eight_bit_attention = self.eight_bit_attention
+        return made
 
     @torch.no_grad()
     def run(self) -> Replay:
@@ -190,7 +193,7 @@ def replay(g: Golden) -> Iterator[Row]:
     """Kind dit: float32 and bf16 variants against their recordings, fp8 variants by their accuracy."""
     for name in g.meta["variants"]:
         if name in ("fp8", "bf16_fp8"):
-            yield _accuracy(g, name)
+            yield from _accuracy(g, name)
             continue
         half = name.startswith("bf16")
         run = Replay(g, g, name, name, "bfloat16" if half else "float32", "mean" if name == "mean" else "conv").run()
@@ -202,19 +205,21 @@ def replay(g: Golden) -> Iterator[Row]:
         yield g.row(f"{name} cache", run.cache_error(), tolerance, "layer 0, all slots, after the last iteration")
 
 
-def _accuracy(g: Golden, name: str) -> Row:
-    """Our 8-bit memory against the recorded one: error to the unquantised run, as a ratio, worst iteration.
+def _accuracy(g: Golden, name: str) -> Iterator[Row]:
+    """Our 8-bit memory, and with it 8-bit attention, against the recorded FP8 cache: their errors to the unquantised
+    run as a ratio, worst iteration.
 
     Both are judged against the float32 recording, so rounding of the activations counts on both sides alike.
     """
     precision = "bfloat16" if name == "bf16_fp8" else "float32"
-    run = Replay(g, g, name, "conv", precision, eight_bit=True).run()
-    ours = run.by_iteration("conv")
+    runs = [Replay(g, g, name, "conv", precision, eight_bit=True, eight_bit_attention=a).run() for a in (False, True)]
+    errors, run = [r.by_iteration("conv") for r in runs], runs[0]
     run.outputs = {n.removeprefix(f"out.{name}."): g.get(n) for n in g.tensors.names(f"out.{name}.noise_pred.")}
     recorded = run.by_iteration("conv")
-    ratios = [o / max(r, FLOAT32) for o, r in zip(ours, recorded)]
-    note = f"error ratio to the released FP8 cache; ours {max(ours):.2e}, recorded {max(recorded):.2e}"
-    return g.row(f"{name} accuracy", max(ratios), ACCURACY, note)
+    for what, ours in zip(("memory", "attention"), errors):
+        ratio = max(o / max(r, FLOAT32) for o, r in zip(ours, recorded))
+        note = f"error ratio to the released FP8 cache; ours {max(ours):.2e}, recorded {max(recorded):.2e}"
+        yield g.row(f"{name} 8-bit {what}", ratio, ACCURACY, note)
 
 
 def replay_two_ranks(g: Golden, parallel: SeqParallel = ALONE) -> Iterator[Row]:

@@ -21,11 +21,13 @@ class SeqParallel:
 
     leads     whether this process has the inputs (image, text, audio) and takes the results
     captures  whether calls that meet other processes may be captured in graphs
+    whole_memory  whether this process keeps the memory of every head
     """
 
     size = 1
     leads = True
     captures = True
+    whole_memory = True
 
     def shard(self, x: Tensor, frames: int) -> Tensor:
         """This process's tokens [F*t, ...] of x [F*T, ...], F = `frames` latent frames; a piece of every one."""

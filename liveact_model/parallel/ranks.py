@@ -44,6 +44,11 @@ class Ranks(SeqParallel):
         self._mail, self._mailbox = mail or (lambda w: open_mailbox(w, SIGNAL_TIMEOUT_S)), None
         self._closed = False
 
+    @property
+    def whole_memory(self) -> bool:
+        """See SeqParallel."""
+        return self.form != "ulysses"
+
     # ---- tokens -----------------------------------------------------------------------------------------------------
 
     def shard(self, x: Tensor, frames: int) -> Tensor:

@@ -89,6 +89,7 @@ attention_8bit = Op(
         "out": ByDtype({bf16: _ROUGH, f32: Rel(1.3 * 2**16, _ROUGH.why), fp8: Ulp(1, 0.02, _CHIP)}),
         "out_scale": Rel(12e3, _CHIP),
     },
+    rows="L",
     cases=[
         Case("first_block", L=100, R=100, H=8, D=32, out_dtype=bf16),
         Case("memory", L=70, R=70, P=50, H=12, D=20, out_dtype=bf16, **_MEMORY),

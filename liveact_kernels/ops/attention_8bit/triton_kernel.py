@@ -151,3 +151,6 @@ def launch(
 
 
 launch.requires_sass = ("IGMMA", "QGMMA", "UTMALDG")
+launch.candidates = tuned.grid(
+    bm=(64, 128), bn=(64, 128), bn_mem=(64, 128), ahead=(0, 1), warps=(4, 8), stages=(2, 3)
+)

@@ -25,6 +25,7 @@ head_major = Op(
     out={"v_t": T("H D RP", fp8), "k_scale_t": T("H RP", f32), "v_scale_t": T("H RP//128", f32)},
     flops=lambda d: {"f32": d.R * d.H},
     tol=Exact(),
+    rows="H",
     cases=[
         Case("tiny", R=6, H=2, D=16),
         Case("odd_heads", R=150, H=3, D=20),

@@ -37,6 +37,7 @@ quant = Op(
         Case("tiny", L=7, C=96, A=bf16),
         Case("groups", L=5, C=256, A=f32, groups=2),
         Case("live_512x512", rung="device", L=8192, C=5120, A=bf16, groups=40),
+        Case("live_512x512_rows", rung="device", L=8192, C=5120, A=bf16),
     ],
     backends={"torch": torch_backend, "triton": f"{__name__}.triton_kernel:launch"},
 )

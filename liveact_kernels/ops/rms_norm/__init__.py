@@ -33,6 +33,7 @@ rms_norm = Op(
         Case("tiny", L=7, C=96, A=bf16),
         Case("tiny_f32", L=3, C=40, A=f32),
         Case("live_512x512", rung="device", L=8192, C=5120, A=bf16),
+        Case("live_416x720", rung="device", L=9360, C=5120, A=bf16),
     ],
     backends={"torch": torch_backend, "triton": f"{__name__}.triton_kernel:launch"},
 )
