@@ -124,7 +124,7 @@ def run(
     job = Job(**known, edits=parse_edits(args.edit_prompt))
     if place().size == 1:
         return _lead(job, record_block, print_budget, ALONE, None)
-    from liveact_app.render import device_of
+    from liveact_app.loading import device_of
 
     device = device_of(job.device, place().local)
     with joined(device, job.parallel) as ranks:

@@ -92,7 +92,7 @@ def settle(ranks: SeqParallel, job: Job, avatar: Avatar, size: tuple[int, int], 
 def follow(job: Job, device: str, ranks: SeqParallel) -> int:
     """All that a process does that does not lead: load the same model, and do as it is told. Returns the exit code."""
     from liveact_app.backend import backends
-    from liveact_app.render import load
+    from liveact_app.loading import load
     from liveact_model.session import Session
 
     with backends(job.backend):

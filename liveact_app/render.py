@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
-from liveact_app.backend import backends, must_run_on
+from liveact_app.backend import backends
 from liveact_app.job import Job
+from liveact_app.loading import device_of, load
 from liveact_app.media.audio import AudioInfo, AudioReader, model_audio, scan
 from liveact_app.media.background import BackgroundWriter
 from liveact_app.media.image import fit_image, read_image
@@ -26,17 +26,12 @@ from liveact_app.progress import note, show_progress
 from liveact_app.ranks import settle
 from liveact_app.summary import Summary, peak_rss_bytes
 from liveact_kernels.dispatch import scope
-from liveact_model.config import BLOCK_LATENT_FRAMES, DiTConfig
 from liveact_model.errors import InputError
 from liveact_model.parallel import ALONE, SeqParallel
-
-if TYPE_CHECKING:
-    from liveact_model.avatar import Avatar
 
 RecordBlock = Callable[[int], AbstractContextManager]
 # The session counts audio after resampling, so it may see the end up to two video frames earlier.
 MAX_REPEATED_FRAMES = 2
-SMALL_FLOP = 1e8  # a few milliseconds of one core
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
@@ -80,60 +75,6 @@ def render(
         if not summary.interrupted:
             session.close()
         return summary
-
-
-def load(job: Job, device: str) -> tuple[Avatar, tuple[int, int]]:
-    """The job's avatar on a device whose kernels have been tested, and the picture's size (W, H)."""
-    from liveact_model.weights import load_avatar
-
-    must_run_on(device)
-    if device != "cpu":
-        _self_test(device)
-    note(f"loading {job.model!r} on {device}")
-    avatar = load_avatar(job.model, dtype=job.dtype, wav2vec_dir=job.wav2vec_dir, device=device)
-    size = job.size or tuple(avatar.default_size)
-    if device == "cpu" and _is_small(avatar.dit.config, size):
-        torch.set_num_threads(1)
-    return avatar, size
-
-
-def _is_small(config: DiTConfig, size: tuple[int, int]) -> bool:
-    """Whether a block's largest product is too small to share: threads would wait longer than they save."""
-    rows = BLOCK_LATENT_FRAMES * size[0] * size[1] // 256
-    return 2 * rows * config.dim * config.ffn_dim < SMALL_FLOP
-
-
-def device_of(name: str, number: int | None = None) -> str:
-    """The device to load on, tried out: a name torch knows may still not exist on this machine.
-
-    number  of this process on its machine, where several share the work: each takes a GPU of its own
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and number is not None:
-        name = f"cuda:{number}"
-    if re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", name):
-        try:
-            torch.zeros(1, device=name)
-            return name
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0].rstrip(".")
-            raise InputError(f"--device: {name!r} cannot be used here ({reason})") from error
-    raise InputError(f"--device: expected auto, cpu, cuda or cuda:N, got {name!r}")
-
-
-def _self_test(device: str) -> None:
-    """Refuse to start on kernels that compute the wrong thing here: a version number proves nothing."""
-    from liveact_kernels import selftest
-
-    note(f"testing every op on {device}")
-    wrong = [o for o in selftest.run(device)[0] if not o.ok]
-    if wrong:
-        first = wrong[0]
-        raise InputError(
-            f"--backend: expected kernels that match their reference on {device}, but {len(wrong)} ops do not, first "
-            f"{first.op} on {first.backend} ({first.said}); --backend torch runs without them"
-        )
 
 
 def _check(job: Job, size: tuple[int, int], rate: Fraction, audio: AudioInfo) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from liveact_app.cli import main
-from liveact_app.render import _self_test
+from liveact_app.loading import self_test
 from liveact_kernels import ops, selftest
 from liveact_kernels.contract import use
 from liveact_model.errors import InputError
@@ -58,7 +58,7 @@ def test_generation_refuses_wrong_kernels():
     try:
         words = r"1 ops do not, first rms_norm on fake .*--backend torch"
         with use(rms_norm="fake"), pytest.raises(InputError, match=words):
-            _self_test("cpu")
+            self_test("cpu")
     finally:
         del ops.rms_norm.backends["fake"]
-    _self_test("cpu")
+    self_test("cpu")

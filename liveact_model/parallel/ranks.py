@@ -148,8 +148,7 @@ def connect(
     if store is None:
         store, rank, size = next(rendezvous("env://"))
     own = "gloo" if shared_device else dist.get_default_backend_for_device(device)
-    kinds = {"cpu": "gloo", device.type: own}
-    backend = ",".join(f"{kind}:{name}" for kind, name in kinds.items())
+    backend = own if own == "gloo" else f"cpu:gloo,{device.type}:{own}"  # objects and orders travel through the host
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
     beats = dist.PrefixStore("liveact", dist.TCPStore(store.host, store.port, is_master=False))
     watch = Watch(beats, rank, size, dead_after_s)
