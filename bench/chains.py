@@ -11,8 +11,9 @@ import torch.nn.functional as F
 
 from liveact_kernels.common.quantise import dequantise, per_group
 from liveact_kernels.common.rope import rotate
+from liveact_kernels.ops.attention_8bit.torch_backend import plain_keys, plain_values
 
-bf16 = torch.bfloat16
+bf16, e4m3 = torch.bfloat16, torch.float8_e4m3fn
 
 # ---- norms and rotation ------------------------------------------------------------------------------------------
 
@@ -50,6 +51,12 @@ def qkv(qkv, norm_q, norm_k, turn, eps):
 
 def qkv_prepare(qkv, norm_q, norm_k, rope, eps=1e-6):
     return {"qkv": qkv, "norm_q": norm_q, "norm_k": norm_k, "turn": _turn(rope), "eps": eps}
+
+
+def qkv_codes(**made):
+    q, k, v = qkv(**made)
+    coded = [per_group(x, 1, d, power_of_two=d == e4m3) for x, d in ((q, torch.int8), (k, torch.int8), (v, e4m3))]
+    return *(codes for codes, _ in coded), *(scale.squeeze(-1) for _, scale in coded)
 
 
 # ---- e4m3 linears: one scale per token, quantised in front of every layer ----------------------------------------
@@ -152,6 +159,29 @@ def cross(q, k_text, v_text, k_image, v_image):
         return F.scaled_dot_product_attention(*heads_first)[0].transpose(0, 1)
 
     return attend(k_text, v_text) + attend(k_image, v_image)
+
+
+def _heads_first(*tensors):
+    return [x.transpose(0, 1)[None].contiguous() for x in tensors]
+
+
+def codes_prepare(q, q_scale, k_new, k_new_scale, v_new, v_new_scale, k_mem=None, k_mem_scale=None, v_mem=None,
+                  v_mem_scale=None, out_dtype=bf16):  # fmt: skip
+    """What the codes of attention_8bit stand for, in bf16: the product that they replace."""
+    k, v = plain_keys(k_new, k_new_scale), plain_values(v_new, v_new_scale, k_new.shape[0])
+    if k_mem is not None:
+        k = torch.cat((plain_keys(k_mem, k_mem_scale), k))
+        v = torch.cat((plain_values(v_mem, v_mem_scale, k_mem.shape[0]), v))
+    q, k, v = _heads_first(*(x.to(bf16) for x in (q.float() * q_scale[..., None], k, v)))
+    return {"q": q, "k": k, "v": v, "out_dtype": out_dtype}
+
+
+def bf16_attention(q, k, v, out_dtype):
+    out = F.scaled_dot_product_attention(q, k, v)[0].transpose(0, 1)
+    if out_dtype != torch.float8_e4m3fn:
+        return out.to(out_dtype), None
+    codes, scale = per_group(out, 1)
+    return codes, scale.squeeze(-1)
 
 
 # ---- VAE, channels first as released ------------------------------------------------------------------------------

@@ -33,6 +33,8 @@ PEERS: dict[str, Peer] = {
     "modulate": Peer(chains.modulate, "norm rounded to bf16 before the modulation"),
     "modulate_quant": Peer(chains.modulate_quant, "norm, modulation and quantisation one after the other"),
     "qkv_norm_rope": Peer(chains.qkv, "rotation in complex128", chains.qkv_prepare, compiles=False),
+    "qkv_norm_rope_8bit": Peer(chains.qkv_codes, "the same, then codes", chains.qkv_prepare, compiles=False),
+    "attention_8bit": Peer(chains.bf16_attention, "torch's bf16 attention, codes decoded before", chains.codes_prepare),
     "fp8_linear": Peer(chains.scaled_mm, chains.FP8_NOTE, chains.fp8_prepare),
     "fp8_linear_gelu": Peer(chains.fp8_gelu, chains.FP8_NOTE, chains.fp8_prepare),
     "fp8_linear_gate": Peer(chains.fp8_gate, chains.FP8_NOTE, chains.fp8_prepare),
