@@ -84,9 +84,12 @@ class DryRanks(Ranks):
         self.leads = True
 
 
-def sharing(ranks: int, c: DiTConfig, size: tuple[int, int], chip: Chip) -> tuple[SeqParallel, dict[str, dict]]:
+def sharing(
+    ranks: int, c: DiTConfig, size: tuple[int, int], chip: Chip, coded: bool
+) -> tuple[SeqParallel, dict[str, dict]]:
     """One dry rank of `ranks` in the best form, and what each form adds per video frame: modelled, see parallel.cost.
 
+    coded  8-bit attention
     Raises InputError for more ranks than tokens of a latent frame.
     """
     if ranks == 1:
@@ -94,7 +97,8 @@ def sharing(ranks: int, c: DiTConfig, size: tuple[int, int], chip: Chip) -> tupl
     tokens = size[0] * size[1] // 256
     if tokens < ranks:
         raise InputError(f"--ranks: expected at most one per token of a latent frame ({tokens}), got {ranks}")
-    chosen = best(ranks, tokens, c.num_heads, c.dim, BF16_BYTES, chip)
+    costs = exchanges(ranks, tokens, c.num_heads, c.dim, BF16_BYTES, chip, coded)
+    chosen = best(costs)
     times = c.num_layers * len(TIMESTEPS) / BLOCK_VIDEO_FRAMES
 
     def row(form: str, e: Exchange) -> dict:
@@ -105,9 +109,7 @@ def sharing(ranks: int, c: DiTConfig, size: tuple[int, int], chip: Chip) -> tupl
             "default": form == chosen,
         }
 
-    costs = exchanges(ranks, tokens, c.dim, BF16_BYTES, chip)
-    forms = {f: row(f, e) for f, e in costs.items() if f != "ulysses" or c.num_heads >= ranks}
-    return DryRanks(ranks, tokens, chosen), forms
+    return DryRanks(ranks, tokens, chosen), {form: row(form, e) for form, e in costs.items()}
 
 
 def table(forms: dict[str, dict], budget: Budget) -> str:

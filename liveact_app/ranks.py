@@ -82,11 +82,12 @@ def settle(ranks: SeqParallel, job: Job, avatar: Avatar, size: tuple[int, int], 
     if ranks.size == 1 or job.parallel != "auto" or device == "cpu":
         return
     from liveact_kernels.hw import CHIPS
-    from liveact_model.parallel.cost import best
+    from liveact_model.parallel.cost import best, exchanges
 
     c = avatar.dit.config
     tokens = size[0] * size[1] // 256
-    ranks.form = best(ranks.size, tokens, c.num_heads, c.dim, avatar.dit.dtype.itemsize, CHIPS["h200"])
+    shape = (ranks.size, tokens, c.num_heads, c.dim, avatar.dit.dtype.itemsize)
+    ranks.form = best(exchanges(*shape, CHIPS["h200"], job.eight_bit_attention))
 
 
 def follow(job: Job, device: str, ranks: SeqParallel) -> int:

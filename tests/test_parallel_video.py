@@ -100,7 +100,14 @@ def session(parallel, form, options):
     return out
 
 
-@pytest.mark.parametrize("size,form,options", [(2, "overlap", {"audio_cfg": 1.7}), (3, "ring", {"sampler": "euler"})])
+SESSIONS = [
+    (2, "overlap", {"audio_cfg": 1.7}),
+    (3, "ring", {"sampler": "euler"}),
+    (3, "gather", {"eight_bit_attention": True}),
+]
+
+
+@pytest.mark.parametrize("size,form,options", SESSIONS)
 def test_a_session_of_several_ranks_makes_the_same_video(size, form, options):
     want = session(ALONE, form, options)
     got, *others = group.run(session, size, form, options)

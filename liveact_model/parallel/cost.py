@@ -35,8 +35,14 @@ class Exchange(NamedTuple):
         return self.exposed_us + self.extra_us
 
 
-def exchanges(size: int, tokens: int, channels: int, itemsize: int, chip: Chip) -> dict[str, Exchange]:
-    """Cost of every form for `size` ranks at `tokens` per latent frame; activations of `itemsize` bytes."""
+def exchanges(
+    size: int, tokens: int, heads: int, channels: int, itemsize: int, chip: Chip, coded: bool = False
+) -> dict[str, Exchange]:
+    """Cost of every form for `size` ranks at `tokens` per latent frame; activations of `itemsize` bytes.
+
+    coded  8-bit attention: codes and their scales travel, which no form but "gather" can attend to in parts yet.
+    Without a head for every rank there is no "ulysses".
+    """
     rows = BLOCK_LATENT_FRAMES * max(len(p) for p in pieces(tokens, size))
     whole, row = BLOCK_LATENT_FRAMES * tokens, channels * itemsize
     away = size - 1
@@ -62,21 +68,24 @@ def exchanges(size: int, tokens: int, channels: int, itemsize: int, chip: Chip) 
             now = max(now, arrival) + work
         return max(0.0, now - began - sum(work for _, work in arrivals))
 
+    if coded:
+        sent = away * (2 * rows * channels + 2 * rows * heads * 4)
+        return {"gather": Exchange(sent, HOP_US + link_us(sent), copy_us(sent + sent / away))}
     hop = link_us(piece) + HOP_US
     ring = staged([(i * hop, attention_us(rows)) for i in range(1, size)], local)
     batches = [len(b) for b in pieces(away, LAUNCHES) if b]
     came = [sum(batches[: i + 1]) for i in range(len(batches))]
     pushed = [(HOP_US + link_us(n * piece), attention_us(remote * b / away)) for n, b in zip(came, batches)]
     swapped = rows * row * away / size
-    return {
+    costs = {
         "gather": Exchange(away * piece, HOP_US + link_us(away * piece), join),
         "ring": Exchange(away * piece, ring, join + away * carry),
         "overlap": Exchange(away * piece, staged(pushed, local), join + len(batches) * carry),
         "ulysses": Exchange(4 * swapped, 2 * HOP_US + link_us(4 * swapped), 8 * copy_us(rows * row)),
     }
+    return {form: e for form, e in costs.items() if form != "ulysses" or heads >= size}
 
 
-def best(size: int, tokens: int, heads: int, channels: int, itemsize: int, chip: Chip) -> str:
-    """The form that adds least, the simpler one in a tie; ulysses only where every rank has a head."""
-    costs = exchanges(size, tokens, channels, itemsize, chip)
-    return min((f for f in costs if f != "ulysses" or heads >= size), key=lambda f: costs[f].total_us)
+def best(costs: dict[str, Exchange]) -> str:
+    """The form that adds least, the simpler one in a tie."""
+    return min(costs, key=lambda form: costs[form].total_us)
