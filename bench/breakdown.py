@@ -9,10 +9,10 @@ from typing import Any
 
 import root  # noqa: F401
 import torch
-from clock import Marks
 from torch import Tensor
 
 from liveact_kernels.budget import group_of
+from liveact_kernels.clock import Marks
 from liveact_kernels.contract import Op
 from liveact_kernels.dispatch import Call, record
 from liveact_kernels.hw import Chip

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import root  # noqa: F401
 import torch
-from clock import Runner, Times, interleave
 from manifest import chip_name, manifest
 from measure import free_bytes
 from progress import Progress
@@ -30,6 +29,7 @@ from run import device_of
 
 from liveact_kernels import hw
 from liveact_kernels.available import missing
+from liveact_kernels.clock import Runner, Times, interleave
 from liveact_model.errors import InputError
 
 COPY_BYTES, SIDE = 1 << 30, 8192

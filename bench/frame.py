@@ -23,7 +23,6 @@ import root  # noqa: F401
 import torch
 from avatars import MODELS, PRECISIONS, avatar
 from breakdown import OpTimes, Part, Stages, parts, verdict
-from clock import Marks, quantile, synchronise
 from manifest import chip_name, manifest
 from measure import free_bytes
 from memory import predict, refuse
@@ -33,6 +32,7 @@ from run import chip_of, device_of, one_of
 from speech import noise
 
 from liveact_app.cli import picture_size
+from liveact_kernels.clock import Marks, quantile, synchronise
 from liveact_kernels.hw import Chip
 from liveact_model.avatar import Avatar
 from liveact_model.config import BLOCK_LATENT_FRAMES, MEMORY_SLOTS

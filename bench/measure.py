@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import peers
 import root  # noqa: F401
 import torch
-from clock import Runner, cache_bytes, copies_for, interleave
 from manifest import chip_name, manifest
 
 from liveact_kernels import parity
 from liveact_kernels.available import missing
+from liveact_kernels.clock import Runner, cache_bytes, copies_for, interleave
 from liveact_kernels.contract import Case, Op
 from liveact_kernels.dispatch import FUNCTIONAL, use
 from liveact_kernels.hw import Chip

@@ -8,12 +8,12 @@ import itertools
 
 import pytest
 import torch
-from clock import synchronise
 from manifest import manifest
 from measure import Subject, right, too_large
 
 from liveact_kernels import ops  # noqa: F401 - fills the registry
 from liveact_kernels.available import missing
+from liveact_kernels.clock import synchronise
 from liveact_kernels.contract import REGISTRY
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

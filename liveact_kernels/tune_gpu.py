@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import os
-import statistics
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,12 +14,12 @@ import torch
 
 from . import ops, parity, tuned  # noqa: F401 - ops fills the registry
 from .available import found, missing
+from .clock import Runner, cache_bytes, copies_for
 from .contract import REGISTRY, Case, Op
 from .hw import CHIPS
 from .tune import Config, Task, combinations
 
-COLD = 3  # rotated inputs cover the L2 cache this many times
-SAMPLES, SAMPLE_US = 15, 3000.0  # replays, and what one of them lasts at least
+SAMPLES, SAMPLE_US = 15, 3000.0  # samples of a candidate, and what one of them lasts at least
 
 Calls = Callable[[], Mapping[str, int]]
 
@@ -77,31 +76,6 @@ def compiled(task: Task, config: Config, arch: int) -> str | None:
     return "; ".join(faults) or None
 
 
-def graph_us(calls: Sequence, samples: int = SAMPLES) -> float:
-    """Median microseconds of a call: a graph of all calls, each with its own tensors, replayed between events."""
-    for call in calls:
-        call()
-    torch.cuda.synchronize()
-
-    def elapsed(work) -> float:
-        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        work()
-        stop.record()
-        stop.synchronize()
-        return 1e3 * start.elapsed_time(stop)
-
-    once = min(elapsed(calls[0]) for _ in range(3))
-    rounds = max(1, round(SAMPLE_US / max(once * len(calls), 1.0)))
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(rounds):
-            for call in calls:
-                call()
-    graph.replay()  # the first replay uploads it
-    return statistics.median(elapsed(graph.replay) for _ in range(samples)) / (rounds * len(calls))
-
-
 class Gpu:
     """tune.Device on the current CUDA device. Raises ValueError when there is none."""
 
@@ -130,9 +104,8 @@ class Gpu:
             op, case = case_of(task)
             made = parity.make(op, case, self.device)
             size = op.bytes(op.dims_of(case))
-            cache = torch.cuda.get_device_properties(self.device).L2_cache_size
-            room = 0.5 * torch.cuda.mem_get_info(self.device)[0] / size
-            copies = int(max(1, min(room, 1 + -(-COLD * cache // size))))
+            room = int(0.5 * torch.cuda.mem_get_info(self.device)[0] / size)
+            copies = copies_for(size, cache_bytes(self.device), max(1, room))
             sets = [made] + [{k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in made.items()}
                              for _ in range(copies - 1)]  # fmt: skip
             self._ready = task, [(parity.fenced(op, kw)[1], kw) for kw in sets]
@@ -143,7 +116,10 @@ class Gpu:
         launch = case_of(task)[0].implementation("triton")
         sets = self._tensors(task)
         with tuned.pinned(**config), torch.no_grad():
-            return graph_us([lambda outs=outs, kw=kw: launch(*outs, **kw) for outs, kw in sets])
+            runner = Runner(lambda i: launch(*sets[i][0], **sets[i][1]), len(sets), self.device, sample_us=SAMPLE_US)
+            for _ in range(SAMPLES):
+                runner.sample()
+            return runner.times().us
 
     def wrong(self, task: Task, config: Config) -> str | None:
         """Every element against float64, as in the device tests."""

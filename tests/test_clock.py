@@ -6,7 +6,8 @@ import time
 import numpy as np
 import pytest
 import torch
-from clock import LEAST_SAMPLES, Marks, Runner, copies_for, interleave, quantile
+
+from liveact_kernels.clock import LEAST_SAMPLES, Marks, Runner, copies_for, interleave, quantile
 
 CPU = torch.device("cpu")
 
