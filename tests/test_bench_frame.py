@@ -182,7 +182,7 @@ def test_every_part_of_the_released_architecture_is_measured(tmp_path):
     assert set(row["parts"]) - have_ops == {"audio features", "denoising, outside ops", "VAE, outside ops",
                                             "uint8 conversion", "copy to host"}  # fmt: skip
     assert all(p["ms"] > 0 for p in row["parts"].values())
-    assert row["ops"]["attention"]["calls"] == row["ops"]["kv_compress"]["calls"] == 2 * 3
+    assert row["ops"]["attention_8bit"]["calls"] == row["ops"]["kv_compress"]["calls"] == 2 * 3
     assert row["backends"]["fp8_linear"] == "torch" and row["ops"]["causal_conv3d"]["floor_ms"] > 0
     assert len(STAGES) == 5
 
@@ -210,7 +210,7 @@ def test_other_windows_keep_their_sizes(tmp_path, memory_slots, block):
         run.block(session)
     window = avatar.dit.window(2, 2)
     assert torch.equal(window.positions(block, False), window.rope[tokens * memory_slots :])
-    seen = {c.dims.L + c.dims.P for c in calls if c.op.name == "attention"}
+    seen = {c.dims.L + c.dims.P for c in calls if c.op.name == "attention_8bit"}
     assert seen == {tokens * (memory_slots + block)}
 
 
