@@ -54,9 +54,8 @@ def _bench(script: str, *flags: str) -> list[str]:
 
 
 def _build(out: Path, minutes: float) -> list[str] | str:
-    if not (root.ROOT / "setup.py").is_file() or not (root.ROOT / "csrc").is_dir():
-        return "there is no csrc/ to build"
-    return [sys.executable, "setup.py", "build_ext", "--inplace"]
+    script = root.ROOT / "csrc" / "cmake_build.py"
+    return [sys.executable, str(script)] if script.is_file() else "there is no csrc/ to build"
 
 
 def _parity(out: Path, minutes: float) -> list[str] | str:

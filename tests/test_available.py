@@ -89,6 +89,12 @@ def test_a_library_that_cannot_be_imported_is_missing(monkeypatch, chip, tmp_pat
     assert "fails to import (OSError: undefined symbol: _ZN3c10)" in why and "github.com" in why
 
 
+def test_a_gpu_without_triton_is_told_how_to_get_it(monkeypatch, chip):
+    monkeypatch.setattr(available, "found", lambda module: False)
+    missing.cache_clear()
+    assert missing("triton", GPU) == "triton is not installed: pip install 'liveact[triton]', or choose torch"
+
+
 def test_vendors_are_found_and_told_how_to_get(monkeypatch, chip):
     for module in ("flash_attn_interface", "flash_attn", "sageattention", "deep_gemm"):
         monkeypatch.setitem(sys.modules, module, None)

@@ -88,9 +88,9 @@ def test_a_real_run_builds_checks_and_measures_in_this_order(tmp_path, monkeypat
     assert todo[0].command(tmp_path, 1.0) == "there is no csrc/ to build"
     assert todo[1].command(tmp_path, 1.0) == "there is no tests/gpu"
     (tmp_path / "csrc").mkdir()
-    (tmp_path / "setup.py").touch()
+    (tmp_path / "csrc" / "cmake_build.py").touch()
     (tmp_path / "tests" / "gpu").mkdir(parents=True)
-    assert todo[0].command(tmp_path, 1.0)[1:] == ["setup.py", "build_ext", "--inplace"]
+    assert todo[0].command(tmp_path, 1.0)[1:] == [str(tmp_path / "csrc" / "cmake_build.py")]
     parity = todo[1].command(tmp_path, 1.0)
     assert parity[2:6] == ["pytest", "tests/gpu", "-m", "gpu"] and f"--junitxml={tmp_path / 'parity.xml'}" in parity
     ops = todo[3].command(tmp_path, 2.0)
