@@ -29,6 +29,26 @@ def test_a_small_session_is_the_cpus(device, options):
     assert small.relative(there, here) <= small.LATENTS
 
 
+OPTIONS = [{}, {"eight_bit_attention": True}, {"audio_cfg": 1.5, "sampler": "euler"}]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=["", "8-bit attention", "guidance"])
+def test_graph_replay_is_bitwise_eager(device, options):
+    """Nothing compiles after the capture either, prompts of another length included."""
+
+    def blocks(**more):
+        made, out = small.session(small.avatar().to(device), 5, **options, **more), []
+        for prompt in ("happy", "happy", "angry", "a very sad person nodding", "happy"):
+            made.set_prompt(prompt)
+            out.append(made.next_latents().cpu())
+        return made, out
+
+    (replayed, got), (eager, want) = blocks(), blocks(graphs=False)
+    assert replayed.captured() >= 8 and eager.captured() == 0
+    assert all(torch.equal(a, b) for a, b in zip(got, want))
+    assert replayed.live_compilations() == 0
+
+
 def test_the_shipped_avatar_is_the_cpus(device):
     if importlib.util.find_spec("safetensors") is None:
         pytest.skip("the shipped weights need safetensors: pip install safetensors")
