@@ -6,9 +6,11 @@ import types
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend
 
 from liveact_kernels import contract, dispatch, ops, selftest
 from liveact_kernels.available import missing
+from liveact_kernels.common.softmax import attend
 from liveact_kernels.contract import Case, bf16, use
 from liveact_kernels.ops.attention import memory_dims
 
@@ -150,3 +152,18 @@ def test_poison_reaches_memory_that_a_library_allocates_itself():
         got = dispatch.run_poisoned(lambda dtype: torch.empty(64, dtype=dtype), {"dtype": dtype})
         assert got.float().isnan().all()
     assert torch.are_deterministic_algorithms_enabled() == before
+
+
+def test_plain_attention_without_a_batch_can_take_a_fused_kernel(monkeypatch):
+    """torch's fused kernels want four dimensions; otherwise it writes every score out."""
+    seen, plain = [], F.scaled_dot_product_attention
+
+    def listening(q, k, v, attn_mask=None):
+        seen.append(torch._fused_sdp_choice(q, k, v, attn_mask))
+        return plain(q, k, v, attn_mask=attn_mask)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", listening)
+    q, k, v = torch.randn(3, 16, 2, 32).unbind()
+    with torch.no_grad():
+        out = attend(q, k, v)
+    assert seen == [SDPBackend.FLASH_ATTENTION.value] and out.shape == q.shape
