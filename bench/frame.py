@@ -242,7 +242,8 @@ def measure(
             "ranks": ranks.size, "form": getattr(ranks, "form", None),
         }  # fmt: skip
         row = at_size(one, args.blocks, base, chip, rows.add)
-        bar.say(f"{args.model} {row['size']} {precision} on {ranks.size} x {row['chip']}: {row['verdict']}")
+        shared = f", {ranks.size} processes" if ranks.size > 1 else ""
+        bar.say(f"{args.model} {row['size']} {precision} on {row['chip']}{shared}: {row['verdict']}")
         for text in table(row):
             bar.say(text)
     if ranks.leads:
