@@ -132,8 +132,11 @@ def _conv(slots, weight, grouping):
 
 def compress(k, v, wk, wv, turn, schedule, tokens, k_dtype, v_dtype, grouping):
     k, v, turn = (x.unflatten(0, (-1, tokens)) for x in (k, v, turn))
-    keys = torch.cat([_complex_rope(_conv(k[list(s)], wk, grouping), turn[slot]) for slot, s in schedule])
-    values = torch.cat([_conv(v[list(s)], wv, grouping) for _, s in schedule])
+    def taken(x, s):  # x[[...]] would copy the indices from the host, which no graph can hold
+        return torch.stack([x[i] for i in s])
+
+    keys = torch.cat([_complex_rope(_conv(taken(k, s), wk, grouping), turn[slot]) for slot, s in schedule])
+    values = torch.cat([_conv(taken(v, s), wv, grouping) for _, s in schedule])
     (keys, k_scale), (values, v_scale) = _stored(keys, k_dtype), _stored(values, v_dtype)
     return keys, values, k_scale, v_scale
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -91,7 +92,11 @@ class Subject:
         room = int(0.5 * free_bytes(device) / self.bytes)
         self.copies = copies_for(self.bytes, cache_bytes(device), max(1, min(64, room)))
         self.made = [first, *(_twin(first) for _ in range(self.copies - 1))]
-        self.want = op.implementation("torch")(**first)
+
+    @functools.cached_property
+    def want(self) -> object:
+        """What peers are compared with; the plain backend may need more memory than there is."""
+        return self.op.implementation("torch")(**self.made[0])
 
     def backend(self, name: str) -> Callable[[int], object]:
         """The launch of a backend on the i-th set of tensors, with outputs allocated beforehand where it takes them."""

@@ -106,16 +106,27 @@ class Runner:
         self._at = (self._at + self._repeats) % self._copies
 
     def _capture(self) -> None:
-        graph = torch.cuda.CUDAGraph()
+        graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
+            self._refuse_to_wait()  # up to torch 2.11 a failed capture spoils every later one of the process
             with torch.cuda.graph(graph):
                 self._launch()
         except RuntimeError:
+            torch.cuda.set_stream(before)  # a capture that fails leaves its own stream current
             synchronise(self._device)
             return
         self.how, self._work = "graph", graph.replay
         graph.replay()  # the first replay uploads the graph
         synchronise(self._device)
+
+    def _refuse_to_wait(self) -> None:
+        """Call once; RuntimeError if it waits for the device, as a copy from the host does: no graph can hold that."""
+        mode = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            self._call(0)
+        finally:
+            torch.cuda.set_sync_debug_mode(mode)
 
     def sample(self) -> float:
         """Time one sample, keep it, and return the microseconds that it took in all."""

@@ -107,6 +107,9 @@ class Session:
         if self.blocks_made:
             raise RuntimeError("capture: the Session has already made a block")
         self.avatar.dit.warm_prompts(self._prompt, self._later.tokens)
+        decoder = self.parallel.decoder(self.avatar.vae)  # thrown away: what the first two blocks decode compiles now
+        for steps in (self._first, self._later):
+            decoder.decode(steps.latent)
         self._graphs = capture(self._first, self._later, self._all_windows)
         self._compiled = compilations()
 

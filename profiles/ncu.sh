@@ -55,7 +55,8 @@ fi
 out=${out:-out/ncu_$op}
 mkdir -p "$(dirname "$out")"
 # A trailing slash means push/pop ranges. The second filter is for Pythons without the nvtx package.
-ncu --set full --nvtx --nvtx-include "liveact@$op/" --nvtx-include "$op/" \
+# The clocks stay as they are: ncu would lock them to the base clock, and times would match no other measurement.
+ncu --set full --clock-control none --nvtx --nvtx-include "liveact@$op/" --nvtx-include "$op/" \
   --profile-from-start off --launch-count "$count" --force-overwrite --export "$out" \
   "$python" profiles/steady_block.py --device cuda --plain-ranges "${driver[@]}"
 ncu --import "$out.ncu-rep" --page details --print-summary per-kernel

@@ -50,6 +50,18 @@ def test_a_section_that_hangs_is_killed_with_its_children_and_keeps_its_log(tmp_
     assert not alive
 
 
+def test_a_section_out_of_time_may_still_write_what_it_knows(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "carried"))
+    code = (
+        "import os, time\nprint('ready', os.environ['PYTHONPATH'], flush=True)\n"
+        "try: time.sleep(60)\nexcept KeyboardInterrupt: print('what it knows')"
+    )
+    outcome = campaign.run_section(python("slow", code), tmp_path, 2.0)
+    said = (tmp_path / "slow.log").read_text()
+    assert outcome.status == "out of time (2 s)" and "what it knows" in said.splitlines()
+    assert f"{campaign.root.ROOT}:{tmp_path / 'carried'}" in said  # packages that the caller brought stay in reach
+
+
 def _alive(pid):
     """Whether a process still runs; a zombie is dead, only not yet collected by its new parent."""
     try:
@@ -93,6 +105,7 @@ def test_a_real_run_builds_checks_and_measures_in_this_order(tmp_path, monkeypat
     assert todo[0].command(tmp_path, 1.0)[1:] == [str(tmp_path / "csrc" / "cmake_build.py")]
     parity = todo[1].command(tmp_path, 1.0)
     assert parity[2:6] == ["pytest", "tests/gpu", "-m", "gpu"] and f"--junitxml={tmp_path / 'parity.xml'}" in parity
+    assert "--ignore=tests/gpu/test_device_sanitizer.py" in parity
     ops = todo[3].command(tmp_path, 2.0)
     assert ops[ops.index("--minutes") + 1] == "1.800"  # it stops by itself before it is stopped
 

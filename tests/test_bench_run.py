@@ -10,6 +10,9 @@ import rows
 import run
 import torch
 from manifest import SCHEMA, manifest
+from peers import PEERS
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from liveact_kernels import hw, ops
 from liveact_kernels.contract import REGISTRY
@@ -268,3 +271,37 @@ def test_rows_refuse_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="--out: expected a file that can be written"):
         rows.Rows(tmp_path / "file" / "x.jsonl")
+
+
+class _Uploads(TorchDispatchMode):
+    """Raises where a call reads a tensor that no call before made: it comes from the host, by a copy that waits."""
+
+    def __init__(self, given):
+        super().__init__()
+        self._known = _tensors(given)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        for t in _tensors((args, kwargs)):
+            if t.ndim and not any(t is known for known in self._known):
+                raise RuntimeError(f"{func} reads a tensor of the host")
+        out = func(*args, **(kwargs or {}))
+        self._known += _tensors(out)
+        return out
+
+
+def _tensors(tree):
+    return [t for t in tree_leaves(tree) if isinstance(t, torch.Tensor)]
+
+
+@pytest.mark.parametrize("op", REGISTRY.values(), ids=str)
+@torch.no_grad()
+def test_what_is_timed_copies_nothing_from_the_host(op, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    case = max((c for c in op.cases if c.rung == "cpu"), key=lambda c: len(c.dims))
+    made = {k: v.to("meta") if isinstance(v, torch.Tensor) else v for k, v in op.make(case).items()}
+    calls = [(op.implementation("torch"), made)]
+    if peer := PEERS.get(op.name):
+        calls.append((peer.chain, peer.prepare(**made) if peer.prepare else made))
+    for call, given in calls:
+        with _Uploads(given):
+            call(**given)

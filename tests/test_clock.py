@@ -108,13 +108,39 @@ def test_calls_are_replayed_from_a_graph_unless_they_cannot_be_captured(monkeypa
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorded)
     monkeypatch.setattr(torch.cuda, "graph", capture)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    modes = _fake_streams(monkeypatch)
     clock, Recorded.replays = Turned(), 0
     runner = Runner(clock.call("a", 10.0), 2, torch.device("cuda"), sample_us=40.0, elapsed=clock.elapsed)
     clock.log.clear()
     runner.sample()
     assert runner.times().how == ("events" if fails else "graph")
     assert (len(clock.log), Recorded.replays) == ((4, 0) if fails else (0, 2))  # the first replay uploads it
+    assert modes == ["error", "default"] + ["the caller's stream"] * fails
+
+
+def _fake_streams(monkeypatch):
+    """No device: what is asked of streams and of the mode in which waiting is an error, in order."""
+    asked = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "the caller's stream")
+    monkeypatch.setattr(torch.cuda, "set_stream", asked.append)
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: "default")
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", asked.append)
+    return asked
+
+
+def test_a_call_that_waits_for_the_device_is_never_captured(monkeypatch):
+    """Up to torch 2.11 a failed capture makes every later capture of the process fail, so none may be tried."""
+    modes = _fake_streams(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorded)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: pytest.fail("captured"))
+
+    def waits(i):
+        if modes[-1:] == ["error"]:
+            raise RuntimeError("called a synchronizing CUDA operation")
+
+    runner = Runner(waits, 2, torch.device("cuda"), elapsed=lambda work, device: 1e6)
+    assert runner.how == "events" and modes == ["error", "default", "the caller's stream"]
 
 
 def test_marks_name_the_span_that_ends():

@@ -8,6 +8,7 @@ from graph_emulator import EmulatedGraphs, emulated
 from liveact_kernels import graphs, ops
 from liveact_model.errors import InputError
 from liveact_model.session import Session
+from liveact_model.vae.tiny import TinyDecoder
 
 OPTIONS = [
     {},
@@ -71,6 +72,20 @@ def test_memory_is_made_once(monkeypatch):
     before = [t.data_ptr() for w in made._all_windows for m in w.layers.values() for t in m.tensors()]
     five(made)
     assert before == [t.data_ptr() for w in made._all_windows for m in w.layers.values() for t in m.tensors()]
+
+
+def test_the_decoder_runs_before_the_first_block(monkeypatch):
+    """What both kinds of block decode compiles at the start; the video's own decoder has still seen nothing."""
+    heard, decode = [], TinyDecoder.decode
+
+    def listening(self, latents):
+        heard.append((self, latents.shape[1]))
+        return decode(self, latents)
+
+    monkeypatch.setattr(TinyDecoder, "decode", listening)
+    with emulated(monkeypatch):
+        made = session()
+    assert [n for _, n in heard] == [6, 8] and heard[0][0] is heard[1][0] is not made._decoder
 
 
 def test_capturing_runs_nothing():
