@@ -2,12 +2,13 @@
 
     python bench/frame.py [--model liveact-18b] [--size 512*512,416*720,480*832] [--out FILE]
     python bench/frame.py --memory-slots 8 --block 8   # the paper's ablation: 6 and 6, 8 and 8, 6 and 8
+    torchrun --nproc_per_node 2 bench/frame.py         # one Session shared out; the leading process times and writes
 
 The whole architecture runs with random weights made on the device (speed does not depend on their values, and random
 data costs what real data costs). Per size: cold start, first block, steady state, and one breakdown without CUDA
-graphs, in which every op stands beside its floor. Memory is predicted before anything is allocated.
+graphs, in which every op stands beside its floor (one process only). Memory is predicted before anything is allocated.
 
-exit codes: 0 measured (whatever the verdict), 2 unusable input or too little memory
+exit codes: 0 measured (whatever the verdict), 1 another process is gone, 2 unusable input or too little memory
 """
 
 from __future__ import annotations
@@ -28,15 +29,18 @@ from measure import free_bytes
 from memory import predict, refuse
 from progress import Progress
 from rows import Rows
-from run import chip_of, device_of, one_of
+from run import chip_of, one_of
 from speech import noise
 
-from liveact_app.cli import picture_size
+from liveact_app.cli import Parser, answer, picture_size
+from liveact_app.loading import device_of
+from liveact_app.ranks import FORMS, joined, place, settle
 from liveact_kernels.clock import Marks, quantile, synchronise
 from liveact_kernels.hw import Chip
 from liveact_model.avatar import Avatar
 from liveact_model.config import BLOCK_LATENT_FRAMES, MEMORY_SLOTS
 from liveact_model.errors import InputError
+from liveact_model.parallel import ALONE, SeqParallel
 from liveact_model.session import Session
 
 SIZES = "512*512,416*720,480*832"
@@ -46,7 +50,7 @@ BREAKDOWN_BLOCKS = 2
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = p.add_argument
     add("--model", default="liveact-18b", metavar="NAME", help=f"{' or '.join(MODELS)} (default: %(default)s)")
     add("--size", metavar="W*H,..", help=f"pixels (default: {SIZES}; 64*64 for tiny)")
@@ -58,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
     add("--chip", metavar="NAME", help="ceilings for the floors (default: the GPU's own)")
     add("--ceilings", default="datasheet", help="datasheet or measured (default: %(default)s)")
+    add("--parallel", choices=FORMS, default="auto", help="under torchrun, how keys and values travel (default: auto)")
     add("--out", metavar="FILE", help="append the rows to this .jsonl file")
     return p
 
@@ -71,12 +76,16 @@ class Run:
     eight_bit: bool
     graphs: bool | None
     device: torch.device
+    parallel: SeqParallel = ALONE
 
     def start(self) -> Session:
         """A new Session; captures its graphs."""
+        options = {"eight_bit_attention": self.eight_bit, "graphs": self.graphs, "parallel": self.parallel}
+        if not self.parallel.leads:
+            return Session(self.avatar, None, "", **options)
         g = torch.Generator().manual_seed(7)
         picture = torch.rand(3, self.size[1], self.size[0], generator=g) * 2 - 1
-        return Session(self.avatar, picture, "", eight_bit_attention=self.eight_bit, graphs=self.graphs)
+        return Session(self.avatar, picture, "", **options)
 
     def block(self, session: Session, mark: Callable[[str], None] = lambda stage: None) -> tuple[float, int]:
         """Audio in, video frames on the host: (seconds, video frames). `mark` hears the ends of the last two stages."""
@@ -126,6 +135,7 @@ def at_size(run: Run, blocks: int, base: dict, chip: Chip | None, keep: Callable
     seconds, frames = run.block(session)
     cold = {"start_s": round(started, 4), "first_block_s": round(seconds, 4), "graphs": session.captured()}
     keep(base | _times("cold", [started + seconds], frames) | cold)
+    session.close()
     del session  # two windows at once would not be what a run needs
     session = run.start()
     seconds, frames = run.block(session)
@@ -137,15 +147,24 @@ def at_size(run: Run, blocks: int, base: dict, chip: Chip | None, keep: Callable
         "memory_window_bytes": session.memory_bytes(),
         "peak_bytes": torch.cuda.max_memory_allocated(run.device) if run.device.type == "cuda" else None,
     }  # fmt: skip
+    session.close()
     del session
-    groups, ops, backends = breakdown(run, chip)
+    alone = run.parallel.size == 1
+    groups, ops, backends = breakdown(run, chip) if alone else ({}, {}, {})
     row |= {
+        "breakdown": "measured" if alone else "not measured with several processes",
         "target_ms": TARGET_MS, "verdict": verdict(row["ms_per_video_frame"], groups, TARGET_MS),
         "parts": {n: asdict(p) for n, p in groups.items()}, "ops": {n: asdict(p) for n, p in ops.items()},
         "backends": backends, "ceilings": None if chip is None else f"{chip.name}: {chip.source}",
     }  # fmt: skip
     keep(row)
     return row
+
+
+def follow(run: Run) -> None:
+    """What a process does that does not lead, while the leading one is in `at_size`."""
+    for _ in ("cold", "first and steady"):
+        run.start().follow()
 
 
 def _times(what: str, seconds: list[float], frames: int) -> dict:
@@ -156,20 +175,22 @@ def _times(what: str, seconds: list[float], frames: int) -> dict:
 
 def table(row: dict) -> list[str]:
     """The steady state part by part, in the order of the budget."""
+    spread = f"{row['p20']:.3f} to {row['p80']:.3f}"
+    steady = f"{'steady state':28} {'':8} {row['ms_per_video_frame']:19.3f}   {spread}"
+    if not row["parts"]:
+        return [steady]
     head = f"{'part':28} {'launches':>8} {'ms per video frame':>19} {'floor':>8} {'share':>7}"
     total = sum(p["ms"] for p in row["parts"].values())
     lines = [head]
     for name, p in row["parts"].items():
         floor = "" if p["floor_ms"] is None else f"{p['floor_ms']:.3f}"
         lines.append(f"{name:28} {p['calls'] or '':>8} {p['ms']:19.3f} {floor:>8} {p['ms'] / total:7.1%}")
-    lines.append(f"{'sum, launched one by one':28} {'':8} {total:19.3f}")
-    spread = f"{row['p20']:.3f} to {row['p80']:.3f}"
-    return [*lines, f"{'steady state':28} {'':8} {row['ms_per_video_frame']:19.3f}   {spread}"]
+    return [*lines, f"{'sum, launched one by one':28} {'':8} {total:19.3f}", steady]
 
 
 def run(args: argparse.Namespace) -> int:
-    """Predict, build, measure every size, print, append."""
-    device = device_of(args.device)
+    """Predict, join the other processes, measure."""
+    device = torch.device(device_of(args.device, place().local if place().size > 1 else None))
     one_of("--model", args.model, MODELS)
     precision = args.precision or ("fp8" if device.type == "cuda" else "float32")
     one_of("--precision", precision, PRECISIONS)
@@ -180,8 +201,7 @@ def run(args: argparse.Namespace) -> int:
         sizes = [picture_size(text) for text in sizes.split(",")]
     except argparse.ArgumentTypeError as error:
         raise InputError(f"--size: {error}") from error
-    chip, rows, bar = chip_of(args.chip, args.ceilings, device), Rows(args.out), Progress(1 + len(sizes))
-
+    chip = chip_of(args.chip, args.ceilings, device)
     need = functools.cache(lambda which, size: predict(hollow(which), size, which == "fp8", device))
     window = {"memory_slots": args.memory_slots, "block_latent_frames": args.block}
     hollow = functools.cache(lambda which: avatar(args.model, which, "meta", **window))
@@ -189,33 +209,50 @@ def run(args: argparse.Namespace) -> int:
     options = [(precision, max(sizes, key=area.get)), *(("fp8", s) for s in sorted(area, key=area.get, reverse=True))]
     if why := refuse(need, list(dict.fromkeys(options)), free_bytes(device), chip_name(device)):
         raise InputError(f"memory: {why}")
-    bar.step(f"random weights of {args.model} in {precision}")
-    began = time.perf_counter()
+    with joined(str(device), args.parallel) as ranks:
+        measure(args, device, precision, sizes, chip, need, window, ranks)
+    return 0
+
+
+def measure(
+    args: argparse.Namespace, device: torch.device, precision: str, sizes: list[tuple[int, int]], chip: Chip | None,
+    need: Callable[[str, tuple[int, int]], int], window: dict[str, int], ranks: SeqParallel,
+) -> None:  # fmt: skip
+    """Build, measure every size; the leading process prints and appends."""
+    if ranks.leads:
+        rows, bar = Rows(args.out), Progress(1 + len(sizes))
+        bar.step(f"random weights of {args.model} in {precision}")
+    began, eight_bit = time.perf_counter(), precision == "fp8"
+    torch.manual_seed(0)  # every process makes the same
     made = avatar(args.model, precision, device, **window)
     synchronise(device)
     built = time.perf_counter() - began
+    if not ranks.leads:
+        made.text = made.image = made.audio = None
     for size in sizes:
+        settle(ranks, args.parallel, made, size, eight_bit)
+        one = Run(made, size, eight_bit, False if args.no_graphs else None, device, ranks)
+        if not ranks.leads:
+            follow(one)
+            continue
         bar.step(f"{args.model} at {size[0]}*{size[1]}")
         base = manifest(device) | {
             "kind": "frame", "model": args.model, "size": f"{size[0]}*{size[1]}", "precision": precision,
             "build_s": round(built, 3), "predicted_bytes": need(precision, size), **window,
+            "ranks": ranks.size, "form": getattr(ranks, "form", None),
         }  # fmt: skip
-        one = Run(made, size, precision == "fp8", False if args.no_graphs else None, device)
         row = at_size(one, args.blocks, base, chip, rows.add)
-        bar.say(f"{args.model} {row['size']} {precision} on {row['chip']}: {row['verdict']}")
+        shared = f", {ranks.size} processes" if ranks.size > 1 else ""
+        bar.say(f"{args.model} {row['size']} {precision} on {row['chip']}{shared}: {row['verdict']}")
         for text in table(row):
             bar.say(text)
-    bar.end()
-    return 0
+    if ranks.leads:
+        bar.end()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    try:
-        return run(parser().parse_args(argv))
-    except InputError as error:
-        print(f"frame.py: {error}", file=sys.stderr)
-        return 2
+    return answer(lambda: run(parser().parse_args(argv)), "frame.py")
 
 
 if __name__ == "__main__":

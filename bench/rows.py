@@ -62,6 +62,8 @@ def _timed(rows: list[dict]) -> dict[tuple, float]:
             found[row["op"], row["case"], row["backend"]] = row["us"]
         elif row.get("kind") == "frame":
             which = f"{row['size']} {row['precision']} {row['memory_slots']}/{row['block_latent_frames']}"
+            if row.get("ranks", 1) > 1:
+                which += f" {row['ranks']} ranks {row['form']}"
             found[f"frame {row['what']}", row["model"], which] = row["ms_per_video_frame"]
     return found
 

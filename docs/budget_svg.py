@@ -59,7 +59,8 @@ def elsewhere(group: str, row: dict, size: tuple[int, int]) -> float:
 def measured(folder: Path, size: tuple[int, int]) -> tuple[dict[str, float], float] | None:
     """(ms per budget row, ms per video frame) of the newest steady state of a size; None where there is none."""
     found = [row for file in sorted(folder.glob("*.jsonl")) for row in read(file) if row.get("kind") == "frame"]
-    mine = [r for r in found if (r["model"], r["what"], r["size"]) == (MODEL, "steady", f"{size[0]}*{size[1]}")]
+    wanted = (MODEL, "steady", f"{size[0]}*{size[1]}", 1)  # several processes have no parts
+    mine = [r for r in found if (r["model"], r["what"], r["size"], r.get("ranks", 1)) == wanted]
     if not mine:
         return None
     last = max(mine, key=lambda r: str(r.get("date", "")))

@@ -110,28 +110,37 @@ def build_parser() -> Parser:
     return parser
 
 
-def _complain(error: Exception, code: int, aloud: bool = True) -> int:
+def _complain(name: str, error: Exception, code: int, aloud: bool = True) -> int:
     """Say what is wrong in one sentence (messages of decoders can span lines) and return the exit code."""
     if aloud:
-        print(f"liveact: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
     return code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0 done, 1 another process of a group is
+    """Run the command and return its exit code."""
+
+    def work() -> int:
+        args = build_parser().parse_args(argv)
+        return args.run(args)
+
+    return answer(work)
+
+
+def answer(work: Callable[[], int], name: str = "liveact") -> int:
+    """Do the work of the command `name` and return its exit code: 0 done, 1 another process of a group is
     gone, 2 bad input (under torchrun one process says so for all), 130 interrupted; anything else is a bug.
     """
     try:
-        args = build_parser().parse_args(argv)
-        return args.run(args)
+        return work()
     except InputError as error:
-        return _complain(error, EXIT_BAD_INPUT, os.environ.get("RANK", "0") in ("", "0"))
+        return _complain(name, error, EXIT_BAD_INPUT, os.environ.get("RANK", "0") in ("", "0"))
     except PeerError as error:
-        return _complain(error, error.code, bool(str(error)))
+        return _complain(name, error, error.code, bool(str(error)))
     except ModuleNotFoundError as error:
         if error.name != "nvtx":  # that one is asked for by a variable, so its absence is bad input
             raise
-        return _complain(error, EXIT_BAD_INPUT)
+        return _complain(name, error, EXIT_BAD_INPUT)
     except KeyboardInterrupt:
-        print("liveact: interrupted", file=sys.stderr)
+        print(f"{name}: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

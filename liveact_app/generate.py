@@ -87,8 +87,8 @@ def _add_method(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--eight-bit-memory", action="store_true",
                        help="store memory slots as int8 keys and e4m3 values: half the bytes of bfloat16")  # fmt: skip
     group.add_argument("--eight-bit-attention", action="store_true",
-                       help="also multiply 8-bit codes from the second block on: fastest on a GPU, a little less "
-                            "accurate; implies --eight-bit-memory")  # fmt: skip
+                       help="also multiply 8-bit codes from the second block on: half the work of bf16 on a GPU's "
+                            "tensor cores, a little less accurate; implies --eight-bit-memory")  # fmt: skip
     add("--backend", HELP, metavar="NAME")
     group.add_argument("--eager", action="store_true",
                        help="launch kernel by kernel where a GPU would replay CUDA graphs: for profilers")  # fmt: skip

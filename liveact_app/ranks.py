@@ -77,9 +77,9 @@ def joined(device: str, form: str) -> Iterator[SeqParallel]:
         ranks.close(code, reason)
 
 
-def settle(ranks: SeqParallel, job: Job, avatar: Avatar, size: tuple[int, int], device: str) -> None:
-    """Choose the form that the job leaves open: modelled for this size on GPUs; a CPU has no copies to hide."""
-    if ranks.size == 1 or job.parallel != "auto" or device == "cpu":
+def settle(ranks: SeqParallel, form: str, avatar: Avatar, size: tuple[int, int], eight_bit_attention: bool) -> None:
+    """Choose the form that "auto" leaves open: modelled for this size on GPUs; a CPU has no copies to hide."""
+    if ranks.size == 1 or form != "auto" or avatar.anchor().device.type == "cpu":
         return
     from liveact_kernels.hw import CHIPS
     from liveact_model.parallel.cost import best, exchanges
@@ -87,7 +87,7 @@ def settle(ranks: SeqParallel, job: Job, avatar: Avatar, size: tuple[int, int], 
     c = avatar.dit.config
     tokens = size[0] * size[1] // 256
     shape = (ranks.size, tokens, c.num_heads, c.dim, avatar.dit.dtype.itemsize)
-    ranks.form = best(exchanges(*shape, CHIPS["h200"], job.eight_bit_attention))
+    ranks.form = best(exchanges(*shape, CHIPS["h200"], eight_bit_attention))
 
 
 def follow(job: Job, device: str, ranks: SeqParallel) -> int:
@@ -98,7 +98,7 @@ def follow(job: Job, device: str, ranks: SeqParallel) -> int:
 
     with backends(job.backend):
         avatar, size = load(job, device)
-        settle(ranks, job, avatar, size, device)
+        settle(ranks, job.parallel, avatar, size, job.eight_bit_attention)
         avatar.text = avatar.image = avatar.audio = None  # the leading process encodes
         Session(
             avatar, None, "", fps=job.fps, seed=job.seed, audio_cfg=job.audio_cfg, sampler=job.sampler,

@@ -59,7 +59,7 @@ def render(
 
         device = device or device_of(job.device)
         avatar, size = load(job, device)
-        settle(parallel, job, avatar, size, device)
+        settle(parallel, job.parallel, avatar, size, job.eight_bit_attention)
         rate = frame_rate(job.fps or avatar.default_fps)
         _check(job, size, rate, audio)
         with AudioReader(job.audio) as pieces:

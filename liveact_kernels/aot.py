@@ -35,7 +35,7 @@ from .sass import COUNTED, counts, faults, missing, tool
 
 CHIPS = ("sm_90a", "sm_89", "sm_100a", "sm_120a")
 BOUND = 90  # the architecture on which faults fail the run; the others are compiled and recorded
-TOKENS = ("L", "M", "R")  # the dims that n ranks divide
+TOKENS = ("L", "M")  # the dims that n ranks divide; the window's (R, P) is whole on every rank
 
 
 class StubDriver:
@@ -124,7 +124,7 @@ def cases(op: Op, ranks: bool) -> Iterator[tuple[str, Case]]:
         if case.rung == "device":
             yield case.id, case
             halved = {k: v // 2 for k, v in case.dims.items() if k in TOKENS}
-            if ranks and halved and "P" not in case.dims:  # the window is whole on every rank
+            if ranks and halved:
                 yield f"{case.id}/2", Case(case.id, rung="device", **case.dims | halved)
 
 

@@ -179,11 +179,13 @@ def test_compare_prints_ratios_and_what_only_one_has(tmp_path, capsys):
 def test_frames_are_compared_by_model_size_and_window(tmp_path, capsys):
     frame = {"schema": SCHEMA, "kind": "frame", "chip": "A", "model": "tiny", "size": "64*64", "precision": "fp8",
              "memory_slots": 6, "block_latent_frames": 8, "what": "steady", "ms_per_video_frame": 40.0}  # fmt: skip
-    a = write(tmp_path / "a", frame, frame | {"memory_slots": 8, "ms_per_video_frame": 60.0})
+    shared = frame | {"ranks": 2, "form": "ring", "ms_per_video_frame": 20.0}
+    a = write(tmp_path / "a", frame, frame | {"memory_slots": 8, "ms_per_video_frame": 60.0}, shared)
     b = write(tmp_path / "b", frame | {"ms_per_video_frame": 50.0})
     assert run.main(["--compare", a, b]) == 0
     out = capsys.readouterr().out
     assert "64*64 fp8 6/8" in out and "1.25" in out and "only in A: frame steady tiny 64*64 fp8 8/8" in out
+    assert "64*64 fp8 6/8 2 ranks ring" in out
 
 
 def test_unusable_files_are_named(tmp_path, capsys):

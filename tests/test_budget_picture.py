@@ -34,7 +34,8 @@ def test_measured_bars(svg, tmp_path):
     row = {"schema": 1, "kind": "frame", "model": "liveact-18b", "what": "steady", "size": "512*512", "date": "2",
            "ms_per_video_frame": 41.5, "parts": {"linear": {"ms": 20.0}, "copy to host": {"ms": 1.5}}}  # fmt: skip
     older = row | {"date": "1", "ms_per_video_frame": 99.0}
-    other = [row | {"size": "64*64"}, row | {"what": "first"}, row | {"model": "tiny"}]
+    other = [row | {"size": "64*64"}, row | {"what": "first"}, row | {"model": "tiny"},
+             row | {"ranks": 2, "date": "3", "ms_per_video_frame": 99.0}]  # fmt: skip
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(r) for r in [row, older, *other]) + "\n")
     assert svg.measured(tmp_path, (512, 512))[0]["outside ops"] == 1.5
     text = svg.draw(results=tmp_path)

@@ -10,6 +10,7 @@ from liveact_app.verify.golden import load
 from liveact_model.parallel import ALONE
 from liveact_model.parallel.forms import FORMS
 from liveact_model.parallel.pieces import cut, join, pieces
+from liveact_model.parallel.ranks import connect
 
 BLOCKS, TOLERANCE = 6, 2e-5
 
@@ -105,3 +106,14 @@ def travelled(ranks):
 def test_every_dtype_travels_in_pieces_of_any_size():
     for good in group.run(travelled, 3):
         assert len(good) == 5 * len(DTYPES) and all(good), good
+
+
+def test_a_rank_launches_on_the_device_of_its_own(monkeypatch):
+    """Else the kernels of every process but the first would start on a GPU that has none of their tensors."""
+
+    def current(index):
+        raise InterruptedError(index)
+
+    monkeypatch.setattr(torch.accelerator, "set_device_index", current)
+    with pytest.raises(InterruptedError, match="3"):
+        connect("cuda:3")

@@ -1,5 +1,6 @@
-"""`liveact generate` by several processes: the same video, one voice, and every way to stop."""
+"""`liveact generate` and bench/frame.py by several processes: the same video, one voice, and every way to stop."""
 
+import json
 import os
 import signal
 import socket
@@ -121,3 +122,33 @@ def test_a_dead_rank_ends_the_run_with_its_number(place):
     assert code == 1 and "rank 1 of 2 has died or hangs" in said, said
     assert said.count("liveact: error") == 1 and "Traceback" not in said
     assert sorted(p.name for p in place.iterdir()) == ["face.png", "talk.wav"]
+
+
+FRAME = [str(ROOT / "bench" / "frame.py"), "--model", "tiny", "--size", "32*32", "--device", "cpu", "--blocks", "1"]
+
+
+def test_torchrun_measures_frames_of_one_session(place):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*torchrun, *FRAME, "--parallel", "ulysses", "--out", "frame.jsonl"], env=os.environ | SOURCE, text=True,
+        capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in Path("frame.jsonl").read_text().splitlines()]
+    assert [r["what"] for r in rows] == ["cold", "first", "steady"]  # by one process only
+    assert all((r["ranks"], r["form"]) == (2, "ulysses") and r["ms_per_video_frame"] > 0 for r in rows)
+    assert rows[2]["video_frames"] == 32 and rows[2]["breakdown"] == "not measured with several processes"
+    assert done.stdout.count("50 ms ") == 1 and done.stderr.count("random weights of tiny") == 1  # one voice
+
+
+@pytest.mark.parametrize(
+    "option,words",
+    [
+        (["--parallel", "sideways"], "--parallel: invalid choice: 'sideways'"),  # every process sees this one
+        (["--out", "face.png/frame.jsonl"], "--out: expected a file that can be written"),  # only the leading one
+    ],
+)
+def test_a_bad_option_of_frame_is_one_sentence_and_ends_all(place, option, words):
+    (lead, said), (other, silent) = ended(launch(2, *FRAME, *option), 30)
+    assert (lead, other, silent) == (2, 2, "") and words in said and said.count("\n") == 1, (said, silent)
+    assert [p.name for p in place.iterdir()] == ["face.png"]

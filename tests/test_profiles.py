@@ -64,7 +64,7 @@ def nsys(path, scale=1):
     return path
 
 
-WANT = {"fp8_linear": 600, "model_torch": 50, "attention": 100, "linear": 200, traces.OTHER: 30, "vae_torch": 40,
+WANT = {"fp8_linear": 600, "model_torch": 50, "self attention": 100, "linear": 200, traces.OTHER: 30, "vae_torch": 40,
         "norm_silu": 70, "to_host": 390}  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def test_a_chrome_trace_says_the_same(tmp_path, name):
 
 def test_the_ledger_names_kernels():
     known = traces.names()
-    assert known["attention_kernel"] == "attention" and known["gemm_kernel"] == "linear"  # shared: the group
+    assert known["attention_kernel"] == "self attention" and known["gemm_kernel"] == "linear"  # shared: the group
     assert traces.row_by_name("void kv_compress_wgmma<128>(int)", known) == "kv_compress"
     assert traces.row_by_name("elementwise", known) == traces.OTHER
 

@@ -145,6 +145,8 @@ def connect(
     Raises RuntimeError when the others do not come.
     """
     device = torch.device(device)
+    if device.index is not None:
+        torch.accelerator.set_device_index(device.index)  # kernels launch on the current device
     if store is None:
         store, rank, size = next(rendezvous("env://"))
     own = "gloo" if shared_device else dist.get_default_backend_for_device(device)
