@@ -62,7 +62,7 @@ def build(folder: Path) -> None:
         "CMAKE_LIBRARY_OUTPUT_DIRECTORY": folder,
     }
     settings = [f"-D{name}={value}" for name, value in options.items()]
-    jobs = os.environ.get("LIVEACT_CUDA_JOBS", str(min(os.cpu_count() or 1, 4)))
+    jobs = os.environ.get("LIVEACT_CUDA_JOBS", str(os.cpu_count() or 1))
     subprocess.run(["cmake", "-G", "Ninja", "-S", ROOT, "-B", objects, *settings], check=True)
     subprocess.run(["cmake", "--build", objects, "--parallel", jobs], check=True)
 
