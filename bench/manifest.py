@@ -40,7 +40,7 @@ def _fixed() -> dict:
         "schema": SCHEMA, "commit": _output("git", "-C", str(root.ROOT), "rev-parse", "HEAD") or "unknown",
         "changed": bool(changed), "torch": torch.__version__, "cuda": torch.version.cuda,
         "triton": versions.pop("triton", None), "python": platform.python_version(), "packages": versions,
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
     }  # fmt: skip
 
 
