@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ class Measured(NamedTuple):
     said: str
 
 
-class Tolerance:
+class Tolerance(ABC):
     """What the tolerances share: `measure(got, ref) -> Measured`, `ref` in float64."""
 
     def check(self, got: torch.Tensor, ref: torch.Tensor) -> tuple[bool, str]:
@@ -36,9 +37,9 @@ class Tolerance:
         found = self.measure(got, ref)
         return found.ok, found.said
 
+    @abstractmethod
     def measure(self, got: torch.Tensor, ref: torch.Tensor) -> Measured:
         """Judge `got` against the float64 `ref`."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

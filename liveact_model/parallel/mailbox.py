@@ -7,6 +7,7 @@ Between two forwards every rank waits for all others' tokens, so a forward may b
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from math import prod
 
@@ -19,7 +20,7 @@ BOXES = 2
 ALIGNED = 256  # bytes; what any load needs
 
 
-class Mailbox:
+class Mailbox(ABC):
     """Where the pieces of the other ranks arrive. A subclass is one kind of memory that peers can write to.
 
     order  the other ranks as their pieces lie in a box; every rank sends to its successor first
@@ -68,7 +69,7 @@ class Mailbox:
             out.append(box[start : start + size].view(dtype).view(count, *shape))
         return out
 
-    def done(self) -> None:
+    def done(self) -> None:  # noqa: B027 - some kinds of memory have nothing to do
         """End the exchange: everything that arrived has been used."""
 
     # ---- layout -----------------------------------------------------------------------------------------------------
@@ -94,26 +95,28 @@ class Mailbox:
 
     # ---- the memory -------------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def _reserve(self, nbytes: int) -> None:
         """Make boxes of nbytes on every rank; all ranks come here at the same exchange."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _box(self, rank: int, turn: int) -> Tensor:
         """The box uint8 [capacity] of a rank."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _submit(self, send: Callable[[], None]) -> None:
         """Run `send` beside the computation, after what has been computed so far."""
-        raise NotImplementedError
 
     def _copy(self, box: Tensor, x: Tensor, target: int) -> None:
         box.copy_(x, non_blocking=True)
 
+    @abstractmethod
     def _signal(self, target: int, epoch: int, turn: int) -> None:
-        raise NotImplementedError
+        """Tell `target` that exchange `epoch` of this rank is in its box."""
 
+    @abstractmethod
     def _await(self, source: int, epoch: int, turn: int, what: str) -> None:
-        raise NotImplementedError
+        """Until the signal of `source` is exactly `epoch`; PeerError, naming it and `what`, when it does not come."""
 
 
 def open_mailbox(wire: Wire, timeout_s: float) -> Mailbox:
