@@ -8,7 +8,7 @@ CSRC := setup.py CMakeLists.txt $(shell find csrc -name '*.py' -o -name '*.h' -o
 # with nvcc here, a failed build is an error
 export LIVEACT_FORCE_CUDA ?= $(if $(shell command -v nvcc),1,0)
 
-.PHONY: demo test aot gpu lint verify budget profile campaign compare bench clean
+.PHONY: demo test aot gpu verify budget profile campaign compare bench clean
 
 $(STAMP): pyproject.toml constraints.txt $(CSRC)
 	$(PYTHON) -m venv $(VENV)
@@ -48,7 +48,7 @@ budget: $(STAMP)  ## what a video frame must cost on an H200
 profile: $(TRITON)  ## on a GPU with nsys: one steady block, every op's time beside its floor; SIZE=416*720
 	profiles/nsys.sh $(if $(SIZE),--size "$(SIZE)") --svg out/profile.svg
 
-campaign: $(TRITON)  ## on a GPU: parity, ceilings, ops and whole frames in ten minutes, into out/campaign
+campaign: $(TRITON)  ## on a GPU: parity, ceilings, ops and whole frames within 8 minutes, into out/campaign
 	$(BIN)/python bench/campaign.py --out out/campaign
 
 compare: $(STAMP)  ## a report, op by op: OLD=file.jsonl NEW=file.jsonl

@@ -199,11 +199,7 @@ def main(argv: list[str] | None = None) -> int:
         bad += unasked(args.op, int(re.sub(r"\D", "", chip)))
         wrong += bad + ([] if args.update else book.changes(chip, table, args.op))
         book.replace(chip, table, args.op)
-    if args.update:
-        book.save()
-    for line in wrong:
-        print(line, file=sys.stderr)
-    return 1 if wrong else 0
+    return book.close(wrong, args.update)
 
 
 if __name__ == "__main__":

@@ -93,11 +93,7 @@ def main(argv: list[str] | None = None) -> int:
         names = sorted({key.split("/")[0] for key in table})
         wrong += check(table, int(re.sub(r"\D", "", chip))) + ([] if args.update else book.changes(chip, table, names))
         book.replace(chip, table, names)
-    if args.update:
-        book.save()
-    for line in wrong:
-        print(line, file=sys.stderr)
-    return 1 if wrong else 0
+    return book.close(wrong, args.update)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 PATH = Path(__file__).parents[1] / "profiles" / "resources.json"
@@ -54,3 +55,11 @@ class Ledger:
             versions.append(f" {json.dumps(version)}: {{\n" + ",\n".join(blocks) + "\n }")
         self.path.parent.mkdir(exist_ok=True)
         self.path.write_text("{\n" + ",\n".join(versions) + "\n}\n")
+
+    def close(self, wrong: list[str], update: bool) -> int:
+        """Write it if asked, say what is wrong, and give the exit code: 1 when anything is."""
+        if update:
+            self.save()
+        for line in wrong:
+            print(line, file=sys.stderr)
+        return 1 if wrong else 0
