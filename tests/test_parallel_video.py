@@ -107,6 +107,11 @@ SESSIONS = [
 ]
 
 
+# Codes are steps: products of other shapes round otherwise, and one value between two codes then takes the other one.
+# Measured 4e-4 where that happened once; all of 8-bit attention changes these latents by 5e-3.
+BOUND, BOUND_OF_CODES = 1e-4, 2e-3
+
+
 @pytest.mark.parametrize("size,form,options", SESSIONS)
 def test_a_session_of_several_ranks_makes_the_same_video(size, form, options):
     want = session(ALONE, form, options)
@@ -115,7 +120,8 @@ def test_a_session_of_several_ranks_makes_the_same_video(size, form, options):
     for a, b in zip(want, got):
         assert a.shape == b.shape and a.dtype == b.dtype
         difference = (a.double() - b.double()).abs().max()
-        assert difference < (1.5 if a.dtype == torch.uint8 else 1e-4)
+        bound = BOUND_OF_CODES if "eight_bit_attention" in options else BOUND
+        assert difference < (1.5 if a.dtype == torch.uint8 else bound)
 
 
 def test_only_the_package_of_ranks_imports_torch_distributed():
