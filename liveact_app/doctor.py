@@ -56,7 +56,7 @@ def machine(torch) -> list[str]:
         for i in range(torch.cuda.device_count()):
             p = torch.cuda.get_device_properties(i)
             lines.append(f"gpu {i}: {p.name}, sm_{p.major}{p.minor}, {p.total_memory / 2**30:.0f} GiB")
-        lines.append(f"cuda {torch.version.cuda}, driver {_driver(torch)}")
+        lines.append(f"cuda {torch.version.cuda}, driver {_driver()}")
     else:
         lines.append(f"gpu: none that torch {torch.__version__} can use; {torch.get_num_threads()} CPU threads")
     for name in LIBRARIES:
@@ -68,8 +68,10 @@ def machine(torch) -> list[str]:
     return lines
 
 
-def _driver(torch) -> str:
-    version = torch._C._cuda_getDriverVersion() if hasattr(torch._C, "_cuda_getDriverVersion") else 0
+def _driver() -> str:
+    from liveact_kernels.available import driver_version
+
+    version = driver_version()
     return f"API {version // 1000}.{version % 1000 // 10}" if version else "unknown"
 
 
