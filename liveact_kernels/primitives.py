@@ -75,4 +75,4 @@ PRIMITIVES = [
         for dtype, user in ((f32, "the audio encoder"), (bf16, None))
     ),
 ]
-"""oneDNN 3.12 computes groups of few channels wrongly in bf16 on processors with AMX: nothing here calls it for that."""
+"""The last kind: oneDNN 3.12 is wrong there in bf16 on processors with AMX, so nothing here calls it."""
