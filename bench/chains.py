@@ -126,7 +126,9 @@ def _conv(slots, weight, grouping):
     if grouping == "temporal":
         slots = slots.transpose(0, 1)
     flat = slots.flatten(0, 1).flatten(1).t()[None]  # [1, C, S * tokens]
-    out = F.conv1d(flat, weight, stride=weight.shape[-1], groups=weight.shape[0])
+    if flat.device.type == "cpu":  # whose narrow depthwise convolutions are wrong on some processors: WideConv1d
+        flat, weight = flat.float(), weight.float()
+    out = F.conv1d(flat, weight, stride=weight.shape[-1], groups=weight.shape[0]).to(slots.dtype)
     return out[0].t().unflatten(-1, slots.shape[2:])
 
 

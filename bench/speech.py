@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from liveact_model.audio.wav2vec2 import Wav2Vec2AudioEncoder
 from liveact_model.audio.wav2vec2_weights import SETTINGS
+from liveact_model.audio.wide import WideConv1d
 
 
 class _Conv(nn.Module):
@@ -44,7 +45,7 @@ class _Projection(nn.Module):
 class _Positions(nn.Module):
     def __init__(self, width: int, kernel: int, groups: int):
         super().__init__()
-        self.conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=groups)
+        self.conv = WideConv1d(width, width, kernel, padding=kernel // 2, groups=groups)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.gelu(self.conv(x.transpose(1, 2))[..., : x.shape[1]]).transpose(1, 2)

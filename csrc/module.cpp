@@ -63,6 +63,7 @@ PYBIND11_MODULE(_C, m) {
     archs.append("sm_" + all.substr(at, end - at));
   }
   m.attr("ARCHS") = py::tuple(archs);
+  m.attr("CUDART") = CUDART_VERSION;  // of the runtime inside: 13000 is CUDA 13.0
   py::dict build;
   build["nvcc"] = LA_NVCC;
   build["pybind11"] = PYBIND11_TOSTRING(PYBIND11_VERSION_MAJOR) "." PYBIND11_TOSTRING(PYBIND11_VERSION_MINOR);

@@ -5,13 +5,18 @@ from __future__ import annotations
 import argparse
 import importlib
 import platform
+from typing import TYPE_CHECKING
 
 from liveact_app.backend import HELP, backends, must_run_on
 
-EPILOG = """
-Every op's chosen backend is run on a small case and compared with its float64 reference.
+if TYPE_CHECKING:
+    from liveact_kernels.selftest import Outcome
 
-exit codes: 0 every op is right, 1 an op is wrong or fails, 2 unusable input
+EPILOG = """
+Every op's chosen backend is run on small cases and compared with its float64 reference; on a CPU so are the functions
+of torch that networks call between the ops. What is wrong but called by nothing is listed as distrusted.
+
+exit codes: 0 all that is used is right, 1 something is wrong or fails, 2 unusable input
 """
 
 LIBRARIES = ("torch", "triton", "transformers", "av", "soundfile", "soxr", "flash_attn", "sageattention", "deep_gemm")
@@ -39,14 +44,22 @@ def run(args: argparse.Namespace) -> int:
         must_run_on(device)
         print("\n".join(machine(torch)))
         outcomes, seconds = selftest.run(device)
-    print(f"\n{'op':22} {'backend':10} {'verdict':8} why")
-    for o in outcomes:
-        print(f"{o.op:22} {o.backend:10} {'right' if o.ok else 'WRONG':8} {o.why if o.ok else o.said}")
-    wrong = [o.op for o in outcomes if not o.ok]
-    print(f"\n{len(outcomes) - len(wrong)} of {len(outcomes)} ops right on {device}, {seconds:.2f} s")
+    print("\n".join(verdicts(outcomes)))
+    print(f"\n{sum(o.ok for o in outcomes)} of {len(outcomes)} right on {device}, {seconds:.2f} s")
     for line in advice(device):
         print(line)
-    return 1 if wrong else 0
+    return 1 if any(o.matters() for o in outcomes) else 0
+
+
+def verdicts(outcomes: list[Outcome]) -> list[str]:
+    """A table of what was tested, and what of it is wrong without anybody calling it."""
+    width = max(len(o.op) for o in outcomes)
+    lines = ["", f"{'op':{width}} {'backend':10} {'verdict':10} why"]
+    for o in outcomes:
+        verdict, why = ("right", o.why) if o.ok else ("WRONG", o.said) if o.needed else ("distrusted", o.why)
+        lines.append(f"{o.op:{width}} {o.backend:10} {verdict:10} {why}")
+    distrusted = [f"{o.op} ({o.said})" for o in outcomes if not o.ok and not o.needed]
+    return [*lines, *([f"distrusted: {'; '.join(distrusted)}"] if distrusted else [])]
 
 
 def machine(torch) -> list[str]:
@@ -56,7 +69,7 @@ def machine(torch) -> list[str]:
         for i in range(torch.cuda.device_count()):
             p = torch.cuda.get_device_properties(i)
             lines.append(f"gpu {i}: {p.name}, sm_{p.major}{p.minor}, {p.total_memory / 2**30:.0f} GiB")
-        lines.append(f"cuda {torch.version.cuda}, driver {_driver(torch)}")
+        lines.append(f"cuda {torch.version.cuda}, driver {_driver()}")
     else:
         lines.append(f"gpu: none that torch {torch.__version__} can use; {torch.get_num_threads()} CPU threads")
     for name in LIBRARIES:
@@ -68,8 +81,10 @@ def machine(torch) -> list[str]:
     return lines
 
 
-def _driver(torch) -> str:
-    version = torch._C._cuda_getDriverVersion() if hasattr(torch._C, "_cuda_getDriverVersion") else 0
+def _driver() -> str:
+    from liveact_kernels.available import driver_version
+
+    version = driver_version()
     return f"API {version // 1000}.{version % 1000 // 10}" if version else "unknown"
 
 

@@ -24,8 +24,7 @@ def load(job: Job, device: str) -> tuple[Avatar, tuple[int, int]]:
     from liveact_model.weights import load_avatar
 
     must_run_on(device)
-    if device != "cpu":
-        self_test(device)
+    self_test(device, dtypes_of(job) if device == "cpu" else None)
     note(f"loading {job.model!r} on {device}")
     avatar = load_avatar(job.model, dtype=job.dtype, wav2vec_dir=job.wav2vec_dir, device=device)
     size = job.size or tuple(avatar.default_size)
@@ -59,15 +58,33 @@ def device_of(name: str, number: int | None = None) -> str:
     raise InputError(f"--device: expected auto, cpu, cuda or cuda:N, got {name!r}")
 
 
-def self_test(device: str) -> None:
-    """Refuse to start on kernels that compute the wrong thing here: a version number proves nothing."""
+def dtypes_of(job: Job) -> frozenset[torch.dtype]:
+    """Dtypes that the job may compute in, as far as can be told before its model is read."""
+    from liveact_model.weights import AVATARS
+
+    small = job.dtype == "float32" or (job.dtype == "auto" and job.model in AVATARS)
+    eight_bit = job.dtype == "fp8" or job.eight_bit_memory or job.eight_bit_attention
+    more = [torch.bfloat16] * (not small) + [torch.int8, torch.float8_e4m3fn] * eight_bit
+    return frozenset([torch.float32, *more])
+
+
+def self_test(device: str, dtypes: frozenset[torch.dtype] | None = None) -> None:
+    """Refuse to start on what computes the wrong thing here, in any of `dtypes`: a version number proves nothing."""
     from liveact_kernels import selftest
 
-    note(f"testing every op on {device}")
-    wrong = [o for o in selftest.run(device)[0] if not o.ok]
-    if wrong:
-        first = wrong[0]
+    if device != "cpu":  # where it may have to compile them
+        note(f"testing every op on {device}")
+    wrong = [o for o in selftest.run(device)[0] if o.matters(dtypes)]
+    if not wrong:
+        return
+    first = wrong[0]
+    if first.op not in selftest.REGISTRY:
         raise InputError(
-            f"--backend: expected kernels that match their reference on {device}, but {len(wrong)} ops do not, first "
-            f"{first.op} on {first.backend} ({first.said}); --backend torch runs without them"
+            f"--device: expected a {device} on which torch {torch.__version__} computes the right thing, but "
+            f"{first.op}, {first.why}, is wrong ({first.said}); another --dtype or another torch may do"
         )
+    instead = "torch" if first.backend != "torch" else f"{first.op}=reference"
+    raise InputError(
+        f"--backend: expected kernels that match their reference on {device}, but {len(wrong)} ops do not, first "
+        f"{first.op} on {first.backend} ({first.said}); --backend {instead} runs without them"
+    )

@@ -80,7 +80,23 @@ def _cuda(device: torch.device) -> str | None:
     chip = "{}{}".format(*capability(device))
     if chip not in {re.sub(r"\D", "", a) for a in archs}:
         return f"the CUDA extension was built for {', '.join(archs)}, this GPU is sm_{chip}: choose triton"
-    return None
+    return _driver_too_old()
+
+
+def driver_version() -> int:
+    """The newest CUDA that the driver runs, 13000 for 13.0; 0 where torch cannot tell."""
+    return torch._C._cuda_getDriverVersion() if hasattr(torch._C, "_cuda_getDriverVersion") else 0
+
+
+def _driver_too_old() -> str | None:
+    """A driver runs every runtime of its own major version, machine code being all that the extension holds."""
+    runtime = getattr(importlib.import_module("liveact_kernels._C"), "CUDART", 0)
+    have = driver_version()
+    if not have or have // 1000 >= runtime // 1000:
+        return None
+    said = "the CUDA extension has the runtime of CUDA {}.{}, this driver is of CUDA {}.{}: "
+    said = said.format(*(n for v in (runtime, have) for n in (v // 1000, v % 1000 // 10)))
+    return f"{said}update the driver, build with nvcc {have // 1000}, or choose triton"
 
 
 def _triton(device: torch.device) -> str | None:

@@ -215,11 +215,11 @@ def poisoned() -> Iterator[None]:
 
 def run_poisoned(launch: Callable, kw: Mapping[str, Any]) -> Any:
     """A functional backend's result when all memory that it allocates holds NaN first, also from C++."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    before = torch.get_deterministic_debug_mode()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what is not deterministic; the mode is here for what it does to `empty`
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms imports torch's compiler: seconds
         try:
             return launch(**kw)
         finally:
-            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+            torch.set_deterministic_debug_mode(before)

@@ -31,7 +31,7 @@ class Session:
     image       [3, H, W] in [-1, 1]; H and W multiples of 16 set the video's size
     prompt      text; may change at any block
     fps         video frames per second; audio is 16 kHz mono in real time whatever it is
-    seed        noise depends on (seed, block, step) alone
+    seed        noise depends on (seed, block, step) alone; sums depend on torch's number of threads, a little
     sampler     "renoise" (released) or "euler"
     audio_cfg   > 1 strengthens the audio at denoise steps 1 and 2, for two more forwards per block and as much memory
     eight_bit_memory  store memory slots as int8 keys and e4m3 values: half the bytes of bf16

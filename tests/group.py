@@ -57,7 +57,11 @@ def start(function, size, *args, **options):
     return started, results
 
 
-def collect(started, results, seconds=60, expect=None):
+HANGS_S = 300.0
+"""What takes longer hangs, on however busy a machine."""
+
+
+def collect(started, results, seconds=HANGS_S, expect=None):
     """[(result, error sentence)] in the order of ranks, from `expect` of them (all); kills what is left."""
     got, deadline = {}, time.monotonic() + seconds
     try:

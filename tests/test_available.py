@@ -74,12 +74,31 @@ def test_the_extension_must_be_built_load_and_be_built_for_the_chip(monkeypatch,
     assert "was not built: pip install . with nvcc" in missing("cuda", GPU)
     monkeypatch.undo()
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
-    install(monkeypatch, "liveact_kernels._C", ARCHS=("sm_90a",))
+    install(monkeypatch, "liveact_kernels._C", ARCHS=("sm_90a",), CUDART=13000)
+    monkeypatch.setattr(available, "driver_version", lambda: 13000)
     assert missing("cuda", GPU) is None
     chip(10, 0)
     assert "was built for sm_90a, this GPU is sm_100" in missing("cuda", GPU)
     chip(8, 9)
     assert "compute capability 9.0 or later, this GPU has 8.9" in missing("cuda", GPU)
+
+
+@pytest.mark.parametrize(
+    "runtime,driver,why",
+    [
+        (13000, 12080, "the CUDA extension has the runtime of CUDA 13.0, this driver is of CUDA 12.8: update"),
+        (13010, 13000, None),  # the same major version
+        (13000, 13020, None),
+        (13000, 0, None),  # torch cannot tell
+    ],
+)
+def test_a_driver_older_than_the_extension_runs_triton(monkeypatch, chip, runtime, driver, why):
+    install(monkeypatch, "liveact_kernels._C", ARCHS=("sm_90a",), CUDART=runtime)
+    monkeypatch.setattr(available, "driver_version", lambda: driver)
+    said = missing("cuda", GPU)
+    assert said is None if why is None else said.startswith(why) and said.endswith("or choose triton")
+    monkeypatch.setattr(dispatch, "missing", lambda b, device: missing(b, device) if b == "cuda" else None)
+    assert backend_of(op_with("torch", "triton", "cuda"), GPU) == ("triton" if why else "cuda")
 
 
 def test_a_library_that_cannot_be_imported_is_missing(monkeypatch, chip, tmp_path):

@@ -200,7 +200,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(place):
     script = limit + "runpy.run_path(sys.argv[0], run_name='__main__')"
     done = subprocess.run(
         [sys.executable, "-c", script, str(ROOT / "tests" / "fake_engine.py"), "0", *command(size="256*256")],
-        env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120,
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=500,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert "liveact: error: --out: cannot write" in done.stderr and "File too large" in done.stderr

@@ -3,48 +3,34 @@
 import pytest
 import torch
 from cuda_cpu import CpuOps, cuda_include
+from kv_cases import CHUNKS, KINDS, window
 
-from liveact_kernels.contract import REGISTRY, Case, bf16, fp8, int8
-from liveact_kernels.ops.kv_compress import FIRST, STEADY, kv_compress
+from liveact_kernels.contract import REGISTRY, Case, bf16
+from liveact_kernels.ops.kv_compress import FIRST, kv_compress
 from liveact_kernels.ops.kv_compress import cuda_kernel as kv
 from liveact_kernels.ops.qkv_norm_rope import cuda_kernel as qkv
 
 pytestmark = pytest.mark.skipif(cuda_include() is None, reason="needs nvcc's headers and g++")
 
-SLOTS = {False: {"KM": bf16, "VM": bf16}, True: {"KM": int8, "VM": fp8}}
+
+def first(tokens, kind="bf16", **more):
+    """The first block: its slots become the memory, which nothing precedes."""
+    dims = {name: value for name, value in KINDS[kind].items() if name not in ("has_k_scale", "has_v_scale")}
+    slots = {"k_dtype": dims.pop("KM"), "v_dtype": dims.pop("VM")}
+    return dims | slots | {"R": 6 * tokens, "tokens": tokens, "S": 5, "schedule": FIRST} | more
 
 
-BLOCK = {"KN": bf16, "VN": bf16}
-CODES = {"KN": int8, "VN": fp8, "has_k_new_scale": True, "has_v_new_scale": True}
-
-
-def window(tokens, eight_bit=False, **more):
-    kinds = SLOTS[eight_bit]
-    dims = BLOCK | {"has_k_mem": True, "has_v_mem": True, "P": 6 * tokens, "R": 8 * tokens, "tokens": tokens}
-    dims |= kinds | {"S": 5, "schedule": STEADY, "k_dtype": kinds["KM"], "v_dtype": kinds["VM"]}
-    return dims | ({"has_k_scale": True, "has_v_scale": True} if eight_bit else {}) | more
-
-
-def first(tokens, eight_bit=False, **more):
-    kinds = SLOTS[eight_bit]
-    more = BLOCK | {"R": 6 * tokens, "tokens": tokens, "S": 5, "schedule": FIRST} | more
-    return more | {"k_dtype": kinds["KM"], "v_dtype": kinds["VM"]}
-
-
-KV = {
+KV = CHUNKS | {
     "straddle": dict(H=3, E=16, **window(7)),
     "four_heads": dict(H=8, E=16, **window(70)),
-    "several_chunks": dict(H=1, E=128, **window(67)),  # 8 tokens a block: chunks of 64
-    "eight_bit": dict(H=2, E=16, **window(37, True)),
-    "eight_bit_four_heads": dict(H=4, E=64, **window(131, True)),  # 16 tokens a block: chunks of 128
-    "codes": dict(H=2, E=16, **window(37, True, **CODES)),
-    "codes_four_heads": dict(H=4, E=64, **window(131, True, **CODES)),
-    "codes_first_block": dict(H=4, E=8, **first(18, True, **CODES)),
+    "eight_bit": dict(H=2, E=16, **window(37, "eight_bit")),
+    "codes": dict(H=2, E=16, **window(37, "codes")),
+    "codes_first_block": dict(H=4, E=8, **first(18, "codes")),
     "temporal": dict(H=4, E=8, **window(33, grouping="temporal")),
-    "temporal_eight_bit": dict(H=2, E=32, **window(9, True, grouping="temporal")),
+    "temporal_eight_bit": dict(H=2, E=32, **window(9, "eight_bit", grouping="temporal")),
     "separate_v": dict(H=2, E=4, **window(8, has_taps_v=True)),
     "first_block": dict(H=4, E=64, **first(19)),
-    "first_block_eight_bit": dict(H=3, E=64, **first(18, True)),
+    "first_block_eight_bit": dict(H=3, E=64, **first(18, "eight_bit")),
 }
 
 
@@ -121,6 +107,7 @@ MUTATIONS = {
     "no barrier before the sum of the warps": ("qkv_norm_rope", "  __syncthreads();\n  x = 0.f;", "  x = 0.f;"),
     "no barrier after the taps": ("kv_compress", "  __syncthreads();\n  for (int e", "  for (int e"),
     "no wait for the cluster": ("kv_compress", "    if (OLD && p.overlaps) la::cluster_wait();\n", ""),
+    "no cluster in temporal order": ("kv_compress", "raster != 0, memory > 0}", "raster != 0, raster && memory > 0}"),
     "one sum for all tokens": ("qkv_norm_rope", "turnabout * (THREADS / 32)", "0"),
 }
 
@@ -129,7 +116,8 @@ MUTATIONS = {
 def test_a_missing_barrier_shows(tmp_path, mutation):
     op, text, instead = MUTATIONS[mutation]
     broken = CpuOps(tmp_path, op, (text, instead))
-    run, case = (update, KV["several_chunks"]) if op == "kv_compress" else (split, NORM["walks"])
+    run = update if op == "kv_compress" else split
+    case = NORM["walks"] if run is split else KV["bf16_temporal_1" if "temporal" in mutation else "bf16_raster_1"]
     assert any(run(broken, case, falling) for falling in (False, True)), f"nobody noticed: {mutation}"
 
 

@@ -187,7 +187,7 @@ def test_a_stopped_run_leaves_a_video_that_plays(place, stop):
     wait_for("engine: block 3", process)
     process.send_signal(stop)
     process.send_signal(stop)  # impatience must not hurt
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 130 and f"interrupted by {stop.name}; '{place}/v.mp4' holds" in err
     assert "Traceback" not in err
     report = json.loads(Path("r.json").read_text())
@@ -200,10 +200,10 @@ def test_a_stopped_run_leaves_a_video_that_plays(place, stop):
 
 
 def test_a_run_stopped_before_the_first_frame_leaves_nothing(place):
-    process = start(str(ROOT / "tests" / "fake_engine.py"), "60", *command())
+    process = start(str(ROOT / "tests" / "fake_engine.py"), "3600", *command())
     wait_for("engine: block 0", process)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130 and "before the first video frame; nothing was written" in err
     assert sorted(os.listdir()) == ["face.png", "talk.wav"]
 
@@ -217,8 +217,8 @@ def test_module_and_help_without_loading_torch(place):
     )
     for argv, word in ((["--help"], "generate"), (["generate", "--help"], "example:"), (["--version"], "liveact ")):
         process = start("-c", code, *argv)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
         assert process.returncode == 0 and word in out, err
     process = start("-m", "liveact_app", "generate")
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 2 and out == "" and err.startswith("liveact: error: ") and err.count("\n") == 1

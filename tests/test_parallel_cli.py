@@ -6,10 +6,10 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import av
+import group
 import numpy as np
 import pytest
 import soundfile
@@ -51,8 +51,8 @@ def launch(size, *command):
     ]  # fmt: skip
 
 
-def ended(processes, seconds=60):
-    """[(exit code, standard error)], and that they ended in time."""
+def ended(processes, seconds=group.HANGS_S):
+    """[(exit code, standard error)], and that they end."""
     try:
         return [(p.returncode, text) for p in processes for text in (p.communicate(timeout=seconds)[1],)]
     finally:
@@ -106,7 +106,7 @@ def test_ctrl_c_on_the_leading_process_leaves_a_playable_file_and_ends_all(place
     until_frames(processes[0])
     for p in processes:  # a terminal sends it to all
         p.send_signal(signal.SIGINT)
-    (lead, said), (other, silent) = ended(processes, 30)
+    (lead, said), (other, silent) = ended(processes)
     assert (lead, other) == (130, 130) and "can be played" in said and "error" not in silent
     assert len(pictures("v.mp4")) >= 21
 
@@ -115,10 +115,8 @@ def test_a_dead_rank_ends_the_run_with_its_number(place):
     record(90)
     processes = launch(2, *command("v.mp4"))
     until_frames(processes[0])
-    began = time.monotonic()
     processes[1].kill()
-    (code, said), _ = ended(processes, 30)
-    assert time.monotonic() - began < 30
+    (code, said), _ = ended(processes)
     assert code == 1 and "rank 1 of 2 has died or hangs" in said, said
     assert said.count("liveact: error") == 1 and "Traceback" not in said
     assert sorted(p.name for p in place.iterdir()) == ["face.png", "talk.wav"]

@@ -54,27 +54,27 @@ class LosesSignal(SharedMemoryMailbox):
 
 
 def prompt(wire):
-    return SharedMemoryMailbox(wire, 20.0)
+    return SharedMemoryMailbox(wire, group.HANGS_S)
 
 
 def late_peer(wire):
-    return LatePeer(wire, 20.0)
+    return LatePeer(wire, group.HANGS_S)
 
 
 def late_reader(wire):
-    return LateReader(wire, 20.0)
+    return LateReader(wire, group.HANGS_S)
 
 
 def late_reader_of_one_box(wire):
-    return LateReader(wire, 20.0, boxes=1)
+    return LateReader(wire, group.HANGS_S, boxes=1)
 
 
 def signals_first(wire):
-    return SignalsFirst(wire, 20.0)
+    return SignalsFirst(wire, group.HANGS_S)
 
 
 def loses_signal(wire):
-    return LosesSignal(wire, 1.0)
+    return LosesSignal(wire, 3.0)
 
 
 def inputs(layer):
@@ -111,11 +111,9 @@ def test_a_box_written_while_it_is_read_is_an_error():
 
 
 def test_a_lost_signal_ends_in_a_timeout_that_names_peer_and_layer():
-    start = time.monotonic()
     answers = group.collect(*group.start(worst_layer, 2, mail=loses_signal))
-    assert time.monotonic() - start < 25
     assert all(error and error.startswith("PeerError") for _, error in answers), answers
-    assert any("layer 3: nothing from rank 1 within 1 s" in error for _, error in answers), answers
+    assert any("layer 3: nothing from rank 1 within 3 s" in error for _, error in answers), answers
 
 
 @pytest.mark.parametrize("mail", [prompt, loses_signal])

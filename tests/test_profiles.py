@@ -210,7 +210,7 @@ def script(tmp_path, name, *arguments, tools=()):
         path.chmod(0o755)
     env = os.environ | {"PYTHON": sys.executable, "PATH": f"{stub}:/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
     command = [str(ROOT / "profiles" / name), *arguments]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=500)
     calls = tmp_path / "calls"
     return done, calls.read_text() if calls.exists() else ""
 

@@ -51,6 +51,7 @@ class Wav2Vec2AudioEncoder(nn.Module):
         state = plain_state(state)
         check_keys(state, {key: tuple(value.shape) for key, value in model.state_dict().items()}, WHAT)
         assign(model, state)
+        model.encoder.pos_conv_embed.conv.widen()
         config, self.normalize = model.config, normalize
         self.blocks, self.channels = config.num_hidden_layers, config.hidden_size
         self.pre_norm, self.grouped = config.do_stable_layer_norm, config.feat_extract_norm == "group"

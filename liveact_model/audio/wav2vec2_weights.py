@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from liveact_model.audio.wide import WideConv1d
 from liveact_model.errors import InputError
 from liveact_model.statedict import load_pickle, read_json
 
@@ -40,7 +41,7 @@ WEIGHT_NORM_NAMES = (
 
 
 def build(settings: Mapping[str, Any]) -> nn.Module:
-    """transformers' Wav2Vec2Model on the meta device, the positional convolution with a plain weight.
+    """transformers' Wav2Vec2Model on the meta device, the positional convolution with a plain weight and in float32.
 
     Raises:
         InputError: `settings` (names of SETTINGS, any missing ones taken from there) do not describe a network.
@@ -56,7 +57,7 @@ def build(settings: Mapping[str, Any]) -> nn.Module:
             model = Wav2Vec2Model(config)
             width, kernel = config.hidden_size, config.num_conv_pos_embeddings
             groups = config.num_conv_pos_embedding_groups
-            model.encoder.pos_conv_embed.conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=groups)
+            model.encoder.pos_conv_embed.conv = WideConv1d(width, width, kernel, padding=kernel // 2, groups=groups)
     except (ValueError, TypeError, KeyError, ArithmeticError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"audio encoder config: expected the settings of a wav2vec2 network, got: {reason}") from error

@@ -2,15 +2,17 @@
 
 import pytest
 import torch
+from kv_cases import CHUNKS
 
 from liveact_kernels import ops  # noqa: F401 - fills the registry
 from liveact_kernels.available import missing
-from liveact_kernels.contract import REGISTRY, use
+from liveact_kernels.contract import REGISTRY, Case, use
 
 MISSING = missing("cuda", "cuda" if torch.cuda.is_available() else "cpu")
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 KV = REGISTRY["kv_compress"]
-IN_PLACE = [c for c in KV.cases if KV.dims_of(c).has_k_mem and KV.refused("cuda", KV.dims_of(c)) is None]
+CASES = [*KV.cases, *(Case(name, **dims) for name, dims in CHUNKS.items())]
+IN_PLACE = [c for c in CASES if KV.dims_of(c).has_k_mem and KV.refused("cuda", KV.dims_of(c)) is None]
 
 
 @pytest.mark.parametrize("case", IN_PLACE, ids=str)

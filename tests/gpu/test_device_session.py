@@ -1,4 +1,4 @@
-"""The self-test's cost, and a whole small avatar on the device against the CPU."""
+"""The self-test, and a whole small avatar on the device against the CPU."""
 
 import importlib.util
 
@@ -10,11 +10,9 @@ from liveact_kernels import selftest
 from liveact_model.weights import load_avatar
 
 
-def test_the_self_test_passes_and_is_quick(device):
-    selftest.run(device)  # compiles
-    outcomes, seconds = selftest.run(device)
+def test_the_self_test_passes(device):
+    outcomes, _ = selftest.run(device)
     assert [f"{o.op} on {o.backend}: {o.said}" for o in outcomes if not o.ok] == []
-    assert seconds < 1
 
 
 @pytest.fixture(autouse=True)

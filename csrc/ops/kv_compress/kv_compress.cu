@@ -1,6 +1,7 @@
 // The window's end-of-block update in one launch: liveact_kernels/ops/kv_compress (reference.py, NOTES.md).
 // A cluster owns some heads of the keys or of the values. It walks the schedule in order and tokens upwards; where an
 // entry reads memory, all its blocks have read a chunk before any of them stores one, so outputs may overwrite sources.
+// In temporal order too: entries cut the tokens into chunks of two sizes, so blocks store rows that others read.
 #include <stdexcept>
 
 #include "casts.cuh"
@@ -216,7 +217,7 @@ void kv_compress(void* k_out, void* v_out, float* k_out_scale, float* v_out_scal
   Params p = {{{k_out, k_peer, k_mem, k_out_scale, k_peer_scale, k_scale, k_new, k_new_scale, taps},
                {v_out, v_peer, v_mem, v_out_scale, v_peer_scale, v_scale, v_new, v_new_scale,
                 taps_v}},
-              rope, {}, int(entries), int(tokens), int(memory), int(H), lanes, raster != 0, raster != 0 && memory > 0};
+              rope, {}, int(entries), int(tokens), int(memory), int(H), lanes, raster != 0, memory > 0};
   for (int e = 0; e < p.entries; ++e, schedule += 2 + TAPS) {
     Entry& entry = p.entry[e];
     entry.slot = int(schedule[0]), entry.count = int(schedule[1]);
