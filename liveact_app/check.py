@@ -6,6 +6,7 @@ import argparse
 import contextlib
 
 from liveact_app.backend import HELP, backends
+from liveact_model.errors import InputError
 
 EPILOG = """
 Each recorded case is a JSON sidecar and a safetensors file. Float32 variants must agree within 2e-5 (relative L2),
@@ -31,7 +32,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Replay, print a row per check, and return the exit code."""
-    from liveact_app.media.files import PendingFile, check_output
+    from liveact_app.media.files import check_output
+    from liveact_app.media.pending import PendingFile
     from liveact_app.verify import find, replay
     from liveact_app.verify.junit import junit
     from liveact_app.verify.report import Report
@@ -47,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
             for row in replay(path):
                 report.add(row)
         if xml:
-            with open(xml.temporary, "w", encoding="utf-8") as file:
-                file.write(junit(report.rows, args.backend or "default"))
-            xml.commit()
-        return report.close()
+            where = xml.commit_text(junit(report.rows, args.backend or "default"))
+        code = report.close()
+        if xml and (sentence := xml.moved(where)):
+            raise InputError(sentence)
+        return code

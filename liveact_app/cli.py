@@ -14,12 +14,15 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from liveact_app.limits import check_limits, lack
+from liveact_app.streams import OutputLost, guarded
 from liveact_model.errors import InputError, PeerError
 
 COMMANDS = ("liveact_app.generate", "liveact_app.check", "liveact_app.budget", "liveact_app.doctor", "liveact_app.tune")
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+EXIT_NO_READER = 141  # what a shell shows for a program that SIGPIPE ended
 
 
 class Parser(argparse.ArgumentParser):
@@ -110,10 +113,11 @@ def build_parser() -> Parser:
     return parser
 
 
-def _complain(name: str, error: Exception, code: int, aloud: bool = True) -> int:
+def _complain(name: str, error: Exception | str, code: int, aloud: bool = True) -> int:
     """Say what is wrong in one sentence (messages of decoders can span lines) and return the exit code."""
     if aloud:
-        print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        word = "" if code == EXIT_INTERRUPTED else "error: "
+        print(f"{name}: {word}{' '.join(str(error).split())}", file=sys.stderr)
     return code
 
 
@@ -122,25 +126,44 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work() -> int:
         args = build_parser().parse_args(argv)
+        check_limits()
         return args.run(args)
 
     return answer(work)
 
 
 def answer(work: Callable[[], int], name: str = "liveact") -> int:
-    """Do the work of the command `name` and return its exit code: 0 done, 1 another process of a group is
-    gone, 2 bad input (under torchrun one process says so for all), 130 interrupted; anything else is a bug.
+    """Do the work of the command `name` and return its exit code.
+
+    0 done, 1 another process of a group is gone, 2 bad input (under torchrun one process says so for all) or a machine
+    that gives no memory, thread or file, 130 interrupted, 141 the reader of standard output has left; anything else is
+    a bug and shows itself.
     """
-    try:
-        return work()
-    except InputError as error:
-        return _complain(name, error, EXIT_BAD_INPUT, os.environ.get("RANK", "0") in ("", "0"))
-    except PeerError as error:
-        return _complain(name, error, error.code, bool(str(error)))
-    except ModuleNotFoundError as error:
-        if error.name != "nvtx":  # that one is asked for by a variable, so its absence is bad input
+    with guarded():
+        try:
+            code = work()
+            sys.stdout.flush()
+            return code
+        except SystemExit:  # --help
+            sys.stdout.flush()
             raise
+        except KeyboardInterrupt:
+            return _complain(name, "interrupted", EXIT_INTERRUPTED)
+        except Exception as error:
+            if (code := _explained(name, error)) is None:
+                raise
+            return code
+
+
+def _explained(name: str, error: Exception) -> int | None:
+    """The exit code of an error that is not a bug, once it is told in one sentence; None for a bug."""
+    if isinstance(error, OutputLost):
+        return EXIT_NO_READER if error.quiet else _complain(name, error, EXIT_BAD_INPUT)
+    if isinstance(error, InputError):
+        return _complain(name, error, EXIT_BAD_INPUT, os.environ.get("RANK", "0") in ("", "0"))
+    if isinstance(error, PeerError):
+        return _complain(name, error, error.code, bool(str(error)))
+    if isinstance(error, ModuleNotFoundError) and error.name == "nvtx":  # asked for by a variable: bad input
         return _complain(name, error, EXIT_BAD_INPUT)
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    sentence = lack(error)
+    return None if sentence is None else _complain(name, sentence, EXIT_BAD_INPUT)

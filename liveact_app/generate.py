@@ -2,6 +2,8 @@
 
 import argparse
 import contextlib
+import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from liveact_app.backend import HELP
@@ -9,17 +11,22 @@ from liveact_app.cli import EXIT_INTERRUPTED, picture_size, real_number, utf8_te
 from liveact_app.job import VIDEO_SUFFIXES, Job, parse_edits
 from liveact_app.progress import note
 from liveact_app.ranks import FORMS
+from liveact_app.streams import OutputLost
+from liveact_model.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
+    from liveact_app.media.pending import PendingFile
     from liveact_app.summary import Summary
     from liveact_model.parallel import SeqParallel
 
 EPILOG = """
 The video is written block by block (21 video frames first, then 32 at a time) and covers the whole recording.
-Ctrl-C finishes the file, so what was made so far stays and can be played; an error leaves nothing behind.
+Ctrl-C finishes the file, so what was made so far stays and can be played; an error leaves nothing behind. What goes
+wrong on the way (the recording is cut short, memory runs out) ends the video there; when the output folder is gone, the
+video is put in the system's folder of temporary files. One sentence says so.
 Several GPUs share the work under torchrun, and make the same video:
   torchrun --nproc_per_node 2 -m liveact_app generate --image ... --audio ... --out talk.mp4
 
@@ -28,7 +35,8 @@ example:
   liveact generate --image face.png --audio talk.m4a --out talk.mp4 --scale 8 \\
       --edit-prompt "[3,5]=he smiles" --edit-prompt "[6,9]=he nods"
 
-exit codes: 0 done, 2 unusable input (one sentence says which), 130 interrupted
+exit codes: 0 done (also when the summary could not be printed), 2 unusable input, or not all of it could be done (one
+sentence says what), 130 interrupted
 """
 DEFAULT_PROMPT = "A person is talking."
 
@@ -141,8 +149,9 @@ def _lead(
     parallel: "SeqParallel", device: str | None,
 ) -> int:  # fmt: skip
     """The only process of a run that writes files and talks to the user."""
-    from liveact_app.media.files import PendingFile
+    from liveact_app.media.finished import check_video
     from liveact_app.media.interrupt import Interrupted, Interrupts
+    from liveact_app.media.pending import PendingFile
     from liveact_app.render import render
 
     try:
@@ -152,16 +161,30 @@ def _lead(
                 report = files.enter_context(PendingFile(job.report, "--report")) if job.report else None
             parallel.on_end(lambda: files.__exit__(None, None, None))
             summary = render(job, video.temporary, stop, record_block, parallel, device)
-            video.commit()
-            if report:
-                with open(report.temporary, "w", encoding="utf-8") as file:
-                    file.write(summary.json() + "\n")
-                report.commit()
+            check_video(video.temporary, summary.video_frames, "--out", job.out)
+            where = video.commit()
+            summary = replace(summary, out=where)
+            troubles = [summary.cut_short and f"{summary.cut_short}; {where!r} holds what was made and can be played",
+                        video.moved(where), _write_report(report, summary)]  # fmt: skip
     except Interrupted as signal:
         note(f"interrupted by {signal.name} before the first video frame; nothing was written")
         return EXIT_INTERRUPTED
     if summary.interrupted:
-        note(f"interrupted by {summary.interrupted}; {job.out!r} holds what was made so far and can be played")
-    print_budget(summary)
-    print(summary.text())
+        note(f"interrupted by {summary.interrupted}; {where!r} holds what was made so far and can be played")
+    try:
+        print_budget(summary)
+        print(summary.text())
+        sys.stdout.flush()
+    except OutputLost as error:  # the video is what was asked for
+        note(f"{error}; {where!r} is in place")
+    if sentence := "; ".join(filter(None, troubles)):
+        raise InputError(sentence)
     return EXIT_INTERRUPTED if summary.interrupted else 0
+
+
+def _write_report(report: "PendingFile | None", summary: "Summary") -> str:
+    """Put the report in place; what went wrong with it, else nothing: the video is there by now."""
+    try:
+        return report.moved(report.commit_text(summary.json() + "\n")) if report else ""
+    except InputError as error:
+        return str(error)

@@ -102,7 +102,7 @@ def _read_edits(path: str) -> list[Edit]:
     try:
         with open(path, encoding="utf-8") as file:
             data = json.load(file)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise InputError(f"--edit-prompt: {path!r} is not valid JSON ({error})") from error
     if isinstance(data, dict):
         return [_edit(span, text) for span, text in data.items()]

@@ -16,8 +16,9 @@ import torch
 
 from liveact_app.backend import backends
 from liveact_app.job import Job
+from liveact_app.limits import lack
 from liveact_app.loading import device_of, load
-from liveact_app.media.audio import AudioInfo, AudioReader, model_audio, scan
+from liveact_app.media.audio import MODEL_RATE_HZ, AudioInfo, AudioReader, model_audio, scan
 from liveact_app.media.background import BackgroundWriter
 from liveact_app.media.image import fit_image, read_image
 from liveact_app.media.interrupt import Interrupted, Interrupts
@@ -46,7 +47,8 @@ def render(
     When a stop signal arrives after the first video frame, the file is finished and the summary says so.
 
     Raises:
-        InputError: unusable media, model or argument, or a full disk; `path` is then worthless.
+        InputError: unusable media, model or argument, or a full disk; `path` is then worthless. What becomes unusable
+            after the first video frame ends the video there, and the summary says so.
         Interrupted: stopped before the first video frame.
     """
     with contextlib.ExitStack() as stack:
@@ -72,7 +74,7 @@ def render(
         )  # fmt: skip
         run = _Run(job, path, size, rate, audio, stack)
         summary = run.go(session, (avatar.name, device), time.monotonic() - start, stop, record_block)
-        if not summary.interrupted:
+        if not (summary.interrupted or summary.cut_short):
             session.close()
         return summary
 
@@ -97,7 +99,7 @@ class _Run:
                  stack: contextlib.ExitStack):  # fmt: skip
         self.job, self.size, self.rate, self.audio = job, size, rate, audio
         self.wanted = math.ceil(Fraction(audio.samples, audio.rate) * rate)
-        self.blocks, self.first_block_s = 0, 0.0
+        self.blocks, self.first_block_s, self.disk_failed = 0, 0.0, False
         # Two readers: the model looks ahead of the video, and either may hold only its own little piece.
         self.heard = model_audio(stack.enter_context(AudioReader(job.audio)))
         kept = stack.enter_context(AudioReader(job.audio))
@@ -108,7 +110,7 @@ class _Run:
     def go(
         self, session: Any, model: tuple[str, str], prepare_s: float, stop: Interrupts, record_block: RecordBlock | None
     ) -> Summary:
-        start, interrupted = time.monotonic(), None
+        start, interrupted, cut_short = time.monotonic(), None, None
         try:
             with show_progress(self.wanted, float(self.rate)) as update:
                 for frames in self._frames(session, record_block or (lambda block: contextlib.nullcontext())):
@@ -125,12 +127,15 @@ class _Run:
             stop.finishing()
             interrupted = signal.name
             self._finish_early()
+        except Exception as error:
+            stop.finishing()
+            cut_short = self._cut_short(error)
         except BaseException:
             stop.finishing()
             self.writer.abandon()
             raise
         replayed = session.captured(), session.live_compilations()
-        return self._summary(model, prepare_s, time.monotonic() - start, interrupted, replayed)
+        return self._summary(model, prepare_s, time.monotonic() - start, (interrupted, cut_short), replayed)
 
     def _finish_early(self) -> None:
         """Close the file with what was made; called while handling the stop, which goes on if there is nothing."""
@@ -143,15 +148,28 @@ class _Run:
             self.writer.abandon()
             raise
 
+    def _cut_short(self, error: Exception) -> str:
+        """The sentence of an error that is no bug, once what was made is a finished file; else the error goes on."""
+        sentence = str(error) if isinstance(error, InputError) else lack(error)
+        try:
+            if sentence is None or self.disk_failed:
+                self.writer.abandon()
+                raise error
+            self._finish_early()
+        except Exception:
+            raise error from None
+        return sentence
+
     def _explain(self, error: Exception) -> Exception:
         """A full disk is the user's to solve, not a bug."""
         if getattr(error, "errno", None) in DISK_ERRORS:
+            self.disk_failed = True
             return InputError(f"--out: cannot write {self.job.out!r} ({error.strerror})")
         return error
 
     def _frames(self, session: Any, record_block: RecordBlock) -> Iterator[np.ndarray]:
         """Blocks of frames uint8 [F, H, W, 3] until the whole recording is covered, the last one cut to its end."""
-        made, last, heard_all = 0, None, False
+        made, last, heard, heard_all = 0, None, 0, False
         while made < self.wanted:
             with record_block(self.blocks):
                 while not heard_all and not session.ready():
@@ -161,6 +179,7 @@ class _Run:
                         heard_all = True
                     else:
                         session.push_audio(torch.from_numpy(chunk))
+                        heard += len(chunk)
                 if session.done:
                     break
                 session.set_prompt(self.job.prompt_of(self.blocks))
@@ -171,12 +190,17 @@ class _Run:
             yield frames
         if missing := self.wanted - made:
             if last is None or missing > MAX_REPEATED_FRAMES:
+                if (seconds := heard / MODEL_RATE_HZ) < self.audio.seconds - 1 / float(self.rate):
+                    raise InputError(
+                        f"--audio: {self.job.audio!r} ends after {seconds:.2f} s, it had {self.audio.seconds:.2f} s "
+                        "when the run began"
+                    )
                 raise RuntimeError(f"the session ended {missing} video frames before the audio")
             yield np.repeat(last, missing, axis=0)
 
     def _summary(
-        self, model: tuple[str, str], prepare_s: float, generate_s: float, interrupted: str | None,
-        replayed: tuple[int, int],
+        self, model: tuple[str, str], prepare_s: float, generate_s: float,
+        ended: tuple[str | None, str | None],        replayed: tuple[int, int],
     ) -> Summary:  # fmt: skip
         w, h = self.size
         return Summary(
@@ -185,5 +209,5 @@ class _Run:
             blocks=self.blocks, video_frames=self.writer.frames, video_frames_wanted=self.wanted,
             audio_seconds=self.audio.seconds, prepare_seconds=prepare_s, first_block_seconds=self.first_block_s,
             generate_seconds=generate_s, encode_seconds=self.writer.seconds, peak_rss_bytes=peak_rss_bytes(),
-            interrupted=interrupted, graphs=replayed[0], live_compilations=replayed[1],
+            interrupted=ended[0], cut_short=ended[1], graphs=replayed[0], live_compilations=replayed[1],
         )  # fmt: skip

@@ -11,7 +11,8 @@ class Summary:
 
     `generate_seconds` runs from the first pushed audio to the finished file; `encode_seconds` (conversion, H.264, AAC,
     muxing) is spent beside it on another thread; `prepare_seconds` is loading the model and encoding image and prompt;
-    `first_block_seconds` is the wait until the first frames exist. `interrupted` names the signal, or is None. `graphs`
+    `first_block_seconds` is the wait until the first frames exist. `interrupted` names the signal, `cut_short`
+    says what else ended the run before the recording did; both are None after a whole one. `graphs`
     counts the CUDA graphs that were replayed (0: kernel by kernel), `live_compilations` the kernels that compiled after
     they were captured (more than 0: some video frame waited for a compiler).
     """
@@ -33,6 +34,7 @@ class Summary:
     encode_seconds: float
     peak_rss_bytes: int | None
     interrupted: str | None
+    cut_short: str | None
     graphs: int
     live_compilations: int
 
@@ -62,7 +64,7 @@ class Summary:
         memory = f", peak memory {self.peak_rss_bytes / 2**20:.0f} MiB" if self.peak_rss_bytes else ""
         if self.graphs:
             memory += f"; {self.graphs} CUDA graphs, {self.live_compilations} kernels compiled while it ran"
-        part = f" of {self.video_frames_wanted}" if self.interrupted else ""
+        part = f" of {self.video_frames_wanted}" if self.interrupted or self.cut_short else ""
         return (
             f"{self.out!r}: {self.video_frames}{part} video frames, {self.video_seconds:.2f} s, {w}x{h} at "
             f"{self.fps:g} fps; {self.video_frames_per_second:.1f} video frames/s, real-time factor "

@@ -20,9 +20,11 @@ def read_json(path: Path, what: str = "model") -> dict[str, Any]:
     Raises:
         InputError: the file is missing, unreadable, or holds something else.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise InputError(f"{what}: expected a readable JSON file {path}, which is no regular file")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{what}: expected a readable JSON file {path}, got: {error}") from error
     if not isinstance(value, dict):
         raise InputError(f"{what}: expected a JSON object in {path}, got {type(value).__name__}")

@@ -126,6 +126,8 @@ class Tensors(Mapping[str, Tensor]):
 
         self._files = {}
         for path in files:
+            if path.exists() and not path.is_file():  # a pipe would be waited for
+                raise InputError(f"model: expected a complete safetensors file {path}, which is no regular file")
             try:
                 handle = safe_open(str(path), framework="pt")
                 self._files.update(dict.fromkeys(handle.keys(), handle))

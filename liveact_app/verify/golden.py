@@ -145,9 +145,12 @@ def load(path_json: str | Path) -> Golden:
             beside it is missing or unreadable; a tensor of `tensor_list` is missing or has another shape.
     """
     path = Path(path_json)
+    for file in (path, path.with_suffix(".safetensors")):
+        if file.exists() and not file.is_file():  # a pipe would be waited for
+            raise InputError(f"golden: expected a regular file {file}")
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"golden sidecar: expected a readable JSON file {path}, got: {error}") from error
     if not isinstance(meta, dict) or not isinstance(meta.get("kind"), str):
         raise InputError(f"golden sidecar {path}: expected a JSON object with a string 'kind', got {str(meta)[:60]}")
