@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 from .avatar import Avatar
 from .config import DiTConfig
 from .errors import InputError
+from .inputs import shown
 from .keymap import export, load
 from .model import DiT
 from .schedule import TIMESTEPS
@@ -43,12 +45,16 @@ def load_avatar(
         raise InputError(f"dtype: expected one of {', '.join(PRECISIONS)}, got {dtype!r}")
     try:
         place = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"device: expected a device that torch knows, got {device!r}") from error
-    folder = ASSETS / name_or_dir if name_or_dir in AVATARS else Path(name_or_dir)
-    if not folder.is_dir():
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"device: expected a device that torch knows, got {shown(device)}") from error
+    if not isinstance(wav2vec_dir, str | Path | None):
+        raise InputError(f"wav2vec_dir: expected a folder's name or None, got {shown(wav2vec_dir)}")
+    known = isinstance(name_or_dir, str | Path)
+    folder = ASSETS / name_or_dir if known and str(name_or_dir) in AVATARS else name_or_dir
+    if not known or not os.path.isdir(folder):
         names = ", ".join(AVATARS)
-        raise InputError(f"model: expected one of {names}, or a checkpoint directory, got {name_or_dir!r}")
+        raise InputError(f"model: expected one of {names}, or a checkpoint directory, got {shown(name_or_dir)}")
+    folder = Path(folder)
     config = read_json(folder / "config.json")
     with torch.no_grad():
         if config.get("format") == FORMAT:
