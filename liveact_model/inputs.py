@@ -36,8 +36,8 @@ def shown(value: Any) -> str:
 def audio_samples(samples: Any) -> Tensor:
     """Mono audio [n] at 16 kHz -> float32 [n]; n may be 0.
 
-    A torch.Tensor or NumPy array of floats (16 to 64 bits) in [-1, 1] with a margin up to AUDIO_PEAK, or of int16, which
-    is divided by 32768. Raises InputError naming what came.
+    A torch.Tensor or NumPy array of floats (16 to 64 bits) in [-1, 1] with a margin up to AUDIO_PEAK, or of int16,
+    which is divided by 32768. Raises InputError naming what came.
     """
     want = "audio: expected mono samples [n] at 16 kHz, float in [-1, 1] or int16, as a torch.Tensor or NumPy array"
     given = _tensor(samples)

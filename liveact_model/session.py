@@ -151,7 +151,8 @@ class Session:
     def push_audio(self, samples: Tensor | np.ndarray) -> None:
         """Append mono samples [n] at 16 kHz, in any chunks: float in [-1, 1] or int16.
 
-        inputs.AUDIO_PEAK is the margin above 1. Raises InputError for anything else, RuntimeError after `close_audio` or `close`.
+        inputs.AUDIO_PEAK is the margin above 1. Raises InputError for anything else, RuntimeError after `close_audio`
+        or `close`.
         """
         self._must_be_open("push_audio")
         if self._audio.total is not None:

@@ -151,7 +151,7 @@ class Tensors(Mapping[str, Tensor]):
             return handle.get_tensor(key)
         except Exception as error:  # a type that torch does not know
             reason = " ".join(str(error).split())
-            raise InputError(f"model: expected {key:.200} in {self._names} to be readable, got: {reason:.200}") from error
+            raise InputError(f"model: expected a readable {key:.200} in {self._names}, got: {reason:.200}") from error
 
     def __contains__(self, key: object) -> bool:
         return key in self._files
