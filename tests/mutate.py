@@ -42,9 +42,11 @@ def json_mutations(value, wrong=(*WRONG, REMOVE)):
 
 
 TEXTS = {
-    "empty": b"", "garbage": b"\x00\xff\xfe", "a list": b"[1]", "a number": b"5", "null": b"null", "cut": b'{"format": "li',
+    "empty": b"", "garbage": b"\x00\xff\xfe", "a list": b"[1]", "a number": b"5", "null": b"null",
+    "cut": b'{"format": "li',
     "deep": b'{"format":' + b"[" * 50_000 + b"]" * 50_000 + b"}", "deep and cut": b"[" * 50_000,
-    "twice": b'{"format": "liveact-1", "format": "liveact-1"}', "order mark": b"\xef\xbb\xbf{}", "latin-1": b'{"n": "\xe9"}',
+    "twice": b'{"format": "liveact-1", "format": "liveact-1"}', "order mark": b"\xef\xbb\xbf{}",
+    "latin-1": b'{"n": "\xe9"}',
     "long number": b'{"fps": ' + b"9" * 6000 + b"}", "NaN": b'{"fps": NaN}', "huge": b'{"fps": 1e999}',
     "surrogate": b'{"format": "liveact-1", "name": "\\ud800"}',
 }  # fmt: skip

@@ -143,7 +143,10 @@ KEY = "decoder.upsamples.0.residual.2.weight"
         (lambda s: s.update({KEY: s[KEY][:, :3]}), rf"expected {KEY} of shape \[8, 8, 3, 3, 3\], found \[8, 3,"),
         (lambda s: s.update(ema=torch.zeros(2)), r"unexpected key ema \[2\]"),
         (lambda s: s.pop("conv2.bias"), "expected key conv2.bias with 1 dimensions, found none"),
-        (lambda s: [s.pop(k) for k in list(s) if "resample" in k], r"expected keys encoder.downsamples\.\*\.resample.1.bias, found none"),
+        (
+            lambda s: [s.pop(k) for k in list(s) if "resample" in k],
+            r"expected keys encoder.downsamples\.\*\.resample.1.bias, found none",
+        ),
     ],
 )
 def test_wrong_keys_are_named(state, spoil, said):
