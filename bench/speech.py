@@ -95,7 +95,7 @@ class _Encoder(nn.Module):
 
 
 class RandomWav2Vec2(Wav2Vec2AudioEncoder):
-    """The base network of `schema.Speech` (with `changes`) behind the model's own encoder: its windows and statistics."""
+    """The base network of `schema.Speech` (with `changes`) behind our own encoder: its windows and statistics."""
 
     def __init__(self, **changes: object):
         nn.Module.__init__(self)

@@ -1,4 +1,4 @@
-"""Whether something fits into the host's memory, asked before it is allocated: a refusal is one sentence, not a kill."""
+"""Whether something fits into the host's memory, before it is allocated: a refusal is one sentence, not a kill."""
 
 from __future__ import annotations
 
