@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from liveact_model.audio.wav2vec2 import Wav2Vec2AudioEncoder
-from liveact_model.audio.wav2vec2_weights import SETTINGS
 from liveact_model.audio.wide import WideConv1d
+from liveact_model.schema import Speech
 
 
 class _Conv(nn.Module):
@@ -96,11 +96,11 @@ class _Encoder(nn.Module):
 
 
 class RandomWav2Vec2(Wav2Vec2AudioEncoder):
-    """The base network of `SETTINGS` (with `changes`) behind the model's own encoder: its windows and statistics."""
+    """The base network of `schema.Speech` (with `changes`) behind our own encoder: its windows and statistics."""
 
     def __init__(self, **changes: object):
         nn.Module.__init__(self)
-        s = SimpleNamespace(**(SETTINGS | changes))
+        s = SimpleNamespace(**(Speech().model_dump() | changes))
         self.normalize, self.blocks, self.channels = True, s.num_hidden_layers, s.hidden_size
         self.pre_norm, self.grouped = False, True
         widths = (1, *s.conv_dim)

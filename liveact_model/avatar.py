@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import MASK_CHANNELS, VIDEO_FRAMES_PER_LATENT, WINDOW_SLOTS
+from .inputs import audio_samples, number
 from .model import DiT
 
 
@@ -113,14 +114,14 @@ class Avatar:
     def measure_audio(self, pieces: Iterable[Tensor], fps: float) -> Any | None:
         """What `Session(audio_levels=...)` takes for a recording that exists: its statistics, in one cheap pass.
 
-        pieces  mono float32 samples [n] at 16 kHz in real time, in order and of any sizes
+        pieces  mono samples [n] at 16 kHz in real time, as `Session.push_audio` takes them, in order, of any sizes
         fps     of the Session
         None (and nothing is read) where the audio encoder needs no statistics. A live stream has none to give: its
         levels run along with it, so the same speech sounds slightly different to the network at its start.
-        Raises InputError for samples that are not mono or not finite.
+        Raises InputError as `push_audio`.
         """
         measure = getattr(self.audio, "measure", None)
-        return None if measure is None else measure(pieces, fps)
+        return None if measure is None else measure(map(audio_samples, pieces), number(fps, "fps", 1, 60))
 
 
 def conditioning(vae: VideoVAE, image: Tensor, slots: int = WINDOW_SLOTS) -> Tensor:

@@ -57,6 +57,12 @@ class DiTConfig:
     block_latent_frames: int = BLOCK_LATENT_FRAMES
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type == "int" and (type(value) is not int or value < 1):
+                raise InputError(f"config: {field.name} must be a whole number from 1 on, got {value!r:.60}")
+        if not 1 <= self.rope_theta < float("inf"):
+            raise InputError(f"config: rope_theta must be a finite number from 1 on, got {self.rope_theta}")
         if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
             raise InputError(f"config: dim must be num_heads times an even number, got {self.dim} / {self.num_heads}")
         if self.in_dim != 2 * self.out_dim + MASK_CHANNELS:

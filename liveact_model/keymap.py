@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 
 from .config import PATCH, TAPS, DiTConfig
 from .errors import InputError
+from .footprint import must_fit
 from .model import DiT
 from .precision import Linear
-from .statedict import count_layers
+from .statedict import check_keys, count_layers
 
 
 class Target(NamedTuple):
@@ -106,7 +108,10 @@ def load(
     expected and its found shape.
     """
     c = dit.config
-    _check(state, targets(c), what)
+    check(state, c, what)
+    if device is None or device.type == "cpu":
+        width = {"float32": 4, "fp8": 1}.get(precision, 2)
+        must_fit(sum(math.prod(s) for t in targets(c) for s in t.shapes) * width, f"{what} in {precision}")
     for path, keys, _ in targets(c):
         value = _to_ours(path, [state[k] for k in keys], c)
         module, name = _owner(dit, path)
@@ -140,9 +145,12 @@ def infer_config(state: Mapping[str, Tensor], values: dict, what: str = "checkpo
     """
 
     def size(key: str, dim: int) -> int:
-        if key not in state or len(state[key].shape) <= dim:
-            raise InputError(f"{what}: expected key {key}, found {'a scalar' if key in state else 'none'}")
-        return state[key].shape[dim]
+        if key not in state:
+            raise InputError(f"{what}: expected key {key}, found none")
+        shape = state[key].shape
+        if len(shape) <= dim or 0 in shape:
+            raise InputError(f"{what}: expected {key} with {dim + 1} or more dimensions, found {list(shape)}")
+        return shape[dim]
 
     c = DiTConfig.from_dict({k: v for k, v in values.items() if k in _FROM_CONFIG})
     d, block = size("patch_embedding.weight", 0), "blocks.0."
@@ -164,19 +172,30 @@ _FROM_CONFIG = ("text_len", "clip_tokens", "audio_window", "eps", "rope_theta", 
                 "separate_v_taps", "audio_channels")  # fmt: skip
 
 
-def _check(state: Mapping[str, Tensor], wanted: list[Target], what: str) -> None:
-    known = set()
-    for target in wanted:
-        for key, shape in zip(target.keys, target.shapes):
-            known.add(key)
-            if key not in state:
-                raise InputError(f"{what}: expected key {key} {list(shape)}, found none")
-            found = tuple(state[key].shape)
-            if found != shape:
-                raise InputError(f"{what}: expected {key} of shape {list(shape)}, found {list(found)}")
-    for key in state:
-        if key not in known and not any(part in key for part in UNUSED):
-            raise InputError(f"{what}: unexpected key {key} {list(state[key].shape)}")
+def check(state: Mapping[str, Tensor], config: DiTConfig, what: str) -> None:
+    """Raise InputError naming the first key that is missing, of another shape or type than `config` says, or extra."""
+    wanted = {key: shape for target in targets(config) for key, shape in zip(target.keys, target.shapes)}
+    used = (key for key in state if key in wanted or not any(part in key for part in UNUSED))
+    check_keys(_Part(state, used), wanted, what)
+
+
+class _Part(Mapping[str, Tensor]):
+    """Some keys of a state dict whose values are read when they are asked for."""
+
+    def __init__(self, state: Mapping[str, Tensor], keys: Iterable[str]):
+        self._state, self._keys = state, dict.fromkeys(keys)
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self._state[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._keys
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
 
 def _owner(root: nn.Module, path: str) -> tuple[nn.Module, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,9 +16,13 @@ from .avatar import Avatar, conditioning
 from .cache import Window
 from .config import PATCH
 from .errors import InputError
+from .inputs import audio_samples, number, picture, prompt_text, shown, switch, whole
 from .parallel import ALONE, SeqParallel
 from .schedule import SAMPLERS, blocks_for, coefficients, noise, sigmas
 from .steps import Steps, capture
+
+if TYPE_CHECKING:
+    import numpy as np
 
 LOOK_AHEAD_VIDEO_FRAMES = 2  # audio embeddings past its last video frame that a block reads
 BLOCK, PROMPT, CLOSE = "block", "prompt", "close"  # what the leading process of a group tells the others to do
@@ -28,7 +32,8 @@ class Session:
     """One avatar speaking.
 
     avatar      a loaded model
-    image       [3, H, W] in [-1, 1]; H and W multiples of 16 set the video's size
+    image       [3, H, W], float in [-1, 1] (inputs.PICTURE_PEAK is the margin), tensor or NumPy array; H and W
+                  multiples of 16 set the video's size
     prompt      text; may change at any block
     fps         video frames per second; audio is 16 kHz mono in real time whatever it is
     seed        noise depends on (seed, block, step) alone; sums depend on torch's number of threads, a little
@@ -43,7 +48,8 @@ class Session:
     parallel      the processes that share the work. Only the leading one is given an image, prompts and audio, and
                   returns video frames; the others give None and "", the same options otherwise, and call `follow`
 
-    Raises InputError for an unusable size, fps, sampler or guidance.
+    Raises InputError for an argument that cannot be used, naming it and what came. What is asked for at the wrong
+    moment (a block without audio, past the end or after `close`) is a RuntimeError that says so.
     """
 
     def __init__(
@@ -52,13 +58,20 @@ class Session:
         eight_bit_attention: bool = False, audio_levels: Any | None = None, graphs: bool | None = None,
         parallel: SeqParallel = ALONE,
     ):  # fmt: skip
-        fps = avatar.default_fps if fps is None else fps
-        _check(fps, sampler, audio_cfg)
-        self.avatar, self.seed, self.sampler, self.audio_cfg = avatar, seed, sampler, audio_cfg
-        self.fps, self.blocks_made, self.parallel = fps, 0, parallel
+        if not isinstance(avatar, Avatar):
+            raise InputError(f"avatar: expected a model as load_avatar returns it, got {shown(avatar)}")
+        if sampler not in SAMPLERS:
+            raise InputError(f"sampler: expected one of {', '.join(SAMPLERS)}, got {shown(sampler)}")
+        self.avatar, self.parallel, self.sampler, self.seed = avatar, parallel, sampler, whole(seed, "seed")
+        self.fps = number(avatar.default_fps if fps is None else fps, "fps", 1, 60)
+        self.audio_cfg = number(audio_cfg, "audio_cfg", 1, 10)
+        eight_bit_memory = switch(eight_bit_memory, "eight_bit_memory")
+        eight_bit_attention = switch(eight_bit_attention, "eight_bit_attention")
+        self.blocks_made, self._closed = 0, False
+        prompt = prompt_text(prompt)
         if parallel.leads:
-            _check_image(image)
-            self._audio = avatar.audio.stream(fps, *(() if audio_levels is None else (audio_levels,)))
+            image = picture(image)
+            self._audio = self._listen(audio_levels)
         self._graphs: Graphs | None = None
         self._compiled = 0
         if eight_bit_attention and not parallel.whole_memory:
@@ -121,16 +134,30 @@ class Session:
         """Kernels compiled since the capture: 0, or something was late."""
         return 0 if self._graphs is None else compilations() - self._compiled
 
+    def _listen(self, levels: Any | None) -> Any:
+        """The audio stream, with the statistics of the whole recording where they are known and of use."""
+        encoder = self.avatar.audio
+        if levels is None:
+            return encoder.stream(self.fps)
+        if not hasattr(encoder, "measure"):
+            raise InputError(f"audio_levels: expected None, which this model measures, got {shown(levels)}")
+        return encoder.stream(self.fps, levels)
+
     def _encode(self, prompt: str) -> Tensor:
         return self.avatar.text.encode(prompt).to(self.avatar.anchor().device)
 
     # ---- inputs ---------------------------------------------------------------------------------------------------
 
-    def push_audio(self, samples: Tensor) -> None:
-        """Append mono float32 samples [n] at 16 kHz, in any chunks. Raises InputError if they are not finite."""
-        if samples.ndim != 1 or not torch.isfinite(samples).all():
-            raise InputError(f"audio: expected finite mono samples [n], got shape {tuple(samples.shape)}")
-        self._audio.push(samples)
+    def push_audio(self, samples: Tensor | np.ndarray) -> None:
+        """Append mono samples [n] at 16 kHz, in any chunks: float in [-1, 1] or int16.
+
+        inputs.AUDIO_PEAK is the margin above 1. Raises InputError for anything else, RuntimeError after `close_audio`
+        or `close`.
+        """
+        self._must_be_open("push_audio")
+        if self._audio.total is not None:
+            raise RuntimeError("push_audio: the audio is closed")
+        self._audio.push(audio_samples(samples))
 
     def close_audio(self) -> None:
         """No more audio will come: the last embedding repeats to the end of the last block."""
@@ -138,8 +165,9 @@ class Session:
 
     @torch.no_grad()
     def set_prompt(self, prompt: str) -> None:
-        """Use another prompt from the next block on; memory is kept."""
-        if prompt != self._prompt_text:
+        """Use another prompt from the next block on; memory is kept. Raises InputError unless it is text."""
+        self._must_be_open("set_prompt")
+        if prompt_text(prompt) != self._prompt_text:
             rows = self._encode(prompt)
             self._tell(PROMPT)
             self._take_prompt(rows)
@@ -163,10 +191,17 @@ class Session:
         """Do what the leading process's Session does, until that is closed: all that the other processes call."""
         while (order := self.parallel.share(str)) != CLOSE:
             self._take_prompt(None) if order == PROMPT else self.next_block()
+        self._closed = True
 
     def close(self) -> None:
-        """Let the other processes of a group go; this Session makes no more blocks."""
-        self._tell(CLOSE)
+        """Let the other processes of a group go; this Session makes no more blocks. A second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._tell(CLOSE)
+
+    def _must_be_open(self, asked: str) -> None:
+        if self._closed:
+            raise RuntimeError(f"{asked}: the Session is closed")
 
     # ---- progress ---------------------------------------------------------------------------------------------------
 
@@ -185,11 +220,16 @@ class Session:
         return total is not None and self.blocks_made >= blocks_for(total, *blocks)
 
     def ready(self) -> bool:
-        """Whether enough audio is there for the next block (its video frames and two more), or it is closed."""
+        """Whether `next_block` can make one: the audio for it is there (its video frames and two more), or closed.
+
+        False once `done` and after `close`: there are no more blocks.
+        """
+        if self._closed or self._audio.total is not None:
+            return not (self._closed or self.done)
         c = self.avatar.dit.config
         block = c.block_video_frames if self.blocks_made else c.first_block_video_frames
         need = self.video_frames_made + block + LOOK_AHEAD_VIDEO_FRAMES
-        return self._audio.total is not None or self._audio.ready >= need
+        return self._audio.ready >= need
 
     def memory_bytes(self) -> int:
         """Bytes of the memory windows: constant from the first block on."""
@@ -199,8 +239,14 @@ class Session:
 
     @torch.no_grad()
     def next_latents(self) -> Tensor:
-        """Denoise the next block: [z, 6 or 8, h, w] in the activation dtype. Raises RuntimeError without audio."""
+        """Denoise the next block: [z, 6 or 8, h, w] in the activation dtype.
+
+        Raises RuntimeError without audio, past the end of closed audio (`done`) and after `close`.
+        """
+        self._must_be_open("next_block")
         if self.parallel.leads and not self.ready():
+            if self.done:
+                raise RuntimeError(f"next_block: {self.blocks_made} blocks cover all of the audio, which is closed")
             raise RuntimeError(f"block {self.blocks_made} needs more audio: push it, or close_audio()")
         self._tell(BLOCK)
         block, first = self.blocks_made, self.blocks_made == 0
@@ -212,7 +258,10 @@ class Session:
         return latent
 
     def next_block(self) -> Tensor | None:
-        """The next block's video frames: uint8 [21 or 32, H, W, 3] where the model lives; None unless it leads."""
+        """The next block's video frames: uint8 [21 or 32, H, W, 3] where the model lives; None unless it leads.
+
+        Raises RuntimeError as `next_latents`.
+        """
         with scope("session"), scope(f"block[{self.blocks_made}]"), torch.no_grad():
             latents = self.next_latents()
             with scope("vae"):
@@ -232,17 +281,3 @@ class Session:
         next_read = 4 * (start + count) - 5
         self._audio.forget(next_read if total is None else min(next_read, total - 1))
         return rows
-
-
-def _check_image(image: Tensor) -> None:
-    if image.ndim != 3 or image.shape[0] != 3 or any(n % 16 or n < 16 for n in image.shape[1:]):
-        raise InputError(f"image: expected [3, H, W] with H and W multiples of 16, got {tuple(image.shape)}")
-
-
-def _check(fps: float, sampler: str, audio_cfg: float) -> None:
-    if not 1 <= fps <= 60:
-        raise InputError(f"fps: expected 1 to 60, got {fps}")
-    if sampler not in SAMPLERS:
-        raise InputError(f"sampler: expected one of {', '.join(SAMPLERS)}, got {sampler!r}")
-    if not 1 <= audio_cfg <= 10:
-        raise InputError(f"audio_cfg: expected 1 to 10, got {audio_cfg}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,13 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .avatar import Avatar
+from .avatar import AudioEncoder, Avatar, ImageEncoder, TextEncoder
 from .config import DiTConfig
 from .errors import InputError
-from .keymap import export, load
+from .inputs import shown
+from .jsonfile import read_json
+from .keymap import check, export, load
 from .model import DiT
 from .schedule import TIMESTEPS
-from .statedict import read_json
+from .statedict import assign, check_keys
 
 ASSETS = Path(__file__).parent / "assets"
 AVATARS = ("tiny",)
@@ -43,12 +46,16 @@ def load_avatar(
         raise InputError(f"dtype: expected one of {', '.join(PRECISIONS)}, got {dtype!r}")
     try:
         place = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"device: expected a device that torch knows, got {device!r}") from error
-    folder = ASSETS / name_or_dir if name_or_dir in AVATARS else Path(name_or_dir)
-    if not folder.is_dir():
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"device: expected a device that torch knows, got {shown(device)}") from error
+    if not isinstance(wav2vec_dir, str | Path | None):
+        raise InputError(f"wav2vec_dir: expected a folder's name or None, got {shown(wav2vec_dir)}")
+    known = isinstance(name_or_dir, str | Path)
+    folder = ASSETS / name_or_dir if known and str(name_or_dir) in AVATARS else name_or_dir
+    if not known or not os.path.isdir(folder):
         names = ", ".join(AVATARS)
-        raise InputError(f"model: expected one of {names}, or a checkpoint directory, got {name_or_dir!r}")
+        raise InputError(f"model: expected one of {names}, or a checkpoint directory, got {shown(name_or_dir)}")
+    folder = Path(folder)
     config = read_json(folder / "config.json")
     with torch.no_grad():
         if config.get("format") == FORMAT:
@@ -63,35 +70,36 @@ def load_avatar(
 def _load_ours(folder: Path, config: dict[str, Any], precision: str, device: torch.device) -> Avatar:
     from .audio.mel import MelEncoder
     from .image.patches import PatchEncoder
+    from .schema import Ours, validated
     from .text.words import WordEncoder
     from .vae.tiny import TinyVAE
 
-    try:
-        dit_config, vae_args = DiTConfig.from_dict(config["dit"]), config["vae"]
-        size, fps = tuple(config["size"]), float(config["fps"])
-        timesteps = tuple(float(t) for t in config["timesteps"])
-        name = str(config["name"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"model: {folder / 'config.json'} lacks or garbles {error}") from error
+    where = folder / "config.json"
+    stated = validated(Ours, config, where)
+    dit_config, (width, height) = stated.dit.config(), stated.size
+    encoders = (WordEncoder(), PatchEncoder(stated.vae.z_dim, height // 8, width // 8), MelEncoder())
+    _check_encoders(dit_config, *encoders, where)
+    files = [folder / "dit.safetensors", folder / "vae.safetensors"]
+    state, vae_state = Tensors(files[:1]), Tensors(files[1:])
+    check(state, dit_config, str(files[0]))
     with torch.device("meta"):
-        dit = DiT(dit_config)
-    load(dit, Tensors([folder / "dit.safetensors"]), precision, "dit.safetensors", device)
-    vae = TinyVAE(**vae_args)
-    _fill(vae, Tensors([folder / "vae.safetensors"]), "vae.safetensors")
-    z, latent = vae.z_dim, (size[1] // 8, size[0] // 8)
-    encoders = (WordEncoder(), PatchEncoder(z, *latent), MelEncoder())
-    return Avatar(name, dit, vae, *encoders, size, fps, timesteps)
+        dit, vae = DiT(dit_config), TinyVAE(**stated.vae.model_dump())
+    check_keys(vae_state, {key: value.shape for key, value in vae.state_dict().items()}, str(files[1]))
+    load(dit, state, precision, str(files[0]), device)
+    assign(vae, {key: vae_state[key].float() for key in vae_state})
+    return Avatar(stated.name, dit, vae, *encoders, (width, height), stated.fps, tuple(stated.timesteps))
 
 
-def _fill(module: torch.nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    wanted = module.state_dict()
-    for key, value in wanted.items():
-        if key not in state:
-            raise InputError(f"{what}: expected key {key} {list(value.shape)}, found none")
-        if state[key].shape != value.shape:
-            raise InputError(f"{what}: expected {key} of shape {list(value.shape)}, found {list(state[key].shape)}")
-    module.load_state_dict({k: state[k].float() for k in wanted})
-    module.requires_grad_(False).eval()
+def _check_encoders(c: DiTConfig, text: TextEncoder, image: ImageEncoder, audio: AudioEncoder, where: Path) -> None:
+    """The denoiser must take what the built-in encoders give."""
+    if c.text_len < text.text_len:
+        raise InputError(f"model: expected dit.text_len in {where} to be {text.text_len} or more, found {c.text_len}")
+    for key, want in (
+        ("text_dim", text.text_dim), ("clip_dim", image.clip_dim),
+        ("audio_blocks", audio.blocks), ("audio_channels", audio.channels),
+    ):  # fmt: skip
+        if (found := getattr(c, key)) != want:
+            raise InputError(f"model: expected dit.{key} in {where} to be {want}, as its encoder gives, found {found}")
 
 
 def dit_files(folder: Path) -> list[Path]:
@@ -102,9 +110,9 @@ def dit_files(folder: Path) -> list[Path]:
     stem = "diffusion_pytorch_model"
     index = folder / f"{stem}.safetensors.index.json"
     if index.is_file():
-        shards = read_json(index).get("weight_map")
-        if not isinstance(shards, dict) or not shards or not all(isinstance(s, str) for s in shards.values()):
-            raise InputError(f"model: expected weight_map in {index} to name a file for every key, got {shards!r:.80}")
+        from .schema import Index, validated
+
+        shards = validated(Index, read_json(index), index).weight_map
         found = [folder / s for s in dict.fromkeys(shards.values())]
     else:
         found = sorted(folder.glob(f"{stem}*.safetensors"))
@@ -130,12 +138,22 @@ class Tensors(Mapping[str, Tensor]):
                 raise InputError(f"model: expected a complete safetensors file {path}, which is no regular file")
             try:
                 handle = safe_open(str(path), framework="pt")
-                self._files.update(dict.fromkeys(handle.keys(), handle))
-            except (OSError, SafetensorError) as error:
-                raise InputError(f"model: expected a complete safetensors file {path}, got: {error}") from error
+                keys = handle.keys()
+            except (OSError, RuntimeError, SafetensorError) as error:
+                reason = " ".join(str(error).split())
+                raise InputError(f"model: expected a complete safetensors file {path}, got: {reason:.200}") from error
+            if twice := next((key for key in keys if key in self._files), None):
+                raise InputError(f"model: expected each key in one file, found {twice:.200} again in {path}")
+            self._files.update(dict.fromkeys(keys, handle))
+        self._names = ", ".join(path.name for path in files[:2])
 
     def __getitem__(self, key: str) -> Tensor:
-        return self._files[key].get_tensor(key)
+        handle = self._files[key]
+        try:
+            return handle.get_tensor(key)
+        except Exception as error:  # a type that torch does not know
+            reason = " ".join(str(error).split())
+            raise InputError(f"model: expected a readable {key:.200} in {self._names}, got: {reason:.200}") from error
 
     def __contains__(self, key: object) -> bool:
         return key in self._files

@@ -100,7 +100,7 @@ def test_audio_encoder_from_directory(tmp_path, layout):
         ({"config.json": "[]"}, "expected a JSON object"),
         ({"config.json": "{}"}, "expected a weight file"),
         ({"config.json": "{}", "model.safetensors": "junk"}, "expected a safetensors file"),
-        ({"config.json": "{}", "preprocessor_config.json": '{"sampling_rate": 8000}'}, "16000, got 8000"),
+        ({"config.json": "{}", "preprocessor_config.json": '{"sampling_rate": 8000}'}, "to be 16000, found 8000"),
         ({"config.json": '{"hidden_size": 30, "num_attention_heads": 4}', "model.safetensors": None}, "config"),
     ],
 )

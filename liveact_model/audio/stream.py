@@ -67,6 +67,8 @@ class Wav2Vec2Stream:
                 "audio window: expected context_s, look_ahead_s >= 0 and first_frames, chunk_frames >= 1, "
                 f"got {context_s}, {look_ahead_s}, {first_frames}, {chunk_frames}"
             )
+        if not isinstance(levels, Levels | None):
+            raise InputError(f"audio_levels: expected what measure_audio returned, got {type(levels).__name__}")
         self._hop = encoder.sample_rate // EMBEDDINGS_PER_SECOND
         _check_grid(encoder, self._hop)
         self._encoder, self._levels = encoder, levels

@@ -22,7 +22,7 @@ from liveact_model.audio.stream import Wav2Vec2Stream
 from liveact_model.audio.tempo import EMBEDDINGS_PER_SECOND, TempoStream
 from liveact_model.audio.wav2vec2_weights import SAMPLE_RATE, WHAT, build, plain_state, read_directory
 from liveact_model.errors import InputError
-from liveact_model.statedict import assign, check_keys
+from liveact_model.statedict import assign, check_keys, check_one_dtype
 
 
 def embedding_count(samples: int) -> int:
@@ -37,6 +37,7 @@ class Wav2Vec2AudioEncoder(nn.Module):
         state: state dict of transformers' Wav2Vec2Model (a `wav2vec2.` prefix and pre-training heads are accepted).
         settings: the network's part of a Hugging Face config.json; missing entries are those of the base model.
         normalize: bring the waveform to zero mean and unit variance (the checkpoint's `do_normalize`).
+        where, what: what errors call the settings and the weights.
 
     Raises:
         InputError: a key is missing, extra or has the wrong shape (the first one is named), or the settings do not
@@ -45,11 +46,15 @@ class Wav2Vec2AudioEncoder(nn.Module):
 
     sample_rate = SAMPLE_RATE
 
-    def __init__(self, state: Mapping[str, Tensor], settings: Mapping[str, Any], normalize: bool = True):
+    def __init__(
+        self, state: Mapping[str, Tensor], settings: Mapping[str, Any], normalize: bool = True,
+        where: str | Path = "its settings", what: str = WHAT,
+    ):  # fmt: skip
         super().__init__()
-        model = build(settings)
+        model = build(settings, where)
         state = plain_state(state)
-        check_keys(state, {key: tuple(value.shape) for key, value in model.state_dict().items()}, WHAT)
+        check_keys(state, {key: tuple(value.shape) for key, value in model.state_dict().items()}, what)
+        check_one_dtype(state, what)
         assign(model, state)
         model.encoder.pos_conv_embed.conv.widen()
         config, self.normalize = model.config, normalize
@@ -71,7 +76,7 @@ class Wav2Vec2AudioEncoder(nn.Module):
             InputError: a file is missing or unreadable, or the audio is not expected at 16 kHz.
         """
         state, settings, normalize = read_directory(Path(path))
-        return cls(state, settings, normalize)
+        return cls(state, settings, normalize, Path(path) / "config.json", f"{WHAT} in {path}")
 
     def meter(self) -> LevelMeter:
         """A new meter of the statistics this network normalises by."""

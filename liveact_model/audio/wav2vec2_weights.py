@@ -11,27 +11,11 @@ from torch import Tensor, nn
 
 from liveact_model.audio.wide import WideConv1d
 from liveact_model.errors import InputError
-from liveact_model.statedict import load_pickle, read_json
+from liveact_model.jsonfile import read_json
+from liveact_model.statedict import load_pickle
 
 SAMPLE_RATE = 16000
 WHAT = "audio encoder weights"
-SETTINGS = {  # what of a Hugging Face config.json shapes the network, with transformers' defaults (the base model)
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "conv_dim": (512,) * 7,
-    "conv_stride": (5, 2, 2, 2, 2, 2, 2),
-    "conv_kernel": (10, 3, 3, 3, 3, 2, 2),
-    "conv_bias": False,
-    "feat_extract_norm": "group",
-    "feat_extract_activation": "gelu",
-    "hidden_act": "gelu",
-    "num_conv_pos_embeddings": 128,
-    "num_conv_pos_embedding_groups": 16,
-    "do_stable_layer_norm": False,
-    "layer_norm_eps": 1e-5,
-}
 UNUSED = ("masked_spec_embed", "quantizer.", "project_hid.", "project_q.", "lm_head.")  # pre-training and CTC heads
 POSITION_CONV = "encoder.pos_conv_embed.conv"
 WEIGHT_NORM_NAMES = (
@@ -40,15 +24,17 @@ WEIGHT_NORM_NAMES = (
 )
 
 
-def build(settings: Mapping[str, Any]) -> nn.Module:
+def build(settings: Mapping[str, Any], where: str | Path = "its settings") -> nn.Module:
     """transformers' Wav2Vec2Model on the meta device, the positional convolution with a plain weight and in float32.
 
     Raises:
-        InputError: `settings` (names of SETTINGS, any missing ones taken from there) do not describe a network.
+        InputError: `settings` (names of schema.Speech, which has defaults for all) do not describe a network.
     """
     from transformers import Wav2Vec2Config, Wav2Vec2Model
 
-    settings = {name: settings.get(name, default) for name, default in SETTINGS.items()}
+    from liveact_model.schema import Speech, validated
+
+    settings = validated(Speech, dict(settings), where, "audio encoder config").model_dump()
     off = ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout", "layerdrop")
     off_values = dict.fromkeys((*off, "mask_time_prob", "mask_feature_prob"), 0.0)
     try:
@@ -58,9 +44,11 @@ def build(settings: Mapping[str, Any]) -> nn.Module:
             width, kernel = config.hidden_size, config.num_conv_pos_embeddings
             groups = config.num_conv_pos_embedding_groups
             model.encoder.pos_conv_embed.conv = WideConv1d(width, width, kernel, padding=kernel // 2, groups=groups)
-    except (ValueError, TypeError, KeyError, ArithmeticError) as error:
+    except Exception as error:  # another library's own checks, of any kind
         reason = " ".join(str(error).split())
-        raise InputError(f"audio encoder config: expected the settings of a wav2vec2 network, got: {reason}") from error
+        raise InputError(
+            f"audio encoder config: expected the settings of a wav2vec2 network in {where}, got: {reason:.200}"
+        ) from error
     return model
 
 
@@ -97,13 +85,14 @@ def read_directory(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], bool]
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from liveact_model.schema import SpeechInput, validated
+
     settings, extra = read_json(path / "config.json", "wav2vec_dir"), path / "preprocessor_config.json"
-    audio = read_json(extra, "wav2vec_dir") if extra.exists() else {}
-    if audio.get("sampling_rate", SAMPLE_RATE) != SAMPLE_RATE:
-        raise InputError(f"wav2vec_dir: expected a sampling_rate of {SAMPLE_RATE}, got {audio['sampling_rate']}")
+    audio = validated(SpeechInput, read_json(extra, "wav2vec_dir") if extra.exists() else {}, extra, "wav2vec_dir")
     weights = path / "model.safetensors"
     try:
         state = load_file(weights) if weights.exists() else load_pickle(path / "pytorch_model.bin", WHAT)
-    except SafetensorError as error:
-        raise InputError(f"wav2vec_dir: expected a safetensors file {weights}, got: {error}") from error
-    return state, settings, bool(audio.get("do_normalize", True))
+    except (OSError, RuntimeError, KeyError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"wav2vec_dir: expected a safetensors file {weights}, got: {reason:.200}") from error
+    return state, settings, audio.do_normalize

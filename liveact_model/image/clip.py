@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from liveact_model.errors import InputError
-from liveact_model.statedict import assign, check_keys, count_layers, load_pickle, shape_of
+from liveact_model.statedict import assign, check_keys, check_one_dtype, count_layers, load_pickle, shape_of
 
 WHAT = "image encoder weights"
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training images, RGB in [0, 1]
@@ -46,12 +46,12 @@ class CLIPShape:
     eps: float = 1e-5
 
     @classmethod
-    def of(cls, state: Mapping[str, Tensor], heads: int = 16, eps: float = 1e-5) -> CLIPShape:
+    def of(cls, state: Mapping[str, Tensor], heads: int = 16, eps: float = 1e-5, what: str = WHAT) -> CLIPShape:
         """Infer the sizes from the tower's released state dict; InputError names the key that is missing or odd."""
-        dim, _, patch, _ = shape_of(state, "patch_embedding.weight", 4, WHAT)
-        _, tokens, _ = shape_of(state, "pos_embedding", 3, WHAT)
-        mlp, _ = shape_of(state, "transformer.0.mlp.0.weight", 2, WHAT)
-        _, head_dim = shape_of(state, "head", 2, WHAT)
+        dim, _, patch, _ = shape_of(state, "patch_embedding.weight", 4, what)
+        _, tokens, _ = shape_of(state, "pos_embedding", 3, what)
+        mlp, _ = shape_of(state, "transformer.0.mlp.0.weight", 2, what)
+        _, head_dim = shape_of(state, "head", 2, what)
         return cls(dim, mlp, head_dim, count_layers(state, "transformer."), patch, tokens, heads, eps)
 
     @property
@@ -139,21 +139,23 @@ class CLIPImageEncoder(nn.Module):
             block, `post_norm` and `head` must be there but are never read.
         heads: attention heads (not visible in the shapes).
         eps: of the layer norms.
+        what: what errors call the weights.
 
     Raises:
         InputError: a key is missing, extra or has the wrong shape (the first one is named), or the sizes are not
             those of a square tower.
     """
 
-    def __init__(self, state: Mapping[str, Tensor], heads: int = 16, eps: float = 1e-5):
+    def __init__(self, state: Mapping[str, Tensor], heads: int = 16, eps: float = 1e-5, what: str = WHAT):
         super().__init__()
-        self.shape = shape = CLIPShape.of(state, heads, eps)
-        check_keys(state, shape.released_keys(), WHAT)
+        self.shape = shape = CLIPShape.of(state, heads, eps, what)
+        check_keys(state, shape.released_keys(), what)
+        check_one_dtype(state, what)
         if heads < 1 or shape.dim % heads:
-            raise InputError(f"{WHAT}: heads must divide the width {shape.dim}, got {heads}")
+            raise InputError(f"{what}: heads must divide the width {shape.dim}, got {heads}")
         if math.isqrt(shape.tokens - 1) ** 2 != shape.tokens - 1 or shape.layers < 2:
             raise InputError(
-                f"{WHAT}: expected one class token plus a square grid of patches and at least 2 blocks, "
+                f"{what}: expected one class token plus a square grid of patches and at least 2 blocks, "
                 f"found {shape.tokens} positions and {shape.layers} blocks"
             )
         self.clip_dim, self.clip_tokens = shape.dim, shape.tokens
@@ -167,7 +169,8 @@ class CLIPImageEncoder(nn.Module):
         The file is memory-mapped, so its text tower (`textual.*`) and the unused last block cost no memory.
         """
         whole = load_pickle(pth_path, WHAT)
-        return cls({key.removeprefix("visual."): whole[key] for key in whole if key.startswith("visual.")}, heads)
+        tower = {key.removeprefix("visual."): whole[key] for key in whole if key.startswith("visual.")}
+        return cls(tower, heads, what=f"{WHAT} {pth_path}")
 
     def preprocess(self, image: Tensor) -> Tensor:
         """[3, H, W] in [-1, 1] -> [3, S, S]: bicubic, not antialiased, aspect ratio not kept; CLIP's mean and std."""

@@ -7,9 +7,10 @@ The layers are those of transformers' UMT5 encoder; here are the released key na
 
 from __future__ import annotations
 
+import contextlib
 import html
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from liveact_model.errors import InputError
-from liveact_model.statedict import assign, check_keys, count_layers, load_pickle, shape_of
+from liveact_model.statedict import assign, check_keys, check_one_dtype, count_layers, load_pickle, shape_of
 
 Tokenizer = Callable[[str], list[int]]
 WHAT = "text encoder weights"
+TOKENIZER_FILE, TOKENIZER_BYTES = "tokenizer.json", 256 << 20  # umT5's own has a tenth of that
 STRAIGHT = str.maketrans(dict.fromkeys("ʼ‘’‚‛", "'") | dict.fromkeys("“”„‟", '"'))
 
 # released key within a block -> transformers' key within a block
@@ -53,12 +55,12 @@ class UMT5Shape:
     eps: float = 1e-6
 
     @classmethod
-    def of(cls, state: Mapping[str, Tensor], max_distance: int = 128) -> UMT5Shape:
+    def of(cls, state: Mapping[str, Tensor], max_distance: int = 128, what: str = WHAT) -> UMT5Shape:
         """Infer the sizes from a released state dict; InputError names the key that is missing or odd."""
-        vocab, dim = shape_of(state, "token_embedding.weight", 2, WHAT)
-        dim_attn, _ = shape_of(state, "blocks.0.attn.q.weight", 2, WHAT)
-        dim_ffn, _ = shape_of(state, "blocks.0.ffn.fc1.weight", 2, WHAT)
-        buckets, heads = shape_of(state, "blocks.0.pos_embedding.embedding.weight", 2, WHAT)
+        vocab, dim = shape_of(state, "token_embedding.weight", 2, what)
+        dim_attn, _ = shape_of(state, "blocks.0.attn.q.weight", 2, what)
+        dim_ffn, _ = shape_of(state, "blocks.0.ffn.fc1.weight", 2, what)
+        buckets, heads = shape_of(state, "blocks.0.pos_embedding.embedding.weight", 2, what)
         return cls(vocab, dim, dim_attn, dim_ffn, heads, count_layers(state, "blocks."), buckets, max_distance)
 
     def released_keys(self) -> dict[str, tuple[int, ...]]:
@@ -92,17 +94,42 @@ def clean_prompt(prompt: str) -> str:
 
 
 def load_tokenizer(directory: str | Path, text_len: int) -> Tokenizer:
-    """The Hugging Face tokenizer of a local directory: text -> ids with the end token, cut to `text_len` tokens."""
-    from transformers import AutoTokenizer
+    """The tokenizer of a local directory: text -> ids with the end token, cut to `text_len` tokens.
 
+    Only `tokenizer.json` is read, which is data for a fixed library; nothing else in the folder can name code to run.
+    """
+    from tokenizers import Tokenizer as Fast
+
+    path = Path(directory) / TOKENIZER_FILE
     if not Path(directory).is_dir():
         raise InputError(f"tokenizer_dir: expected a directory with a tokenizer, got {directory}")
+    if not path.is_file() or path.stat().st_size > TOKENIZER_BYTES:
+        found = f"{path.stat().st_size} bytes" if path.is_file() else "none"
+        raise InputError(f"tokenizer_dir: expected a {TOKENIZER_FILE} in {directory}, found {found}")
+    with _refusing(path):
+        fast = Fast.from_file(str(path))
+        fast.no_padding()
+        fast.enable_truncation(text_len)
+        if not fast.encode("", add_special_tokens=True).ids:
+            raise ValueError("one that puts no end token behind a text")
+
+    def tokenize(text: str) -> list[int]:
+        with _refusing(path):
+            return fast.encode(text, add_special_tokens=True).ids
+
+    return tokenize
+
+
+@contextlib.contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Whatever the library raises of a damaged tokenizer, a panic of its Rust code included, is one sentence."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"tokenizer_dir: expected a loadable tokenizer in {directory}, got: {reason}") from error
-    return lambda text: list(tokenizer(text, add_special_tokens=True, truncation=True, max_length=text_len).input_ids)
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = " ".join(str(error).split())
+        raise InputError(f"tokenizer_dir: expected a loadable tokenizer in {path}, got: {reason:.200}") from error
 
 
 def _build(shape: UMT5Shape) -> nn.Module:
@@ -138,6 +165,7 @@ class UMT5TextEncoder(nn.Module):
         tokenizer: cleaned text -> token ids, end token included; None if only `encode_ids` is used.
         text_len: most tokens of a prompt; longer ones are cut.
         shape: sizes; inferred from `state` when None.
+        what: what errors call the weights.
 
     Raises:
         InputError: a key is missing, extra or has the wrong shape (the first one is named).
@@ -149,12 +177,16 @@ class UMT5TextEncoder(nn.Module):
         tokenizer: Tokenizer | None = None,
         text_len: int = 512,
         shape: UMT5Shape | None = None,
+        what: str = WHAT,
     ):
         super().__init__()
-        self.shape = shape or UMT5Shape.of(state)
+        self.shape = shape or UMT5Shape.of(state, what=what)
         if self.shape.dim_attn % self.shape.heads:
-            raise InputError(f"{WHAT}: heads must divide width {self.shape.dim_attn}, got {self.shape.heads}")
-        check_keys(state, self.shape.released_keys(), WHAT)
+            raise InputError(f"{what}: heads must divide width {self.shape.dim_attn}, got {self.shape.heads}")
+        if self.shape.buckets % 4 or self.shape.buckets >= 4 * self.shape.max_distance:
+            raise InputError(f"{what}: expected a multiple of 4 position buckets, found {self.shape.buckets}")
+        check_keys(state, self.shape.released_keys(), what)
+        check_one_dtype(state, what)
         self.text_dim, self.text_len, self.tokenizer = self.shape.dim, text_len, tokenizer
         names = {"token_embedding.weight": "embed_tokens.weight", "norm.weight": "final_layer_norm.weight"}
         for i in range(self.shape.layers):
@@ -166,7 +198,7 @@ class UMT5TextEncoder(nn.Module):
     def from_released(cls, pth_path: str | Path, tokenizer_dir: str | Path, text_len: int = 512) -> UMT5TextEncoder:
         """Load `models_t5_umt5-xxl-enc-bf16.pth` (memory-mapped) and the tokenizer in `google/umt5-xxl/`."""
         tokenizer = load_tokenizer(tokenizer_dir, text_len)
-        return cls(load_pickle(pth_path, WHAT), tokenizer, text_len)
+        return cls(load_pickle(pth_path, WHAT), tokenizer, text_len, what=f"{WHAT} {pth_path}")
 
     @torch.no_grad()
     def encode_ids(self, ids: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from liveact_kernels.contract import scope
 from liveact_model.errors import InputError
+from liveact_model.footprint import must_fit
 from liveact_model.parallel import SeqParallel
 from liveact_model.statedict import check_keys, load_pickle
 
@@ -53,17 +54,22 @@ class WanVAE(nn.Module):
 
     @classmethod
     def from_state_dict(
-        cls, state: Mapping[str, Tensor], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
-    ) -> WanVAE:
+        cls, state: Mapping[str, Tensor], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
+        what: str = WHAT,
+    ) -> WanVAE:  # fmt: skip
         """Build from the released names (any sizes); the tensors are cast, laid out for the ops, and frozen.
+
+        `what` is what errors call the weights.
 
         Raises:
             InputError: naming the first key that is missing, superfluous or of another shape, expected and found.
         """
-        config = WanVAEConfig.of(state)
+        config = WanVAEConfig.of(state, what)
         with torch.device("meta"):
             vae = cls(config)
-        check_keys(state, {name: p.shape for name, p in vae.state_dict().items()}, WHAT)
+        check_keys(state, {name: p.shape for name, p in vae.state_dict().items()}, what)
+        if torch.device(device).type == "cpu":
+            must_fit(sum(t.numel() for t in state.values()) * dtype.itemsize, what)
         vae.load_state_dict({name: t.to(device, dtype) for name, t in state.items()}, assign=True)
         for module in vae.modules():
             if isinstance(module, Conv):
@@ -80,7 +86,7 @@ class WanVAE(nn.Module):
         Raises:
             InputError: the file is missing or unreadable, or as `from_state_dict`.
         """
-        return cls.from_state_dict(load_pickle(path, WHAT), dtype, device)
+        return cls.from_state_dict(load_pickle(path, WHAT), dtype, device, f"{WHAT} {path}")
 
     @torch.no_grad()
     def encode(self, video: Tensor, chunk: int = 1) -> Tensor:

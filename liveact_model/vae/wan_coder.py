@@ -26,21 +26,21 @@ class WanVAEConfig:
     temporal_downsample: tuple[bool, ...] = (False, True, True)
 
     @classmethod
-    def of(cls, state: Mapping[str, Tensor]) -> WanVAEConfig:
+    def of(cls, state: Mapping[str, Tensor], what: str = WHAT) -> WanVAEConfig:
         """Sizes of a state dict. Raises InputError naming a key that must be there to tell them.
 
         Biases and gammas are asked, not the convolutions: what is wrong with those is then reported against them.
         """
-        dim = shape_of(state, "decoder.head.0.gamma", 4, WHAT)[0]
+        dim = shape_of(state, "decoder.head.0.gamma", 4, what)[0]
         layers = range(count_layers(state, "encoder.downsamples."))
         down = [i for i in layers if f"encoder.downsamples.{i}.resample.1.bias" in state]
         if not down:
-            raise InputError(f"{WHAT}: keys 'encoder.downsamples.*.resample.1.bias' expected, found none")
+            raise InputError(f"{what}: expected keys encoder.downsamples.*.resample.1.bias, found none")
         last = [i - 1 for i in down] + [layers[-1]]
-        widths = [shape_of(state, f"encoder.downsamples.{i}.residual.3.gamma", 4, WHAT)[0] for i in last]
+        widths = [shape_of(state, f"encoder.downsamples.{i}.residual.3.gamma", 4, what)[0] for i in last]
         return cls(
             dim=dim,
-            z_dim=shape_of(state, "conv2.bias", 1, WHAT)[0],
+            z_dim=shape_of(state, "conv2.bias", 1, what)[0],
             dim_mult=tuple(max(1, width // dim) for width in widths),
             num_res_blocks=down[0],
             temporal_downsample=tuple(f"encoder.downsamples.{i}.time_conv.bias" in state for i in down),
