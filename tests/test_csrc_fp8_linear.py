@@ -78,21 +78,22 @@ def test_one_cluster_walks_every_tile(on_cpu):
 BREAKS = {
     "products do not wait for copies": (
         "gate_wide",
-        "    hopper::barrier_wait(ring.full + turn.stage, turn.parity);\n#pragma unroll",
+        "    view.wait(turn.stage, turn.parity);\n#pragma unroll",
         "#pragma unroll",
     ),
     "a stage is given back before its products end": (
         "gate_wide",
-        "if (part == BN / N - 1) release(ring.empty + turn.stage);",
-        "if (part == 0) release(ring.empty + turn.stage);",
+        "if (part == BN / N - 1) view.release(turn.stage);",
+        "if (part == 0) view.release(turn.stage);",
     ),
     "the other block does not hear that a stage is free": (
         "gate_160",
-        "hopper::barrier_arrive(empty, threadIdx.x % 32)",
-        "hopper::barrier_arrive(empty, hopper::cluster_rank())",
+        "hopper::barrier_arrive(empty + stage * BARRIER, threadIdx.x % 32)",
+        "hopper::barrier_arrive(empty + stage * BARRIER, hopper::cluster_rank())",
     ),
     "a block ends while the other needs it": ("residual", "  cluster_sync();  // a block must not end", "  //"),
     "copies start before the other block has its barriers": ("residual", "  cluster_sync();  // no copy", "  //"),
+    "a group's scale is kept for the next group": ("gate_160", "      left = per_group;", "      left = 2 * per_group;"),
     "a row's scale goes to the row eight below": ("gate_160", "scale[i / 2 % 2]", "scale[1 - i / 2 % 2]"),
 }
 

@@ -95,10 +95,23 @@ __device__ __forceinline__ void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
 }
 
-// ---- barriers in shared memory ---------------------------------------------------------------------------------
+// A value that all lanes share, in a register for good: without this the compiler makes addresses anew in every step.
+__device__ __forceinline__ uint32_t kept(uint32_t x) { return __shfl_sync(0xffffffffu, x, 0); }
 
-__device__ __forceinline__ void barrier_init(uint64_t* bar, uint32_t arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(bar)), "r"(arrivals) : "memory");
+// 2^x and 1 / x to 2 units in the last place; what would be subnormal is 0, and no range is handled apart.
+__device__ __forceinline__ float fast_exp2(float x) {
+  asm("ex2.approx.ftz.f32 %0, %0;" : "+f"(x));
+  return x;
+}
+__device__ __forceinline__ float fast_reciprocal(float x) {
+  asm("rcp.approx.ftz.f32 %0, %0;" : "+f"(x));
+  return x;
+}
+
+// ---- barriers in shared memory, by address ---------------------------------------------------------------------
+
+__device__ __forceinline__ void barrier_init(uint32_t bar, uint32_t arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(arrivals) : "memory");
 }
 
 // Makes the initialised barriers visible to the other block and to the copy engine.
@@ -106,28 +119,30 @@ __device__ __forceinline__ void barrier_init_done() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
-__device__ __forceinline__ void barrier_wait(uint64_t* bar, uint32_t parity) {
+__device__ __forceinline__ void barrier_wait(uint32_t bar, uint32_t parity) {
   uint32_t done;
   do {
     asm volatile(
         "{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
         : "=r"(done)
-        : "r"(shared_address(bar)), "r"(parity)
+        : "r"(bar), "r"(parity)
         : "memory");
   } while (!done);
 }
 
 // One arrival that also announces how many bytes the copy engine will bring in this phase.
-__device__ __forceinline__ void barrier_expect(uint64_t* bar, uint32_t bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(bar)), "r"(bytes)
+__device__ __forceinline__ void barrier_expect(uint32_t bar, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes)
                : "memory");
 }
 
-// One arrival at the same barrier of block `rank` of the cluster.
-__device__ __forceinline__ void barrier_arrive(uint64_t* bar, uint32_t rank) {
+// One arrival at the same barrier of block `rank` of the cluster. Without qualifiers, as a release among this block's
+// threads: .release.cluster puts two MEMBARs and an ERRBAR into the loop, and nothing here is published by it. A stage
+// that was only read is given back, and the copy that then writes it is ordered by the barrier itself.
+__device__ __forceinline__ void barrier_arrive(uint32_t bar, uint32_t rank) {
   asm volatile(
       "{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n}" ::"r"(shared_address(bar)),
+      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}" ::"r"(bar),
       "r"(rank)
       : "memory");
 }
@@ -139,19 +154,19 @@ __device__ __forceinline__ void prefetch_l2(const void* p) { asm volatile("prefe
 
 // The map's box at (row, column) into shared memory; `both` writes it at the same place of both blocks and completes
 // the same barrier of each.
-__device__ __forceinline__ void copy_box(const TensorMap* map, void* to, uint64_t* bar, int column, int row,
+__device__ __forceinline__ void copy_box(const TensorMap* map, void* to, uint32_t bar, int column, int row,
                                          bool both) {
   if (both)
     asm volatile(
         "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster"
         " [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(shared_address(to)),
-        "l"(map), "r"(shared_address(bar)), "r"(column), "r"(row), "h"((uint16_t)3)
+        "l"(map), "r"(bar), "r"(column), "r"(row), "h"((uint16_t)3)
         : "memory");
   else
     asm volatile(
         "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
         " [%0], [%1, {%3, %4}], [%2];" ::"r"(shared_address(to)),
-        "l"(map), "r"(shared_address(bar)), "r"(column), "r"(row)
+        "l"(map), "r"(bar), "r"(column), "r"(row)
         : "memory");
 }
 

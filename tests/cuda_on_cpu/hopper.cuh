@@ -172,32 +172,35 @@ void give_registers() {}
 template <int>
 void take_registers() {}
 
-inline void barrier_init(uint64_t* bar, uint32_t arrivals) {
-  engines.barriers[{cluster_rank(), shared_address(bar)}] = {int(arrivals), int(arrivals)};
+inline uint32_t kept(uint32_t x) { return x; }
+inline float fast_exp2(float x) { return std::exp2(x); }
+inline float fast_reciprocal(float x) { return 1 / x; }
+
+inline void barrier_init(uint32_t bar, uint32_t arrivals) {
+  engines.barriers[{cluster_rank(), bar}] = {int(arrivals), int(arrivals)};
 }
 inline void barrier_init_done() {}
-inline void barrier_wait(uint64_t* bar, uint32_t parity) {
-  const uint32_t address = shared_address(bar);
-  while (barrier(cluster_rank(), address).phase % 2 == parity) turn();
+inline void barrier_wait(uint32_t bar, uint32_t parity) {
+  while (barrier(cluster_rank(), bar).phase % 2 == parity) turn();
   engines.idle = 0;
 }
-inline void barrier_expect(uint64_t* bar, uint32_t bytes) {
-  Barrier& b = barrier(cluster_rank(), shared_address(bar));
+inline void barrier_expect(uint32_t bar, uint32_t bytes) {
+  Barrier& b = barrier(cluster_rank(), bar);
   b.bytes += bytes, --b.pending;
   settle(b);
 }
-inline void barrier_arrive(uint64_t* bar, uint32_t rank) {
+inline void barrier_arrive(uint32_t bar, uint32_t rank) {
   stall();
-  Barrier& b = barrier(rank, shared_address(bar));
+  Barrier& b = barrier(rank, bar);
   --b.pending;
   settle(b);
 }
 
-inline void copy_box(const TensorMap* map, void* to, uint64_t* bar, int column, int row, bool both) {
+inline void copy_box(const TensorMap* map, void* to, uint32_t bar, int column, int row, bool both) {
   if (shared_address(to) % 1024) throw std::runtime_error("a swizzled box does not start at a multiple of 1024");
   for (unsigned block = 0; block < 2; ++block)
     if (both || block == cluster_rank())
-      engines.copies.push_back({map, shared_address(to), shared_address(bar), column, row, block});
+      engines.copies.push_back({map, shared_address(to), bar, column, row, block});
 }
 
 inline void prefetch_l2(const void*) {}

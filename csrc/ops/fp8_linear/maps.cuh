@@ -43,7 +43,7 @@ LA_HD int fragment_column(int t, int i) { return i / 4 * 8 + t % 4 * 2 + i % 2; 
 
 // Shared-memory operand of wgmma: rows of 128 bytes in the 128-byte swizzle, eight rows (1024 bytes) to a block.
 // Bits 0-13 address / 16; 16-29 unused by swizzled rows (1); 32-45 stride of eight rows / 16; 62-63 the swizzle.
-LA_HD uint64_t operand(uint32_t shared_address) {
+LA_HD constexpr uint64_t operand(uint32_t shared_address) {
   return (uint64_t)((shared_address & 0x3ffff) >> 4) | 1ull << 16 | (uint64_t)(1024 >> 4) << 32 | 1ull << 62;
 }
 
