@@ -185,7 +185,8 @@ class _Run:
             out=self.job.out, model=model[0], device=model[1], size=(w, h),
             written_size=(w * self.job.scale, h * self.job.scale), fps=float(self.rate), seed=self.job.seed,
             blocks=self.blocks, video_frames=self.writer.frames, video_frames_wanted=self.wanted,
-            audio_track=self.audio.track, audio_tracks=self.audio.tracks, audio_seconds=self.audio.seconds, prepare_seconds=prepare_s, first_block_seconds=self.first_block_s,
+            audio_track=self.audio.track, audio_tracks=self.audio.tracks,
+            audio_seconds=self.audio.seconds, prepare_seconds=prepare_s, first_block_seconds=self.first_block_s,
             generate_seconds=generate_s, encode_seconds=self.writer.seconds, peak_rss_bytes=peak_rss_bytes(),
             interrupted=interrupted, graphs=replayed[0], live_compilations=replayed[1],
         )  # fmt: skip

@@ -64,7 +64,8 @@ class Summary:
         memory = f", peak memory {self.peak_rss_bytes / 2**20:.0f} MiB" if self.peak_rss_bytes else ""
         if self.graphs:
             memory += f"; {self.graphs} CUDA graphs, {self.live_compilations} kernels compiled while it ran"
-        track = f"; sound from audio track {self.audio_track} of {self.audio_tracks}, from 0" if self.audio_tracks > 1 else ""
+        many = self.audio_tracks > 1
+        track = f"; sound from audio track {self.audio_track} of {self.audio_tracks}, from 0" if many else ""
         part = f" of {self.video_frames_wanted}" if self.interrupted else ""
         return (
             f"{self.out!r}: {self.video_frames}{part} video frames, {self.video_seconds:.2f} s, {w}x{h} at "

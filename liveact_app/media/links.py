@@ -3,9 +3,10 @@
 import mmap
 import os
 import re
+from itertools import pairwise
 
 _ID3 = re.compile(rb"ID3[\x02-\x04]\x00[\x00-\xf0][\x00-\x7f]{4}", re.DOTALL)
-# The frame in front of a MP3 file that carries its length: a header, empty side information (by version and mode), a name.
+# The frame in front of an MP3 that carries its length: a header, empty side information (by version and mode), a name.
 _LENGTH_FRAME = re.compile(
     rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb][\x10-\xef].(?:\x00{32}|\x00{17}|\x00{9})(?:Xing|Info)", re.DOTALL
 )
@@ -28,7 +29,7 @@ def link_bounds(path: str) -> list[tuple[int, int]]:
         else:
             cuts = []
         edges = [0, *cuts[:MAX_LINKS], size]
-    return list(zip(edges[:-1], edges[1:]))
+    return list(pairwise(edges))
 
 
 def _ogg(data: mmap.mmap) -> list[int]:
@@ -59,7 +60,7 @@ def _wav(data: mmap.mmap) -> list[int]:
 
 def _mp3(data: mmap.mmap, start: int) -> list[int]:
     tags = [match.start() for match in _ID3.finditer(data) if match.start() >= start]
-    tags = [at for at in tags if data[(end := _after_tags(data, at)) : end + 1] == b"\xff"] if len(tags) < MAX_LINKS else []
+    tags = [at for at in tags[:MAX_LINKS] if data[(end := _after_tags(data, at)) : end + 1] == b"\xff"]
     inside = {_after_tags(data, at) for at in tags} | {start}
     frames = [match.start() for match in _LENGTH_FRAME.finditer(data)]
     return sorted({*tags, *(at for at in frames if at > start + 4096 and at not in inside)})

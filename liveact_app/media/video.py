@@ -39,8 +39,8 @@ def frame_rate(fps: float) -> Fraction:
 class VideoWriter:
     """H.264 video and AAC sound, interleaved, cut to equal length on close; memory does not grow with the length.
 
-    Sound keeps its channels where AAC has their layout (up to 7.1), else it becomes stereo by the standard coefficients;
-    sampling rates AAC does not know become 48 kHz.
+    Sound keeps its channels where AAC has their layout (up to 7.1), else it becomes stereo by the standard
+    coefficients; sampling rates AAC does not know become 48 kHz.
 
     Args:
         path: file to write; it is overwritten.
