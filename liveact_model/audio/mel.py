@@ -58,7 +58,7 @@ class MelEncoder:
         stream.close()
         return level.gain_db()
 
-    def encode(self, samples: Tensor, fps: float, gain_db: float = 0.0) -> Tensor:
+    def encode(self, samples: Tensor, fps: float, gain_db: float | None = 0.0) -> Tensor:
         """Embeddings of a whole recording at its own level: samples [n] at 16 kHz -> [video frames, 1, 128]."""
         stream = self.stream(fps, gain_db)
         stream.push(samples)
