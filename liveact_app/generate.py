@@ -60,6 +60,8 @@ def _add_files(group: "argparse._ArgumentGroup") -> None:
     add = group.add_argument
     add("--image", required=True, metavar="FILE", help="portrait: png, jpg, webp, bmp, gif, tiff, ...")
     add("--audio", required=True, metavar="FILE", help="speech: wav, flac, mp3, ogg, m4a, mp4, ...")
+    add("--audio-track", type=whole_number(0, 999), metavar="N",
+        help="which audio track of a file with several, from 0 (default: the one marked as default)")  # fmt: skip
     add("--out", required=True, metavar="FILE", help=f"video to write: {', '.join(VIDEO_SUFFIXES)}")
     add("--report", metavar="FILE", help="also write a summary as .json")
 

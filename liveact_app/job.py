@@ -50,6 +50,7 @@ class Job:
     edits: tuple[Edit, ...] = ()
     scale: int = 1
     report: str | None = None
+    audio_track: int | None = None
 
     def __post_init__(self) -> None:
         """Check the outputs, and put their real paths in place."""

@@ -53,7 +53,9 @@ def render(
     """
     with contextlib.ExitStack() as stack:
         note(f"reading {job.image!r} and {job.audio!r}")
-        picture, audio = read_image(job.image), scan(job.audio)
+        picture, audio = read_image(job.image), scan(job.audio, track=job.audio_track)
+        for fact in audio.notes:
+            note(fact)
         stack.enter_context(backends(job.backend))
         start = time.monotonic()
         # Imported only now: a bad picture or recording is reported before the encoders' libraries have loaded.
@@ -64,7 +66,7 @@ def render(
         settle(parallel, job.parallel, avatar, size, job.eight_bit_attention)
         rate = frame_rate(job.fps or avatar.default_fps)
         _check(job, size, rate, audio)
-        with AudioReader(job.audio) as pieces:
+        with AudioReader(audio) as pieces:
             levels = avatar.measure_audio(map(torch.from_numpy, model_audio(pieces)), float(rate))
         session = Session(
             avatar, fit_image(picture, size), job.prompt_of(0), fps=float(rate), seed=job.seed,
@@ -101,8 +103,8 @@ class _Run:
         self.wanted = math.ceil(Fraction(audio.samples, audio.rate) * rate)
         self.blocks, self.first_block_s, self.disk_failed = 0, 0.0, False
         # Two readers: the model looks ahead of the video, and either may hold only its own little piece.
-        self.heard = model_audio(stack.enter_context(AudioReader(job.audio)))
-        kept = stack.enter_context(AudioReader(job.audio))
+        self.heard = model_audio(stack.enter_context(AudioReader(audio)))
+        kept = stack.enter_context(AudioReader(audio))
         container = CONTAINERS[job.out[job.out.rindex(".") :].lower()]
         writer = VideoWriter(path, container, size, float(rate), kept, job.scale)
         self.writer = BackgroundWriter(writer, self._explain)
@@ -200,13 +202,14 @@ class _Run:
 
     def _summary(
         self, model: tuple[str, str], prepare_s: float, generate_s: float,
-        ended: tuple[str | None, str | None],        replayed: tuple[int, int],
+        ended: tuple[str | None, str | None], replayed: tuple[int, int],
     ) -> Summary:  # fmt: skip
         w, h = self.size
         return Summary(
             out=self.job.out, model=model[0], device=model[1], size=(w, h),
             written_size=(w * self.job.scale, h * self.job.scale), fps=float(self.rate), seed=self.job.seed,
             blocks=self.blocks, video_frames=self.writer.frames, video_frames_wanted=self.wanted,
+            audio_track=self.audio.track, audio_tracks=self.audio.tracks,
             audio_seconds=self.audio.seconds, prepare_seconds=prepare_s, first_block_seconds=self.first_block_s,
             generate_seconds=generate_s, encode_seconds=self.writer.seconds, peak_rss_bytes=peak_rss_bytes(),
             interrupted=ended[0], cut_short=ended[1], graphs=replayed[0], live_compilations=replayed[1],

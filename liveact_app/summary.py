@@ -37,6 +37,8 @@ class Summary:
     cut_short: str | None
     graphs: int
     live_compilations: int
+    audio_track: int = 0
+    audio_tracks: int = 1
 
     @property
     def video_seconds(self) -> float:
@@ -64,11 +66,13 @@ class Summary:
         memory = f", peak memory {self.peak_rss_bytes / 2**20:.0f} MiB" if self.peak_rss_bytes else ""
         if self.graphs:
             memory += f"; {self.graphs} CUDA graphs, {self.live_compilations} kernels compiled while it ran"
+        many = self.audio_tracks > 1
+        track = f"; sound from audio track {self.audio_track} of {self.audio_tracks}, from 0" if many else ""
         part = f" of {self.video_frames_wanted}" if self.interrupted or self.cut_short else ""
         return (
             f"{self.out!r}: {self.video_frames}{part} video frames, {self.video_seconds:.2f} s, {w}x{h} at "
             f"{self.fps:g} fps; {self.video_frames_per_second:.1f} video frames/s, real-time factor "
-            f"{self.real_time_factor:.2f} (below 1 keeps up with playback){memory}"
+            f"{self.real_time_factor:.2f} (below 1 keeps up with playback){memory}{track}"
         )
 
 

@@ -59,7 +59,7 @@ def make_inputs():
     for suffix in ("png", "jpg", "webp", "gif", "bmp"):
         noise.save(f"whole.{suffix}")
         data = Path(f"whole.{suffix}").read_bytes()
-        Path(f"cut.{suffix}").write_bytes(data[: len(data) // 2])
+        Path(f"cut.{suffix}").write_bytes(data[: len(data) // 3])
     for name, text in (("bad", "{"), ("span", '{"[2,1]": "x"}'), ("list", "[1, 2]"), ("value", '{"[0,1]": 3}'),
                        ("half", '{"[0,1]": "\\ud800"}')):  # fmt: skip
         Path(f"{name}.json").write_text(text)

@@ -108,7 +108,10 @@ def test_chunks_join_without_a_seam(tmp_path, suffix, subtype):
     path = tmp_path / f"talk.{suffix}"
     soundfile.write(path, tone(48000, seconds=3), 48000, subtype=subtype)
     with AudioReader(path) as reader:
-        assert np.array_equal(np.concatenate(list(reader)), soundfile.read(path, dtype="float32", always_2d=True)[0])
+        signal = np.concatenate(list(reader))
+    once = soundfile.read(path, dtype="float32", always_2d=True)[0]  # another decoder, in one piece
+    exact = suffix != "ogg"  # a lossy format leaves the last bits to the decoder
+    assert signal.shape == once.shape and np.abs(signal - once).max() <= (0 if exact else 1e-4)
 
 
 def test_mp3_chunks_join_without_a_seam(tmp_path):

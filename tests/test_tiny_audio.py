@@ -43,10 +43,11 @@ def test_mel_follows_its_definition(fps):
 
 @pytest.mark.parametrize("fps", [20, 23.976, 1])
 @pytest.mark.parametrize("seed", range(3))
-def test_any_chunking_gives_the_offline_embeddings(fps, seed):
+@pytest.mark.parametrize("gain", [0.0, 12.0, None])
+def test_any_chunking_gives_the_offline_embeddings(fps, seed, gain):
     samples, rng = sound(3.3, seed), random.Random(seed)
-    whole = MelEncoder().encode(samples, fps)
-    stream, at, seen = MelEncoder().stream(fps), 0, 0
+    whole = MelEncoder().encode(samples, fps, gain)
+    stream, at, seen = MelEncoder().stream(fps, gain), 0, 0
     while at < len(samples):
         size = rng.choice([0, 1, 7, 160, 801, 5000])
         stream.push(samples[at : at + size])

@@ -1,31 +1,25 @@
-"""Read speech of any common format in chunks: two decoders behind one reader, resampling that streams, and a scan."""
+"""Read speech of any common format in chunks on one time line, resampling that streams, and a scan of the whole."""
 
-import itertools
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import av
 import numpy as np
-import soundfile
 import soxr
-from av.error import FFmpegError
 
+from liveact_app.media.decode import BROKEN, Decoder, Piece, _reason
+from liveact_app.media.downmix import STEREO, to_mono, to_stereo
 from liveact_app.media.files import require_file
 from liveact_model.errors import InputError
 
 MODEL_RATE_HZ = 16_000
 CHUNK_SECONDS = 0.5
+CHUNK_VALUES = 1 << 20  # numbers held at once, however many channels there are
 MIN_SECONDS = 0.1
-MIN_RATE_HZ, MAX_RATE_HZ = 4_000, 768_000
 # Full scale is 1; anything this far above it is a float file written with integer values.
 MAX_LEVEL = 100.0
-# Demuxers of plain media files. Without the list FFmpeg also takes playlists, which name other files and addresses.
-FORMATS = (
-    "mov mp4 m4a 3gp 3g2 mj2 matroska webm ogg wav w64 flac mp3 aac ac3 eac3 amr amrnb amrwb avi mpegts mpeg asf aiff "
-    "au caf flv ape wv tta opus loas dts"
-)
+MONO = ("FC",)
 
 Chunks = Iterator[np.ndarray]
 
@@ -36,15 +30,22 @@ class AudioInfo:
 
     Attributes:
         path: absolute path of the file.
-        rate: samples per second per channel.
-        channels: number of channels in the file.
+        rate: samples per second per channel on the common time line: the highest in the file.
+        channels: number of channels on it.
         samples: samples per channel, counted, not read from a header.
+        layout: names of the channels, () where unknown; stereo where the file changes its channels.
+        track, tracks: the audio track that was read, from 0, and how many there are.
+        notes: a line for everything that is not as it should be.
     """
 
     path: str
     rate: int
     channels: int
     samples: int
+    layout: tuple[str, ...] = ()
+    track: int = 0
+    tracks: int = 1
+    notes: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -53,98 +54,59 @@ class AudioInfo:
 
 
 class AudioReader:
-    """A file decoded in chunks of float32 [n, channels] at its own rate; memory does not grow with its length.
+    """A scanned file decoded in chunks of float32 [n, channels] at one rate, within full scale; memory stays flat.
 
-    libsndfile reads wav, flac, ogg and the like; FFmpeg reads the rest (mp3, m4a, mp4, webm, ...).
+    Args:
+        source: what `scan` found, or a path, which is then scanned.
 
     Attributes:
-        rate: samples per second per channel.
-        channels: number of channels.
+        rate, channels, layout: as in `AudioInfo`.
+        samples: samples per channel returned so far.
+        missing_s: after the end, seconds that the scan found and this reader did not (the file was changed), else 0.
 
     Raises:
         InputError: no such file, not audio, or no decoder reads it (also while iterating).
     """
 
-    def __init__(self, path: str | os.PathLike, argument: str = "--audio"):
-        self.path, self._argument = require_file(path, argument), argument
-        self._chunks: Chunks = iter(())
-        self._close: Callable[[], None] = lambda: None
-        reasons = []
-        for open_with in (self._open_soundfile, self._open_ffmpeg):
-            try:
-                self.rate, self.channels = open_with()
-                break
-            except (soundfile.SoundFileError, FFmpegError, TypeError, ValueError) as error:
-                self._close()
-                reasons.append(_reason(error))
-        else:
-            raise InputError(
-                f"{argument}: expected an audio file, no decoder reads {self.path!r} ({'; '.join(reasons)})"
-            )
-        if not MIN_RATE_HZ <= self.rate <= MAX_RATE_HZ:
-            self.close()
-            raise InputError(
-                f"{argument}: expected a sampling rate of {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz, "
-                f"{self.path!r} has {self.rate} Hz"
-            )
+    def __init__(self, source: str | os.PathLike | AudioInfo, argument: str = "--audio", track: int | None = None):
+        info = source if isinstance(source, AudioInfo) else _survey(source, argument, track)[0]
+        self.path, self._argument, self.info = require_file(info.path, argument), argument, info
+        self.rate, self.channels, self.layout = info.rate, info.channels, info.layout
+        self.samples, self.missing_s = 0, 0.0
+        self._chunks = self._read()
 
-    def _open_soundfile(self) -> tuple[int, int]:
-        file = soundfile.SoundFile(self.path)
-        self._close = file.close
-        if file.subtype.startswith("MPEG"):
-            # soundfile seeks after every read, which makes libsndfile's mp3 decoder click at each chunk boundary.
-            raise ValueError("mp3 is left to FFmpeg")
-
-        def chunks() -> Chunks:
-            size = max(1, int(file.samplerate * CHUNK_SECONDS))
-            while len(block := file.read(size, dtype="float32", always_2d=True)):
-                yield block
-
-        self._chunks = chunks()
-        return file.samplerate, file.channels
-
-    def _open_ffmpeg(self) -> tuple[int, int]:
-        options = {"format_whitelist": FORMATS.replace(" ", ","), "protocol_whitelist": "file"}
-        container = av.open(self.path, container_options=options)
-        self._close = container.close
-        if not container.streams.audio:
-            raise ValueError("it has no audio stream")
-        frames = container.decode(audio=0)
-        # The rate of HE-AAC is known only from a decoded frame: the header states half of it.
-        first = next(frames, None)
-        if first is None:
-            raise ValueError("its audio stream is empty")
-        rate, layout = first.sample_rate, first.layout
-
-        def chunks() -> Chunks:
-            to_float = av.AudioResampler(format="fltp", layout=layout, rate=rate)
-            pending, size = [], 0
-            for frame in itertools.chain([first], frames):
-                pending += [part.to_ndarray().T for part in to_float.resample(frame)]
-                size += frame.samples
-                if size >= rate * CHUNK_SECONDS:
-                    yield np.concatenate(pending)
-                    pending, size = [], 0
-            if pending:
-                yield np.concatenate(pending)
-
-        self._chunks = chunks()
-        return rate, layout.nb_channels
+    def _read(self) -> Chunks:
+        pieces = Decoder(self.path, self._argument, self.info.track)
+        held, size = [], 0
+        limit = max(1, min(int(self.rate * CHUNK_SECONDS), CHUNK_VALUES // self.channels))
+        for chunk in _one_rate(pieces, self.rate, self.channels):
+            held.append(chunk)
+            size += len(chunk)
+            if size >= limit:
+                yield np.concatenate(held)
+                held, size = [], 0
+        if size:
+            yield np.concatenate(held)
 
     def __iter__(self) -> Chunks:
         return self
 
     def __next__(self) -> np.ndarray:
         try:
-            return next(self._chunks)
-        except (soundfile.SoundFileError, FFmpegError, ValueError) as error:
+            chunk = next(self._chunks)
+        except StopIteration:
+            self.missing_s = max(0.0, (self.info.samples - self.samples) / self.rate)
+            raise
+        except BROKEN as error:
             raise InputError(
                 f"{self._argument}: {self.path!r} is damaged and cannot be decoded ({_reason(error)})"
             ) from error
+        self.samples += len(chunk)
+        return np.clip(chunk, -1.0, 1.0)
 
     def close(self) -> None:
         """Close the file; further iteration is undefined."""
-        self._close()
+        self._chunks.close()
 
     def __enter__(self) -> "AudioReader":
         return self
@@ -153,57 +115,115 @@ class AudioReader:
         self.close()
 
 
-def _reason(error: Exception) -> str:
-    """The decoder's words without the path, which the sentence around it already names."""
-    text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
-    return text.strip(" .") or type(error).__name__
-
-
-def scan(path: str | os.PathLike, argument: str = "--audio") -> AudioInfo:
+def scan(path: str | os.PathLike, argument: str = "--audio", track: int | None = None) -> AudioInfo:
     """Decode the whole file once, keep nothing, and return its exact length.
 
     A broken sample at the end of an hour is so found before the first video frame is made, and the length does not
-    depend on what a header claims.
+    depend on what a header claims. `track` chooses among several, from 0; None takes the one marked as default.
 
     Raises:
-        InputError: as `AudioReader`, or less than 0.1 s, or samples that are not finite or far above full scale.
+        InputError: no such file, no such track, no decoder reads it, less than half of it can be decoded, less than
+            0.1 s, or samples that are not finite or far above full scale.
     """
-    with AudioReader(path, argument) as reader:
-        samples = 0
-        for chunk in reader:
-            peak = float(np.abs(chunk).max(initial=0.0))  # NaN and inf pass through abs and max
-            if not math.isfinite(peak):
-                at = (samples + int(np.argmax(~np.isfinite(chunk).all(axis=1)))) / reader.rate
-                raise InputError(
-                    f"{argument}: expected finite samples, {reader.path!r} has NaN or infinity at {at:.3f} s"
-                )
-            if peak > MAX_LEVEL:
-                raise InputError(
-                    f"{argument}: expected samples within full scale (1.0), {reader.path!r} reaches {peak:.4g}"
-                )
-            samples += len(chunk)
-        if samples < MIN_SECONDS * reader.rate:
-            raise InputError(
-                f"{argument}: expected at least {MIN_SECONDS} s of audio, {reader.path!r} has "
-                f"{samples / reader.rate:.3f} s ({samples} samples)"
-            )
-        return AudioInfo(reader.path, reader.rate, reader.channels, samples)
+    info, decoder = _survey(path, argument, track)
+    if decoder.lost + decoder.cut > decoder.heard:
+        whole = decoder.lost + decoder.cut + decoder.heard
+        raise InputError(
+            f"{argument}: expected a file of which at least half can be decoded, {info.path!r} gives "
+            f"{decoder.heard:.2f} of {whole:.2f} s"
+        )
+    if info.samples < MIN_SECONDS * info.rate:
+        raise InputError(
+            f"{argument}: expected at least {MIN_SECONDS} s of audio, {info.path!r} has "
+            f"{info.seconds:.3f} s ({info.samples} samples)"
+        )
+    return info
+
+
+def _survey(path: str | os.PathLike, argument: str, track: int | None) -> tuple[AudioInfo, Decoder]:
+    decoder, path = Decoder(require_file(path, argument), argument, track), require_file(path, argument)
+    forms: dict[tuple[int, int, tuple[str, ...]], int] = {}
+    peak, over = 0.0, 0
+    try:
+        for piece in decoder:
+            form = (piece.rate, piece.samples.shape[1], piece.layout)
+            top = float(np.abs(piece.samples).max(initial=0.0))  # NaN and inf pass through abs and max
+            _check_level(piece, top, decoder, argument)
+            peak, over = max(peak, top), over + (int((np.abs(piece.samples) > 1).sum()) if top > 1 else 0)
+            forms[form] = forms.get(form, 0) + len(piece.samples)
+    except BROKEN as error:
+        raise InputError(f"{argument}: expected an audio file, no decoder reads {path!r} ({_reason(error)})") from error
+    if not forms:
+        forms[(MODEL_RATE_HZ, 1, MONO)] = 0
+    rate = max(form[0] for form in forms)
+    kinds = {form[1:] for form in forms}
+    channels, layout = next(iter(kinds)) if len(kinds) == 1 else (2, STEREO)
+    info = AudioInfo(path, rate, channels, sum(forms.values()), layout, decoder.track or 0, max(1, decoder.tracks))
+    if len(forms) > 1:  # resampled lengths are known only afterwards
+        with AudioReader(info, argument) as reader:
+            samples = sum(map(len, reader))
+    else:
+        samples = info.samples
+    notes = _notes(decoder, peak, over)
+    return AudioInfo(path, rate, channels, samples, layout, info.track, info.tracks, notes), decoder
+
+
+def _check_level(piece: Piece, top: float, decoder: Decoder, argument: str) -> None:
+    if not math.isfinite(top):
+        before = decoder.heard + decoder.holes + decoder.lost - len(piece.samples) / piece.rate
+        at = before + int(np.argmax(~np.isfinite(piece.samples).all(axis=1))) / piece.rate
+        raise InputError(f"{argument}: expected finite samples, {decoder.path!r} has NaN or infinity at {at:.3f} s")
+    if top > MAX_LEVEL:
+        raise InputError(f"{argument}: expected samples within full scale (1.0), {decoder.path!r} reaches {top:.4g}")
+
+
+def _notes(decoder: Decoder, peak: float, over: int) -> tuple[str, ...]:
+    whole, name = decoder.heard + decoder.holes + decoder.lost, repr(decoder.path)
+    notes = []
+    if decoder.lost:
+        notes.append(f"{name} is damaged: {decoder.lost:.2f} of {whole:.2f} s cannot be decoded and are silent")
+    if decoder.holes:
+        notes.append(f"{name} leaves out {decoder.holes:.2f} of {whole:.2f} s, which are silent")
+    if decoder.cut:
+        notes.append(f"{name} is cut off: {decoder.cut:.2f} of {whole + decoder.cut:.2f} s are missing at its end")
+    if decoder.junk > 1000:
+        notes.append(f"{name} has {decoder.junk} bytes that are no sound, which were skipped")
+    if over:
+        notes.append(f"{name} has {over} samples over full scale (1.0, up to {peak:.3g}), which were limited")
+    return tuple(notes)
+
+
+def _one_rate(pieces: Iterator[Piece], rate: int, channels: int) -> Chunks:
+    """Pieces of any rate and channels as [n, channels] chunks at `rate`, run by run."""
+    stream, form = None, None
+
+    def end() -> Chunks:
+        if stream is not None and len(out := stream.resample_chunk(np.zeros((0, channels), np.float32), last=True)):
+            yield out.reshape(-1, channels)
+
+    for piece in pieces:
+        samples = piece.samples if piece.samples.shape[1] == channels else to_stereo(piece.samples, piece.layout)
+        if samples.shape[1] != channels:
+            raise ValueError("its channels have changed since it was scanned")
+        if piece.rate != form:
+            yield from end()
+            form = piece.rate
+            same = form == rate
+            stream = None if same else soxr.ResampleStream(form, rate, channels, dtype="float32", quality="HQ")
+        if stream is None:
+            yield samples
+        elif len(out := stream.resample_chunk(samples)):
+            yield out.reshape(-1, channels)
+    yield from end()
 
 
 def resample(chunks: Chunks, rate_in: int, rate_out: int, channels: int) -> Chunks:
     """Resample a stream of [n, channels] chunks; any chunking gives the same samples, equal rates pass through."""
-    if rate_in == rate_out:
-        yield from chunks
-        return
-    stream = soxr.ResampleStream(rate_in, rate_out, channels, dtype="float32", quality="HQ")
-    for chunk in chunks:
-        if len(out := stream.resample_chunk(chunk.reshape(-1, channels))):
-            yield out.reshape(-1, channels)
-    if len(out := stream.resample_chunk(np.zeros((0, channels), np.float32), last=True)):
-        yield out.reshape(-1, channels)
+    pieces = (Piece(chunk.reshape(-1, channels), rate_in, ()) for chunk in chunks)
+    return _one_rate(pieces, rate_out, channels)
 
 
 def model_audio(reader: AudioReader) -> Chunks:
-    """What the model hears: the mean of all channels at 16 kHz, float32 [n] chunks."""
-    mono = (chunk.mean(axis=1, keepdims=True, dtype=np.float32) for chunk in reader)
-    return (chunk[:, 0] for chunk in resample(mono, reader.rate, MODEL_RATE_HZ, 1))
+    """What the model hears: a mono sum that cannot cancel, at 16 kHz and within full scale, float32 [n] chunks."""
+    mono = to_mono(reader, reader.rate, reader.layout)
+    return (np.clip(chunk[:, 0], -1.0, 1.0) for chunk in resample(mono, reader.rate, MODEL_RATE_HZ, 1))

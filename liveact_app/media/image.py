@@ -4,18 +4,22 @@ import os
 import warnings
 
 import numpy as np
+import pillow_heif
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 from torch import Tensor
 
 from liveact_app.media.files import require_file
+from liveact_app.media.picture_file import MAX_PROFILE_BYTES, open_bytes, to_srgb
+from liveact_app.progress import note
 from liveact_model.errors import InputError
 
 MIN_SIDE_PX = 16
 MAX_SIDE_PX = 16384
 MAX_PIXELS = 100_000_000
 # Named formats only: some of Pillow's other plugins start external programs (EPS) or are not pictures at all.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO")
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "HEIF")
+LARGE_PIXELS = 1 << 24  # from here on a picture is made smaller while it is decoded
 
 
 def load_image(path: str | os.PathLike, size: tuple[int, int], argument: str = "--image") -> Tensor:
@@ -75,11 +79,16 @@ def fit_image(image: Image.Image, size: tuple[int, int]) -> Tensor:
 
 def _decode(path: str, argument: str) -> Image.Image:
     Image.init()
+    pillow_heif.register_heif_opener()
+    PngImagePlugin.MAX_TEXT_CHUNK = MAX_PROFILE_BYTES  # the limit of a profile too
     try:
-        with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+        formats = [name for name in FORMATS if name in Image.OPEN]
+        with open_bytes(path) as file, Image.open(file, formats=formats) as image:
             _check_size(image.size, path, argument)
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            if image.width * image.height > LARGE_PIXELS:
+                image.draft(None, (4096, 4096))
+            _load(image, path)
+            return _to_rgb(to_srgb(ImageOps.exif_transpose(image)))
     except (InputError, MemoryError):
         raise
     except Image.DecompressionBombError:
@@ -88,6 +97,32 @@ def _decode(path: str, argument: str) -> Image.Image:
         ) from None
     except Exception as error:  # a broken file makes the decoders raise anything from SyntaxError to struct.error
         raise InputError(f"{argument}: expected a readable image, cannot decode {path!r} ({_reason(error)})") from error
+
+
+def _load(image: Image.Image, path: str) -> None:
+    """Decode the pixels; a JPEG that only lacks its end is taken while most of it is there."""
+    try:
+        image.load()
+    except OSError:
+        if image.format != "JPEG":
+            raise
+        ImageFile.LOAD_TRUNCATED_IMAGES = True
+        try:
+            image.load()
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
+        missing = _flat_rows(image)
+        if missing > image.height / 2:
+            raise
+        lost = f"; {missing} of {image.height} rows may be missing" if missing > image.height / 16 else ""
+        note(f"{path!r} has no end marker{lost}")
+
+
+def _flat_rows(image: Image.Image) -> int:
+    """Equal rows at the bottom: what a JPEG decoder makes of data that is not there."""
+    rows = np.asarray(image)
+    same = (rows[1:] == rows[:-1]).reshape(len(rows) - 1, -1).all(axis=1)[::-1]
+    return int(np.argmin(same)) if not same.all() else len(rows)
 
 
 def _reason(error: Exception) -> str:
@@ -110,10 +145,11 @@ def _check_size(size: tuple[int, int], path: str, argument: str) -> None:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # 16-bit grey: Pillow's own conversion clips at 255 in some versions, so scale by hand.
-        grey = np.asarray(image).astype(np.float64)
+        grey = np.asarray(image)
         if grey.min() < 0 or grey.max() > 65535:
             raise ValueError("grey values outside 16 bits")
-        image = Image.fromarray(np.rint(grey / 257.0).astype(np.uint8))
+        strips = (np.rint(grey[at : at + 256] / 257.0).astype(np.uint8) for at in range(0, len(grey), 256))
+        image = Image.fromarray(np.concatenate(list(strips)))
     elif image.mode == "F":
         raise ValueError("floating-point pixels have no agreed white level; save it as 8 or 16 bit")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:

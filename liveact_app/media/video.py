@@ -12,6 +12,7 @@ from av.error import FFmpegError
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
 from liveact_app.media.audio import AudioReader, resample
+from liveact_app.media.downmix import to_stereo
 
 CONTAINERS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
 MAX_WRITTEN_SIDE_PX = 8192  # H.264 level 6.2
@@ -19,6 +20,14 @@ MAX_WRITTEN_SIDE_PX = 8192  # H.264 level 6.2
 X264 = {"crf": "18", "preset": "veryfast"}
 AAC_BITS_PER_SECOND = 96_000  # per channel
 AAC_FALLBACK_RATE_HZ = 48_000
+# Layouts that a decoder of AAC gives back by name; side and back channels have the same places.
+AAC_LAYOUTS = {
+    ("FC",): "mono", ("FL", "FR"): "stereo", ("FL", "FR", "FC"): "3.0", ("FL", "FR", "FC", "BC"): "4.0",
+    ("FL", "FR", "FC", "BL", "BR"): "5.0", ("FL", "FR", "FC", "SL", "SR"): "5.0",
+    ("FL", "FR", "FC", "LFE", "BL", "BR"): "5.1", ("FL", "FR", "FC", "LFE", "SL", "SR"): "5.1",
+    ("FL", "FR", "FC", "LFE", "BL", "BR", "SL", "SR"): "7.1", ("FL", "FR", "BL", "BR"): "quad",
+}  # fmt: skip
+UNNAMED = {1: "mono", 2: "stereo", 3: "3.0", 4: "quad", 5: "5.0", 6: "5.1", 8: "7.1"}
 BT709, MPEG_RANGE = 1, 1
 
 
@@ -30,7 +39,8 @@ def frame_rate(fps: float) -> Fraction:
 class VideoWriter:
     """H.264 video and AAC sound, interleaved, cut to equal length on close; memory does not grow with the length.
 
-    Sound of more than two channels becomes mono; sampling rates AAC does not know become 48 kHz.
+    Sound keeps its channels where AAC has their layout (up to 7.1), else it becomes stereo by the standard
+    coefficients; sampling rates AAC does not know become 48 kHz.
 
     Args:
         path: file to write; it is overwritten.
@@ -97,13 +107,15 @@ class _Sound:
     """The AAC stream of a VideoWriter: pulls from the reader just what the video has reached."""
 
     def __init__(self, file: "av.container.OutputContainer", audio: AudioReader):
-        self._channels = audio.channels if audio.channels <= 2 else 1
+        layout = AAC_LAYOUTS.get(audio.layout) if audio.layout else UNNAMED.get(audio.channels)
+        self._channels, self._layout = (audio.channels, layout) if layout else (2, "stereo")
         self.rate = audio.rate if audio.rate in av.codec.Codec("aac", "w").audio_rates else AAC_FALLBACK_RATE_HZ
-        self._layout = "stereo" if self._channels == 2 else "mono"
         self._file, self._stream = file, file.add_stream("aac", rate=self.rate, layout=self._layout)
         # The format allows 6 bits a sample and channel; two thirds of it is plenty at low rates.
         self._stream.bit_rate = self._channels * min(AAC_BITS_PER_SECOND, 4 * self.rate)
-        kept = (c if audio.channels <= 2 else c.mean(axis=1, keepdims=True, dtype=np.float32) for c in audio)
+        # packed: PyAV does not fill planes of 8 channels
+        self._planes = av.AudioResampler(format="fltp", layout=self._layout, rate=self.rate)
+        kept = audio if layout else (to_stereo(chunk, audio.layout) for chunk in audio)
         self._chunks = resample(kept, audio.rate, self.rate, self._channels)
         self._held = np.zeros((0, self._channels), np.float32)
         self._samples = 0
@@ -111,10 +123,12 @@ class _Sound:
     def write_until(self, seconds: Fraction) -> None:
         want = int(seconds * self.rate) - self._samples
         for part in self._take(want):
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(part.T), format="fltp", layout=self._layout)
+            packed = np.ascontiguousarray(part).reshape(1, -1)
+            frame = av.AudioFrame.from_ndarray(packed, format="flt", layout=self._layout)
             frame.sample_rate, frame.pts, frame.time_base = self.rate, self._samples, Fraction(1, self.rate)
             self._samples += len(part)
-            self._file.mux(self._stream.encode(frame))
+            for planes in self._planes.resample(frame):
+                self._file.mux(self._stream.encode(planes))
 
     def _take(self, want: int) -> Iterator[np.ndarray]:
         for chunk in itertools.chain([self._held], self._chunks):

@@ -1,11 +1,13 @@
 """Streaming log-mel front end of the tiny model: four mel frames of 32 bands per video frame."""
 
+from collections.abc import Iterable
 from fractions import Fraction
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from liveact_model.audio.loudness import RecordingLevel, RunningLevel, loudness_db
 from liveact_model.errors import InputError
 
 SAMPLE_RATE = 16000
@@ -31,20 +33,34 @@ class MelEncoder:
     """Audio encoder of the tiny model; nothing in it is learned.
 
     One embedding per video frame: four log-mel frames of 32 bands, ``(log(power + 1e-4) + 4) / 4``, so silence is
-    about -1.3 and loud speech about 2. Embeddings have ``blocks = 1`` and ``channels = 128``.
+    about -1.3 and loud speech about 2. Speech of any level is first brought to that of training (`loudness.py`).
+    Embeddings have ``blocks = 1`` and ``channels = 128``.
     """
 
     blocks = 1
     channels = CHANNELS
     sample_rate = SAMPLE_RATE
 
-    def stream(self, fps: float) -> "MelStream":
-        """A fresh stream whose frame index is the video frame index at `fps` (video frames per second, 1 to 60)."""
-        return MelStream(fps)
+    def stream(self, fps: float, gain_db: float | None = None) -> "MelStream":
+        """A fresh stream whose frame index is the video frame index at `fps` (video frames per second, 1 to 60).
 
-    def encode(self, samples: Tensor, fps: float) -> Tensor:
-        """Embeddings of a whole recording: samples [n] at 16 kHz -> [video frames, 1, 128]."""
-        stream = self.stream(fps)
+        `gain_db` is what `measure` found for a whole recording; None follows the level while the audio arrives.
+        """
+        return MelStream(fps, gain_db)
+
+    def measure(self, pieces: Iterable[Tensor], fps: float) -> float:
+        """The gain in dB that brings the speech of a recording, pieces [n] at 16 kHz, to the level of training."""
+        stream, level = MelStream(fps, 0.0), RecordingLevel()
+        stream.heard = level.update
+        for piece in pieces:
+            stream.push(piece)
+            stream.forget(stream.ready)
+        stream.close()
+        return level.gain_db()
+
+    def encode(self, samples: Tensor, fps: float, gain_db: float | None = 0.0) -> Tensor:
+        """Embeddings of a whole recording at its own level: samples [n] at 16 kHz -> [video frames, 1, 128]."""
+        stream = self.stream(fps, gain_db)
         stream.push(samples)
         stream.close()
         return stream.embeddings(0, stream.total)
@@ -58,17 +74,19 @@ class MelStream:
         total: number of video frames of the whole audio (a started frame counts, at least 1); None until `close`.
     """
 
-    def __init__(self, fps: float):
+    def __init__(self, fps: float, gain_db: float | None = 0.0):
         if not 1 <= fps <= 60:
             raise InputError(f"fps must be between 1 and 60 video frames per second, got {fps}")
         # An exact rational keeps frame positions free of drift however long the stream runs.
         self._hop = Fraction(SAMPLE_RATE, FRAMES_PER_VIDEO) / Fraction(fps).limit_denominator(1001)
+        self._gain_db, self._level = gain_db, RunningLevel(fps, FRAMES_PER_VIDEO)
+        self.heard = None  # called with the loudness of new mel frames, dB [n]
         self._window = torch.hann_window(WINDOW)
         self._filters = mel_filters()
         self._samples = torch.zeros(WINDOW // 2)  # the audio is preceded by silence
         self._offset = -(WINDOW // 2)  # time, in samples, of self._samples[0]
         self._received = 0
-        self._mels = torch.zeros(0, BANDS)  # mel frames of the unfinished video frame
+        self._power = torch.zeros(0, BANDS)  # mel frames of the unfinished video frame
         self._done = 0  # mel frames computed since the start
         self._frames: list[Tensor] = []
         self._first = 0  # video frame index of self._frames[0]
@@ -145,14 +163,25 @@ class MelStream:
             centres = torch.tensor([self._position(self._done + i) for i in range(count)])
             index = (centres - WINDOW // 2 - self._offset)[:, None] + torch.arange(WINDOW)
             power = torch.fft.rfft(self._samples[index] * self._window).abs() ** 2
-            mels = (torch.log(power @ self._filters.T + 1e-4) + 4.0) / 4.0
-            self._mels = torch.cat([self._mels, mels])
+            power = power @ self._filters.T
+            if self.heard is not None:
+                self.heard(loudness_db(power))
+            power = torch.cat([self._power, power])
             self._done += count
-            whole = len(self._mels) // FRAMES_PER_VIDEO * FRAMES_PER_VIDEO
+            whole = len(power) // FRAMES_PER_VIDEO * FRAMES_PER_VIDEO
+            power, self._power = power[:whole], power[whole:].clone()
+            mels = (torch.log(power * self._gains(power) + 1e-4) + 4.0) / 4.0
             # clone: a view would keep the whole chunk alive after `forget`
-            self._frames += [frame.clone() for frame in self._mels[:whole].reshape(-1, CHANNELS)]
-            self._mels = self._mels[whole:].clone()
+            self._frames += [frame.clone() for frame in mels.reshape(-1, CHANNELS)]
         keep = self._position(self._done) - WINDOW // 2 - self._offset
         keep = min(max(0, keep), len(self._samples))
         self._samples = self._samples[keep:].clone()
         self._offset += keep
+
+    def _gains(self, power: Tensor) -> Tensor:
+        """Factor of the power of each mel frame: [n, 1]."""
+        if self._gain_db is not None:
+            return torch.full((len(power), 1), 10 ** (self._gain_db / 10))
+        loudness = loudness_db(power).reshape(-1, FRAMES_PER_VIDEO)
+        gains = torch.tensor([self._level(frames) for frames in loudness])
+        return (10 ** (gains / 10)).repeat_interleave(FRAMES_PER_VIDEO)[:, None]
