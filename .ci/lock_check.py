@@ -18,13 +18,16 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 PLATFORMS = ("x86_64-manylinux_2_28", "aarch64-manylinux_2_28", "aarch64-apple-darwin")
 # torch has had no wheel for an older macOS since 2.13; uv assumes 13 unless it is told.
 ENV = os.environ | {"MACOSX_DEPLOYMENT_TARGET": "14.0"}
-UNREACHED = ("network was disabled", "error sending request", "Failed to fetch", "dns error", "Could not connect", "timed out")
+UNREACHED = (
+    "network was disabled", "error sending request", "Failed to fetch", "dns error", "Could not connect", "timed out",
+)  # fmt: skip
 
 
 def resolve(python: str, platform: str) -> str:
     """What uv says against a combination; nothing when it can be installed from wheels alone."""
     command = [
-        sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-config", "--all-extras", "--only-binary", ":all:",
+        sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-config", "--all-extras",
+        "--only-binary", ":all:",
         "--python-version", python, "--python-platform", platform, "-c", "constraints.txt", "pyproject.toml",
     ]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=ENV)

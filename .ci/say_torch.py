@@ -1,4 +1,7 @@
-"""Say which torch is about to be installed, and what it costs, before anything is fetched: python say_torch.py CHOICE."""
+"""Say which torch is about to be installed, and what it costs, before anything is fetched.
+
+    python .ci/say_torch.py [CHOICE]
+"""
 
 import importlib.util
 import sys

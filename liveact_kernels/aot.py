@@ -10,8 +10,8 @@ The process must not run under TRITON_INTERPRET. A launch names the instructions
 
 It fails on a spill, on too much shared memory or on a missing instruction on sm_90, on an entry of a tuned table that
 no longer compiles or that no shape asks for, and on any change of the ledger; `--update` rewrites the ledger, and the
-commit says why. Registers depend on the compiler: the versions of Triton that we install (constraints.txt), that the
-GPU's stack has and the newest have own ledgers; with any other one everything but the ledger is checked, and it says so.
+commit says why. Registers depend on the compiler: the Triton of constraints.txt, that of the GPU's stack and the newest
+have own ledgers; with any other one everything else is checked, and it says so.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ Table = dict[str, dict]
 
 
 class Ledger:
-    """The ledger of one compiler version. A chip that this version has no entry for is not compared; close() says so."""
+    """The ledger of one compiler version. A chip that it has no entry for is not compared: close() says so."""
 
     def __init__(self, version: str, path: Path = PATH):
         self.version, self.path = version, path
@@ -62,7 +62,7 @@ class Ledger:
         self.path.write_text("{\n" + ",\n".join(versions) + "\n}\n")
 
     def close(self, wrong: list[str], update: bool) -> int:
-        """Write it if asked, say what was not compared and what is wrong, and give the exit code: 1 when anything is."""
+        """Write it if asked, say what was not compared and what is wrong, and give the exit code: 1 if anything is."""
         if update:
             self.save()
         elif self._unknown:
