@@ -1,23 +1,33 @@
 # Targets for people and for CI; CI runs these same ones. Everything happens in .venv.
 PYTHON ?= python3
+# Which torch: empty takes what the package index serves, "cpu" PyTorch's build without CUDA, anything else is a wheel.
+TORCH ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TRITON := $(VENV)/.triton
+UV := out/uv/bin/uv
+PIP := python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 CSRC := setup.py CMakeLists.txt $(shell find csrc -name '*.py' -o -name '*.h' -o -name '*.cpp' -o -name '*.cu*')
 # with nvcc here, a failed build is an error
 export LIVEACT_FORCE_CUDA ?= $(if $(shell command -v nvcc),1,0)
 
-.PHONY: demo test aot gpu verify budget profile campaign compare bench clean
+.PHONY: lock lockcheck floors demo test aot gpu verify budget profile campaign compare bench clean
 
 $(STAMP): pyproject.toml constraints.txt $(CSRC)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	@$(BIN)/python .ci/say_torch.py "$(TORCH)"
+ifeq ($(TORCH),cpu)
+	$(BIN)/$(PIP) uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend cpu -c constraints.txt torch
+else
+	$(BIN)/$(PIP) $(or $(TORCH),torch)
+endif
+	$(BIN)/$(PIP) -e ".[test]"
 	touch $(STAMP)
 
 $(TRITON): $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[triton]"
+	$(BIN)/$(PIP) -e ".[triton]"
 	touch $(TRITON)
 
 demo: $(STAMP)  ## a talking video from the picture and the recording in examples/
@@ -56,6 +66,27 @@ compare: $(STAMP)  ## a report, op by op: OLD=file.jsonl NEW=file.jsonl
 
 bench: $(STAMP)  ## every op here, against its peers and its floor; OP=attention,kv_compress picks some
 	$(BIN)/python bench/run.py $(if $(OP),--op $(OP))
+
+lock: $(UV)  ## constraints.txt again, for what pyproject.toml now asks; PACKAGE=name takes its newest version
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --no-config --universal --python-version 3.10 \
+	  --all-extras --no-annotate $(if $(PACKAGE),--upgrade-package $(PACKAGE)) pyproject.toml \
+	  --output-file constraints.txt
+
+lockcheck: $(UV)  ## constraints.txt against the package index: Python 3.10 to 3.13 on Linux and macOS
+	out/uv/bin/python .ci/lock_check.py
+
+$(UV):  # apart from .venv, which needs a lock that can be installed
+	$(PYTHON) -m venv out/uv
+	out/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+
+floors: $(UV)  ## the lowest versions that pyproject.toml allows make a video and pass the quick tests; PYTHON=python3.10
+	$(PYTHON) -m venv out/floors
+	LIVEACT_NO_CUDA=1 $(UV) pip install --quiet --no-config --python out/floors/bin/python \
+	  --resolution lowest-direct --only-binary :all: --no-binary liveact \
+	  $(if $(filter cpu,$(TORCH)),--torch-backend cpu) ".[triton,test]"
+	out/floors/bin/python -m liveact_app generate --image examples/face.png --audio examples/speech.wav \
+	  --out out/floors/lowest.mp4
+	out/floors/bin/python -m pytest tests/test_ops.py tests/test_media.py tests/test_weights.py tests/test_released.py
 
 clean:
 	rm -rf $(VENV) out build *.egg-info liveact_kernels/*.so

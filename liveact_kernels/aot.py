@@ -10,7 +10,8 @@ The process must not run under TRITON_INTERPRET. A launch names the instructions
 
 It fails on a spill, on too much shared memory or on a missing instruction on sm_90, on an entry of a tuned table that
 no longer compiles or that no shape asks for, and on any change of the ledger; `--update` rewrites the ledger, and the
-commit says why. Registers depend on the compiler: versions have own ledgers.
+commit says why. Registers depend on the compiler: the Triton of constraints.txt, that of the GPU's stack and the newest
+have own ledgers; with any other one everything else is checked, and it says so.
 """
 
 from __future__ import annotations
@@ -190,10 +191,10 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Compile, print, compare; 1 when anything is wrong."""
     args = arguments(argv)
-    book = Ledger(f"triton {triton.__version__}")
-    if not (book.known or args.update):
-        print(f"no ledger for {book.version}: checking spills, shared memory and instructions alone")
-    wrong = []
+    book, wrong = Ledger(f"triton {triton.__version__}"), []
+    if args.update and len(args.op) < len(REGISTRY) and (new := [c for c in args.chip if not book.knows(c)]):
+        print(f"--op: {book.version} is new to the ledger for {', '.join(new)}, record every op first", file=sys.stderr)
+        return 2
     for chip in args.chip:
         table, bad = compiled(args.op, chip)
         bad += unasked(args.op, int(re.sub(r"\D", "", chip)))

@@ -3,7 +3,8 @@
     python -m liveact_kernels.aot_cuda [--update]
 
 It fails on a spill, on an instruction that an op's launch names in `requires_sass` and none of its kernels has, and on
-any change of the ledger; `--update` rewrites the ledger, and the commit says why. Each nvcc has a ledger of its own.
+any change of the ledger; `--update` rewrites the ledger, and the commit says why. Each nvcc has a ledger of its own;
+with one that has none everything else is checked, and it says so.
 """
 
 from __future__ import annotations

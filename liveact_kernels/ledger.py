@@ -13,20 +13,25 @@ Table = dict[str, dict]
 
 
 class Ledger:
-    """The ledger of one compiler version; `known` is False when there is none yet."""
+    """The ledger of one compiler version. A chip that it has no entry for is not compared: close() says so."""
 
     def __init__(self, version: str, path: Path = PATH):
         self.version, self.path = version, path
         self._all: dict[str, dict[str, Table]] = json.loads(path.read_text()) if path.is_file() else {}
-        self.known = version in self._all
         self._own = self._all.setdefault(version, {})
+        self._unknown: list[str] = []
+
+    def knows(self, chip: str) -> bool:
+        """Whether this version has been recorded for a chip."""
+        return bool(self._own.get(chip))
 
     def _of(self, chip: str, ops: list[str]) -> Table:
         return {k: v for k, v in self._own.get(chip, {}).items() if k.split("/")[0] in ops}
 
     def changes(self, chip: str, new: Table, ops: list[str]) -> list[str]:
         """How a compilation of `ops` differs from what is recorded, one sentence each; none when nothing is."""
-        if not self.known:
+        if not self.knows(chip):
+            self._unknown.append(chip)
             return []
         old = self._of(chip, ops)
         said = [f"{key}: not in the ledger" for key in new.keys() - old.keys()]
@@ -57,9 +62,14 @@ class Ledger:
         self.path.write_text("{\n" + ",\n".join(versions) + "\n}\n")
 
     def close(self, wrong: list[str], update: bool) -> int:
-        """Write it if asked, say what is wrong, and give the exit code: 1 when anything is."""
+        """Write it if asked, say what was not compared and what is wrong, and give the exit code: 1 if anything is."""
         if update:
             self.save()
+        elif self._unknown:
+            print(
+                f"resources are not compared for {', '.join(self._unknown)}: {self.path.name} has no {self.version}; "
+                "spills, limits and required instructions are checked"
+            )
         for line in wrong:
             print(line, file=sys.stderr)
         return 1 if wrong else 0

@@ -4,6 +4,8 @@ torch's row-wise scaled product wants one scale per token (G = 1), sizes that 16
 cores; it rounds to bf16. Grouped scales, odd sizes and float32 outputs take the dequantised path, in float32.
 """
 
+import functools
+
 import torch
 import torch.nn.functional as F
 
@@ -13,7 +15,24 @@ from liveact_kernels.common.quantise import dequantise, per_group
 def _library_takes(a8, a_scale, w8) -> bool:
     if a_scale.shape[-1] != 1 or any(n % 16 for n in (*a8.shape[1:], *w8.shape)):
         return False
-    return a8.device.type == "cpu" or torch.cuda.get_device_capability(a8.device) >= (8, 9)
+    if a8.device.type == "cpu":
+        return _rows_on_cpu()
+    return torch.cuda.get_device_capability(a8.device) >= (8, 9)
+
+
+@functools.cache
+def _rows_on_cpu() -> bool:
+    """Whether this torch has the row-wise product on CPUs and makes it right; 2.8 has one scale per tensor alone."""
+    a, w = torch.eye(16), torch.arange(256.0).reshape(16, 16) % 7 - 3
+    scale = 2.0 ** (torch.arange(16.0) % 3)
+    try:
+        out = torch._scaled_mm(
+            a.to(torch.float8_e4m3fn), w.to(torch.float8_e4m3fn).t(), scale_a=scale[:, None],
+            scale_b=torch.ones(1, 16), out_dtype=torch.bfloat16,
+        )  # fmt: skip
+    except RuntimeError:
+        return False
+    return torch.equal(out.float(), scale[:, None] * w.t())
 
 
 def _product(a8, a_scale, w8, w_scale, b, dtype):
