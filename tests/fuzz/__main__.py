@@ -34,7 +34,8 @@ def _one(name: str) -> int:
     print(f"{name}: {answer['about']}\nfolder: {answer['root']}\nenv: {answer['env']}")
     print(f"argv (in run/): {shlex.join(answer['argv'])[:3000]}")
     print(
-        f"exit {got.get('rc')}, {got.get('wall_s', 0):.2f} s, {got.get('grown_bytes', 0) / 1e6:.0f} MB, new {got.get('new')}"
+        f"exit {got.get('rc')}, {got.get('wall_s', 0):.2f} s, {got.get('grown_bytes', 0) / 1e6:.0f} MB, "
+        f"new {got.get('new')}"
     )
     print(f"--- stdout\n{got.get('stdout', '')[-3000:]}\n--- stderr\n{got.get('stderr', '')[-6000:]}\n---")
     for kind, what in answer["violations"].items():
@@ -76,10 +77,11 @@ def report(answers: list[dict], n: int, first: int) -> dict:
     return {
         **manifest("cpu"), "cores": os.cpu_count(), "n": n, "first": first,
         "cases": {c: len(of[c]) for c in classes},
-        "exits": {c: dict(sorted(Counter(str((a["outcome"] or {}).get("rc")) for a in of[c]).items())) for c in classes},
+        "exits": {c: dict(Counter(str((a["outcome"] or {}).get("rc")) for a in of[c])) for c in classes},
         "violations": {c: dict(Counter(kind for a in of[c] for kind in a["violations"])) for c in classes},
         "found": [
-            {"case": a["case"], "about": a["about"], "kinds": a["violations"], "reproduce": f"python -m tests.fuzz --case {a['case']}",
+            {"case": a["case"], "about": a["about"], "kinds": a["violations"],
+                "reproduce": f"python -m tests.fuzz --case {a['case']}",
              "last_line": ((a["outcome"] or {}).get("stderr", "").strip().splitlines() or [""])[-1][:300]}
             for a in answers if a["violations"]
         ],

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 SHARES = {
-    "images": 16, "sounds": 16, "options": 18, "environment": 8, "config": 14, "weights": 9, "released": 13, "hostile": 6,
+    "images": 16, "sounds": 16, "options": 18, "environment": 8, "config": 14, "weights": 9, "released": 13,
+    "hostile": 6,
 }  # fmt: skip
 """Classes, each a module beside this one with `make(draw, place) -> Case`, and their shares of a run in percent."""
 

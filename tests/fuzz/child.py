@@ -77,7 +77,8 @@ def _run(case: Case) -> int:
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         file = None
         if getattr(case, name) != "closed":
-            raw = open(number, "r" if not number else "w", encoding="utf-8", errors="surrogateescape", closefd=False)
+            how = "r" if not number else "w"
+            raw = open(number, how, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
             file = raw if number < 2 else io.TextIOWrapper(
                 raw.buffer, "utf-8", "backslashreplace", line_buffering=True, write_through=True
             )  # fmt: skip

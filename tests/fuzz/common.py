@@ -67,7 +67,8 @@ def damage(draw: Draw, data: bytes) -> bytes:
 
 
 ODD = [
-    None, "", "x", "64", "١", "\x00", "\ud800", "a" * 5000, True, False, float("nan"), float("inf"), -float("inf"), -1, 0, 1, 2,
+    None, "", "x", "64", "١", "\x00", "\ud800", "a" * 5000, True, False, float("nan"), float("inf"), -float("inf"), -1,
+    0, 1, 2,
     3, 7, -64, 0.5, 1.5, 64.0, 1e-9, 1e308, 10**6, 10**18, -(10**18), 2**31, 2**63, 2**64, 10**400, [], {}, [1], [None],
     ["x", 2], [[64]], {"a": 1}, [10**18, 1], [0, 0], [-1, 8], [float("nan")] * 3, [1.5, 2], [True, False], [1] * 1000,
 ]  # fmt: skip
@@ -118,11 +119,14 @@ def spoil_text(draw: Draw, text: str) -> tuple[bytes, str]:
     data = text.encode()
     ways = {
         "nested lists": b"[" * NESTED + b"]" * NESTED, "nested objects": b'{"a":' * NESTED + b"1" + b"}" * NESTED,
-        "unclosed lists": b"[" * NESTED, "nested value": data.replace(b": ", b": " + b"[" * NESTED + b"]" * NESTED + b", \"q\": ", 1),
+        "unclosed lists": b"[" * NESTED,
+        "nested value": data.replace(b": ", b": " + b"[" * NESTED + b"]" * NESTED + b", \"q\": ", 1),
         "empty": b"", "byte order mark": b"\xef\xbb\xbf" + data, "UTF-16": text.encode("utf-16"), "list": b"[1]",
         "number": b"7", "null": b"null", "string": b'"x"', "truncated": data[: draw.randrange(max(1, len(data)))],
-        "NUL": data[:5] + b"\0" + data[5:], "not UTF-8": data[:-1] + b"\xff\xfe", "long digits": b'{"dim": ' + b"9" * 10**5 + b"}",
-        "twice": data + data, "comment": b"// hi\n" + data, "duplicate keys": b"{" + data.strip()[1:-1] + b"," + data.strip()[1:],
+        "NUL": data[:5] + b"\0" + data[5:], "not UTF-8": data[:-1] + b"\xff\xfe",
+        "long digits": b'{"dim": ' + b"9" * 10**5 + b"}",
+        "twice": data + data, "comment": b"// hi\n" + data,
+        "duplicate keys": b"{" + data.strip()[1:-1] + b"," + data.strip()[1:],
         "damaged": damage(draw, data), "object": b"{}",
     }  # fmt: skip
     name = draw.choice(list(ways))
@@ -133,8 +137,10 @@ def no_file(draw: Draw, path: Path) -> str:
     """Something that is no regular file of its own at `path`; returns what."""
     if path.exists() or path.is_symlink():
         path.unlink()
-    kind = draw.choice(("missing", "folder", "fifo", "loop", "dangling", "/dev/zero", "/dev/null", "/dev/full", "socket",
-                        "/dev/random", "/proc/kmsg", "/proc/self/mem", "/dev/tty", "/proc/self/environ", "empty"))  # fmt: skip
+    kind = draw.choice(("missing", "folder", "fifo", "loop", "dangling", "/dev/zero", "/dev/null", "/dev/full",
+        "socket",
+                        "/dev/random", "/proc/kmsg", "/proc/self/mem", "/dev/tty", "/proc/self/environ",
+                        "empty"))  # fmt: skip
     if kind == "folder":
         path.mkdir()
     elif kind == "fifo":

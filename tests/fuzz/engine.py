@@ -24,7 +24,8 @@ class Zygote:
 
     def __init__(self, miniature: Path, keep: bool = False):
         env = os.environ | {
-            "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
+            "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))), "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
             "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1",
         }  # fmt: skip
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LIVEACT_BACKEND", "LIVEACT_NVTX"):

@@ -12,8 +12,10 @@ PLAIN = {
     "HOME": (None, "/nowhere", "/dev/null", ""), "TMPDIR": (None, "/nowhere", "/dev/null"), "NO_COLOR": ("1",),
     "LANG": ("C", "xx_XX", "tr_TR.UTF-8", None), "LC_ALL": ("C", "POSIX", "x"), "PATH": (None, "", "/nowhere"),
     "TERM": (None, "x", "xterm-256color"), "HF_HOME": ("/dev/null", "/nowhere/x"), "TZ": ("x", ":/dev/zero"),
-    "PYTHONIOENCODING": ("ascii", "latin-1", "utf-16", "utf-8:strict"), "PYTHONUTF8": ("0", "1"), "CUDA_VISIBLE_DEVICES": ("x", "99"),
-    "TRANSFORMERS_VERBOSITY": ("debug", "x"), "SAFETENSORS_FAST_GPU": ("1",), "PYTHONHASHSEED": ("0",), "DISPLAY": ("x",),
+    "PYTHONIOENCODING": ("ascii", "latin-1", "utf-16", "utf-8:strict"), "PYTHONUTF8": ("0", "1"),
+    "CUDA_VISIBLE_DEVICES": ("x", "99"),
+    "TRANSFORMERS_VERBOSITY": ("debug", "x"), "SAFETENSORS_FAST_GPU": ("1",), "PYTHONHASHSEED": ("0",),
+    "DISPLAY": ("x",),
 }  # fmt: skip
 
 
@@ -50,14 +52,16 @@ def _streams(draw: Draw, place: Place) -> Case:
         (generate(place), generate(place), ["--help"], ["generate", "--help"], ["--version"], ["doctor", "--backend=x"])
     )
     fresh = out != "file" or draw.random() < 0.3
-    return Case(argv, f"stdout {out}, stderr {err}, stdin {into}: {argv[:2]}", stdin=into, stdout=out, stderr=err, fresh=fresh,
+    return Case(argv, f"stdout {out}, stderr {err}, stdin {into}: {argv[:2]}", stdin=into, stdout=out, stderr=err,
+        fresh=fresh,
                 video=argv[0] == "generate" and len(argv) > 2)  # fmt: skip
 
 
 def _limits(draw: Draw, place: Place) -> Case:
     """Little memory, few files, no room."""
     limits = draw.choice((
-        {"AS": draw.randrange(300, 6000) * 10**6}, {"NOFILE": draw.randrange(5, 40)}, {"FSIZE": draw.choice((0, 1, 100, 4096))},
+        {"AS": draw.randrange(300, 6000) * 10**6}, {"NOFILE": draw.randrange(5, 40)},
+        {"FSIZE": draw.choice((0, 1, 100, 4096))},
         {"NOFILE": 6}, {"CPU": 120}, {"STACK": draw.choice((64, 256, 8192)) * 1024},
     ))  # fmt: skip
     return Case(generate(place, "--report=r.json"), f"{limits}", limits=limits, fresh="FSIZE" not in limits,
@@ -71,5 +75,6 @@ def _events(draw: Draw, place: Place) -> Case:
     fresh, after = draw.random() < 0.25, draw.random() * 1.5
     outputs = ["out/v.mp4"] if do != "cwd gone" else ["v.mp4"]
     argv = generate(place, "--scale=4", out=outputs[0])
-    return Case(argv, f"{do} after {after:.2f} s", do=do, after=after * (3 if fresh else 1), fresh=fresh, outputs=outputs,
+    return Case(argv, f"{do} after {after:.2f} s", do=do, after=after * (3 if fresh else 1), fresh=fresh,
+        outputs=outputs,
                 video=do != "rmtree")  # fmt: skip

@@ -81,7 +81,8 @@ def _pickles(draw: Draw, place: Place, folder: Path) -> str:
         put(path, b"".join(head) + data)
     else:
         inner = data if form == "zip" else pickle.dumps(
-            Payload(torch.storage._load_from_bytes, data) if form == "inner" else {"a": Payload(torch.load, str(path), None, pickle)}
+            Payload(torch.storage._load_from_bytes,
+                data) if form == "inner" else {"a": Payload(torch.load, str(path), None, pickle)}
         )  # fmt: skip
         with zipfile.ZipFile(path, "w") as file:
             root = draw.choice(("archive", "../../evil", "a"))
@@ -144,7 +145,8 @@ def _audio(draw: Draw, place: Place, folder: Path) -> str:
     name = draw.choice(("config.json", "preprocessor_config.json"))
     auto = dict.fromkeys(("AutoConfig", "AutoModel", "AutoFeatureExtractor", "AutoProcessor"), "evil.Evil")
     _edit(where / name, auto_map=auto, **draw.choice((
-        {}, {"model_type": "evil"}, {"feature_extractor_type": "Evil", "processor_class": "Evil"}, {"architectures": ["Evil"]},
+        {}, {"model_type": "evil"}, {"feature_extractor_type": "Evil", "processor_class": "Evil"},
+        {"architectures": ["Evil"]},
         {"trust_remote_code": True}, {"attn_implementation": "evil/kernel"}, {"_attn_implementation": "nobody/evil"},
     )))  # fmt: skip
     return f"{name} of the audio encoder with auto_map"
@@ -153,7 +155,8 @@ def _audio(draw: Draw, place: Place, folder: Path) -> str:
 def _elsewhere(draw: Draw, place: Place, folder: Path) -> str:
     """Payloads where no pickle belongs."""
     data, about = _payload(draw, place)
-    name = draw.choice(("config.json", "diffusion_pytorch_model-00001-of-00003.safetensors", f"{TOKENIZER}/tokenizer.json",
+    name = draw.choice(("config.json", "diffusion_pytorch_model-00001-of-00003.safetensors",
+        f"{TOKENIZER}/tokenizer.json",
                         f"{AUDIO}/model.safetensors", f"{TOKENIZER}/spiece.model", "face.png", "talk.wav"))  # fmt: skip
     if name in ("face.png", "talk.wav"):
         good_picture(place), good_sound(place)

@@ -181,8 +181,10 @@ def _jpeg(draw: Draw, place: Place) -> tuple[str, str]:
 def _tiff(draw: Draw, place: Place) -> tuple[str, str]:
     """A TIFF of unusual pixels or with one tag changed."""
     arrays = {
-        "int32": np.full((40, 40), draw.choice((0, -5, 70000)), np.int32), "float": np.full((40, 40), draw.choice((0.5, np.nan)), np.float32),
-        "uint16": np.full((40, 40), 999, np.uint16), "bits": np.zeros((40, 40), bool), "rgb": np.zeros((40, 40, 3), np.uint8),
+        "int32": np.full((40, 40), draw.choice((0, -5, 70000)), np.int32),
+        "float": np.full((40, 40), draw.choice((0.5, np.nan)), np.float32),
+        "uint16": np.full((40, 40), 999, np.uint16), "bits": np.zeros((40, 40), bool),
+        "rgb": np.zeros((40, 40, 3), np.uint8),
     }  # fmt: skip
     kind = draw.choice(list(arrays))
     compression = draw.choice((None, "tiff_lzw", "tiff_deflate", "packbits", "tiff_adobe_deflate", "zstd"))
@@ -204,8 +206,11 @@ def _tiff(draw: Draw, place: Place) -> tuple[str, str]:
 
 def _path(draw: Draw, place: Place) -> tuple[str, str]:
     if draw.random() < 0.3:
-        text = draw.choice((b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"hello" * 99,
-                            b"GIF89a", b"\xff\xd8\xff", b"RIFF\xff\xff\xff\xffWEBPVP8X", b"BM" + bytes(60), b"P6 99999 99999 255 ", b"P7\n",
-                            b"\0\0\0\x0cjP  \r\n\x87\n", b"\0\0\0\x18ftypavif" + bytes(40), b"\0\0\0\x18ftypheic" + bytes(40), b"\0" * 5000))  # fmt: skip
+        text = draw.choice((b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n",
+            b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"hello" * 99,
+                            b"GIF89a", b"\xff\xd8\xff", b"RIFF\xff\xff\xff\xffWEBPVP8X", b"BM" + bytes(60),
+                            b"P6 99999 99999 255 ", b"P7\n",
+                            b"\0\0\0\x0cjP  \r\n\x87\n", b"\0\0\0\x18ftypavif" + bytes(40),
+                            b"\0\0\0\x18ftypheic" + bytes(40), b"\0" * 5000))  # fmt: skip
         return _put(place, text), f"only {text[:20]!r}"
     return odd_path(draw, place, good_picture(place))

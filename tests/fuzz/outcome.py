@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass
 class Outcome:
-    """rc is None after a hang and negative after a signal; `files` are new, changed or lost paths below the case's root."""
+    """rc is None after a hang and negative after a signal; paths are relative to the case's root."""
 
     rc: int | None
     stdout: str

@@ -12,9 +12,11 @@ from .common import damage, dump, generate, mutate, no_file, put, spoil_text
 from .weights import spoil
 
 AUDIO, TOKENIZER = "chinese-wav2vec2-base", "google/umt5-xxl"
-PICKLES = ("models_t5_umt5-xxl-enc-bf16.pth", "Wan2.1_VAE.pth", "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",
+PICKLES = ("models_t5_umt5-xxl-enc-bf16.pth", "Wan2.1_VAE.pth",
+    "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",
            f"{AUDIO}/pytorch_model.bin")  # fmt: skip
-JSONS = ("config.json", "config.json", f"{AUDIO}/config.json", f"{AUDIO}/config.json", f"{AUDIO}/preprocessor_config.json",
+JSONS = ("config.json", "config.json", f"{AUDIO}/config.json", f"{AUDIO}/config.json",
+    f"{AUDIO}/preprocessor_config.json",
          "diffusion_pytorch_model.safetensors.index.json")  # fmt: skip
 SIZE = "--size=48*32"
 
@@ -101,7 +103,7 @@ def _pickle(draw: Draw, folder: Path) -> str:
     torch.save(
         state, folder / name, _use_new_zipfile_serialization=draw.random() < 0.8 or how in ("sparse", "meta", "csr")
     )
-    return f"{name}: {how} in {len(chosen)} of {len(keys)} tensors{'' if isinstance(state, dict) else ', ' + type(state).__name__}"
+    return f"{name}: {how} in {len(chosen)} of {len(keys)} tensors of a {type(state).__name__}"
 
 
 def _typed(name: str) -> Any:
@@ -151,13 +153,18 @@ def _parameter(draw: Draw, t: Any) -> Any:
 
 
 WAYS = {
-    **{name: _typed(name) for name in ("int64", "bfloat16", "float16", "float64", "bool", "uint8", "complex64", "float8_e4m3fn")},
-    "meta": lambda draw, t: t.to("meta"), "sparse": lambda draw, t: t.to_sparse(), "csr": lambda draw, t: t.reshape(len(t), -1).to_sparse_csr(),
-    "nan": lambda draw, t: t * float("nan"), "scrambled": _scramble, "odd": _odd, "expanded": _expanded, "quantised": _quantised,
-    "parameter": _parameter, "conjugate": lambda draw, t: t.to(_complex()).conj(), "one byte": lambda draw, t: t[..., :1].clone(),
+    **{name: _typed(name) for name in ("int64", "bfloat16", "float16", "float64", "bool", "uint8", "complex64",
+        "float8_e4m3fn")},
+    "meta": lambda draw, t: t.to("meta"), "sparse": lambda draw, t: t.to_sparse(), "csr": lambda draw,
+    t: t.reshape(len(t), -1).to_sparse_csr(),
+    "nan": lambda draw, t: t * float("nan"), "scrambled": _scramble, "odd": _odd, "expanded": _expanded,
+    "quantised": _quantised,
+    "parameter": _parameter, "conjugate": lambda draw, t: t.to(_complex()).conj(), "one byte": lambda draw,
+    t: t[..., :1].clone(),
 }  # fmt: skip
 WHOLES = (
-    lambda s: list(s.values()), lambda s: {i: v for i, v in enumerate(s.values())}, lambda s: {"state_dict": s}, lambda s: None,
+    lambda s: list(s.values()), lambda s: dict(enumerate(s.values())), lambda s: {"state_dict": s},
+    lambda s: None,
     lambda s: {}, lambda s: next(iter(s.values())), lambda s: {None: 1, (1, 2): 3} | s,
 )  # fmt: skip
 

@@ -15,8 +15,10 @@ from .common import damage, generate, good_picture, good_sound, odd_path
 
 RATES = (1, 100, 3999, 4000, 8000, 11025, 16000, 22050, 44100, 48000, 96000, 192000, 768000, 10**6)
 CODECS = (
-    ("mp3", "libmp3lame"), ("mp4", "aac"), ("adts", "aac"), ("ogg", "libopus"), ("ogg", "libvorbis"), ("webm", "libopus"),
-    ("matroska", "flac"), ("matroska", "pcm_s16le"), ("ac3", "ac3"), ("mov", "alac"), ("avi", "pcm_s16le"), ("flac", "flac"),
+    ("mp3", "libmp3lame"), ("mp4", "aac"), ("adts", "aac"), ("ogg", "libopus"), ("ogg", "libvorbis"),
+    ("webm", "libopus"),
+    ("matroska", "flac"), ("matroska", "pcm_s16le"), ("ac3", "ac3"), ("mov", "alac"), ("avi", "pcm_s16le"),
+    ("flac", "flac"),
     ("mpegts", "aac"), ("mpegts", "mp2"), ("tta", "tta"), ("wv", "wavpack"), ("asf", "wmav2"), ("aiff", "pcm_s16be"),
 )  # fmt: skip
 
@@ -163,9 +165,12 @@ def _path(draw: Draw, place: Place) -> tuple[str, str]:
     good = good_sound(place)
     if draw.random() < 0.4:
         text = draw.choice((
-            b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", b"ffconcat version 1.0\nfile talk.wav\n", b"v=0\no=- 0 0 IN IP4 127.0.0.1\nm=audio 5004 RTP/AVP 0\n",
-            b"<asx><entry><ref href='http://127.0.0.1:9/'/></entry></asx>", b"hello" * 99, b"ID3\x04\0\0\x7f\x7f\x7f\x7f", b"OggS" + bytes(60),
-            b"fLaC\0\0\0\x22" + bytes(34), b"RIFF\0\0\0\0WAVE", b"\xff\xfb\x90\0" * 50, bytes(5000), b"\0\0\0\x18ftypM4A " + bytes(60), b"\x1aE\xdf\xa3" + bytes(40),
+            b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", b"ffconcat version 1.0\nfile talk.wav\n",
+            b"v=0\no=- 0 0 IN IP4 127.0.0.1\nm=audio 5004 RTP/AVP 0\n",
+            b"<asx><entry><ref href='http://127.0.0.1:9/'/></entry></asx>", b"hello" * 99,
+            b"ID3\x04\0\0\x7f\x7f\x7f\x7f", b"OggS" + bytes(60),
+            b"fLaC\0\0\0\x22" + bytes(34), b"RIFF\0\0\0\0WAVE", b"\xff\xfb\x90\0" * 50, bytes(5000),
+            b"\0\0\0\x18ftypM4A " + bytes(60), b"\x1aE\xdf\xa3" + bytes(40),
         ))  # fmt: skip
         (place.inputs / "t.bin").write_bytes(text)
         return "../in/t.bin", f"only {text[:20]!r}"

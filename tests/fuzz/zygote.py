@@ -43,7 +43,8 @@ def warm() -> None:
                     importlib.import_module(module.name)
     for name in ("transformers.models.umt5.modeling_umt5", "transformers.models.wav2vec2.modeling_wav2vec2",
                  "transformers.models.auto.tokenization_auto", "transformers.models.t5.tokenization_t5",
-                 "rich.console", "rich.progress", "soundfile", "soxr", "av", "PIL.Image", "safetensors.torch"):  # fmt: skip
+                 "rich.console", "rich.progress", "soundfile", "soxr", "av", "PIL.Image",
+                 "safetensors.torch"):  # fmt: skip
         with contextlib.suppress(Exception):
             importlib.import_module(name)
     from PIL import Image
