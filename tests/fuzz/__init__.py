@@ -3,8 +3,8 @@
     python -m tests.fuzz --case images:17        one case, shown in full
     python -m tests.fuzz -n 2000 --out FILE      many; `make fuzz N=2000`
 
-A case is a pure function of its name (class, seed). `zygote` runs one in a fork, `judge` says
-what is wrong with what came out, `planted` are wrong programs that the judge must catch; the classes are in `case.SHARES`.
+A case is a pure function of its name (class, seed). `case.SHARES` lists the classes, `zygote`
+runs a case in a fork, `judge` says what is wrong with what came out, `planted` are programs that the judge must catch.
 """
 
 import sys
