@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +50,11 @@ class Case:
     module: str = "liveact_app"
     deadline_s: float = 60.0
     memory_bytes: int = 1_500_000_000
+
+    @property
+    def allowed(self) -> set[str]:
+        """`outputs` as paths below the case's root."""
+        return {os.path.normpath(f"run/{name}") for name in self.outputs}
 
 
 class Draw(random.Random):

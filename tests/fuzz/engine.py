@@ -52,6 +52,7 @@ class Zygote:
             line = ""
         if line:
             return json.loads(line)
+        self._process.wait()
         self._process = self._ready()
         return {"case": name, "about": "", "argv": [], "env": {}, "outcome": None, "root": None,
                 "violations": {"harness": "the case took the harness down"}}  # fmt: skip
@@ -77,14 +78,10 @@ class Engine:
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Engine:
-        miniature = self._folder / "released"
-        write = (
-            f"import sys; from pathlib import Path; import released; released.write_released(Path({str(miniature)!r}))"
-        )
-        env = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}
-        subprocess.run([sys.executable, "-c", write], check=True, env=env, cwd=self._folder)
-        for _ in range(self._workers):
-            self._threads.append(threading.Thread(target=self._work, args=(miniature,), daemon=True))
+        for number in range(self._workers):
+            self._threads.append(
+                threading.Thread(target=self._work, args=(self._folder / f"released-{number}",), daemon=True)
+            )
             self._threads[-1].start()
         return self
 

@@ -54,7 +54,7 @@ def _payload(draw: Draw, place: Place) -> tuple[bytes, str]:
         "os.system": Payload(os.system, f"touch {canary}"), "open": Payload(open, canary, "w"),
         "exec": Payload(exec, f"open({canary!r}, 'w')"), "eval": Payload(eval, f"open({canary!r}, 'w')"),
         "subprocess": Payload(subprocess.call, ["touch", canary]), "mkdir": Payload(os.mkdir, canary),
-        "path": Payload(Path.touch, Path(canary)), "import": Payload(__import__, "antigravity"),
+        "path": Payload(Path.touch, Path(canary)),
         "in a list": [Payload(os.system, f"touch {canary}")], "in a dict": {"a": Payload(os.system, f"touch {canary}")},
     }  # fmt: skip
     name = draw.choice((*made, "by hand"))

@@ -24,7 +24,7 @@ def judge(case: Case, got: Outcome) -> dict[str, str]:
         wrong["traceback"] = text.strip().splitlines()[-1]
     if case.stderr == "file":
         wrong |= {k: v for k, v in _words(case, got).items() if "traceback" not in wrong or k != "stderr lines"}
-    allowed = {f"run/{name}" for name in case.outputs} if got.rc in (0, 130) else set()
+    allowed = case.allowed if got.rc in (0, 130) else set()
     if left := sorted(set(got.new) - allowed - {"canary"}):
         wrong["left behind"] = ", ".join(left[:5])
     if spoilt := sorted(set(got.changed) - allowed):

@@ -100,9 +100,7 @@ def _outputs(draw: Draw, place: Place) -> Case:
         "nowhere/v.mp4", "~/v.mp4", "v.mp4.", "v.mp4\t", "v.tar.mp4",
     )  # fmt: skip
     out = draw.choice(names)
-    more, outputs = [], [out.lstrip("./") if out == "./d/../v.mp4" else out, "d/real.mp4" if out == "link.mp4" else out]
-    if out == "./d/../v.mp4":
-        outputs = ["v.mp4"]
+    more, outputs = [], [out, "d/real.mp4"] if out == "link.mp4" else [out]
     if draw.random() < 0.4:
         report = draw.choice(("r.json", "old.json", "v.json", "../in/face.png", "d", "", "--", "x.txt",
             "a" * 251 + ".json",
@@ -110,7 +108,7 @@ def _outputs(draw: Draw, place: Place) -> Case:
         more, outputs = [f"--report={report}"], [*outputs, report]
     if draw.random() < 0.1:
         more.append("--out=second.mp4")
-        outputs = ["second.mp4", *outputs[2:]]
+        outputs = ["second.mp4", *outputs]
     return Case(
         generate(place, *more, image=image, audio=audio, out=out), f"--out={out!r:.80} {more}"[:200], outputs=outputs
     )
@@ -155,7 +153,7 @@ def _shape(draw: Draw, place: Place) -> Case:
             case 5:
                 argv = [part for a in argv for part in a.split("=", 1)]
     video = bool(argv) and not {"--help", "-h", "--version"} & set(argv)
-    return Case(argv, f"{argv}"[:200], video=video)
+    return Case(argv, f"{argv}"[:200], video=video, outputs=["v.mp4", "V.MP4"])
 
 
 def _other(draw: Draw, place: Place) -> Case:
