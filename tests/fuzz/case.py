@@ -48,7 +48,7 @@ class Case:
     outputs: list[str] = field(default_factory=lambda: ["v.mp4"])
     video: bool = True
     module: str = "liveact_app"
-    deadline_s: float = 60.0
+    deadline_s: float = 40.0
     memory_bytes: int = 1_500_000_000
 
     @property

@@ -116,7 +116,7 @@ def make(rng: Draw, place: Place) -> Case:
     """The program of the case's number."""
     program = list(CAUGHT)[rng.number].__name__
     good_picture(place)
-    return Case([program], program, module=__name__, deadline_s=1.0 if program == "hang" else 60.0,
+    return Case([program], program, module=__name__, deadline_s=1.0 if program == "hang" else 40.0,
                 memory_bytes=100_000_000)  # fmt: skip
 
 

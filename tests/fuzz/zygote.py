@@ -50,7 +50,7 @@ def warm() -> None:
     from PIL import Image
 
     Image.init()
-    for name in (*SHARES, "planted"):
+    for name in SHARES:
         importlib.import_module(f".{name}", __package__)
 
 
