@@ -25,7 +25,7 @@ def judge(case: Case, got: Outcome) -> dict[str, str]:
     if case.stderr == "file":
         wrong |= {k: v for k, v in _words(case, got).items() if "traceback" not in wrong or k != "stderr lines"}
     allowed = case.allowed if got.rc in (0, 130) else set()
-    if left := sorted(set(got.new) - allowed - {"canary"}):
+    if got.rc is not None and (left := sorted(set(got.new) - allowed - {"canary"})):  # who is killed cannot tidy up
         wrong["left behind"] = ", ".join(left[:5])
     if spoilt := sorted(set(got.changed) - allowed):
         wrong["input changed"] = ", ".join(spoilt[:5])
