@@ -12,7 +12,7 @@ CSRC := setup.py CMakeLists.txt $(shell find csrc -name '*.py' -o -name '*.h' -o
 # with nvcc here, a failed build is an error
 export LIVEACT_FORCE_CUDA ?= $(if $(shell command -v nvcc),1,0)
 
-.PHONY: lock lockcheck floors demo test aot gpu verify budget profile campaign compare bench clean
+.PHONY: lock lockcheck floors demo test fuzz aot gpu verify budget profile campaign compare bench clean
 
 $(STAMP): pyproject.toml constraints.txt $(CSRC)
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +39,9 @@ test: $(TRITON)  ## lint and the whole CPU test suite; Triton's interpreter has 
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest --junitxml=out/test.xml
 	$(BIN)/python -m pytest tests/triton --junitxml=out/triton.xml
+
+fuzz: $(STAMP)  ## the command under odd and hostile input: N=2000 cases, seeds from FIRST on; a quick part is in `make test`
+	$(BIN)/python -m tests.fuzz -n $(or $(N),2000) --first $(or $(FIRST),0) --out bench/results/cpu/fuzz.json
 
 aot: $(TRITON)  ## every Triton kernel compiled for an H200 (and three more chips) without one: profiles/resources.json
 	$(BIN)/python -m liveact_kernels.aot
