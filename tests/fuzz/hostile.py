@@ -82,7 +82,7 @@ def _pickles(draw: Draw, place: Place, folder: Path) -> str:
     else:
         inner = data if form == "zip" else pickle.dumps(
             Payload(torch.storage._load_from_bytes,
-                data) if form == "inner" else {"a": Payload(torch.load, str(path), None, pickle)}
+                data) if form == "inner" else {"a": Payload(torch.load, str(path))}
         )  # fmt: skip
         with zipfile.ZipFile(path, "w") as file:
             root = draw.choice(("archive", "../../evil", "a"))

@@ -27,7 +27,7 @@ def judge(case: Case, got: Outcome) -> dict[str, str]:
     allowed = case.allowed if got.rc in (0, 130) else set()
     if got.rc is not None and (left := sorted(set(got.new) - allowed - {"canary"})):  # who is killed cannot tidy up
         wrong["left behind"] = ", ".join(left[:5])
-    if spoilt := sorted(set(got.changed) - allowed):
+    if spoilt := sorted({*got.changed} - allowed) + [f"{path} is gone" for path in got.lost]:
         wrong["input changed"] = ", ".join(spoilt[:5])
     if got.rc == 0 and case.video and not got.playable:
         wrong["unplayable"] = "exit 0 without a video that plays"
@@ -55,6 +55,8 @@ def _words(case: Case, got: Outcome) -> dict[str, str]:
     wrong: dict[str, str] = {}
     lines = [line for line in got.stderr.splitlines() if not PROGRESS.match(line)]
     errors = [line for line in lines if "liveact: error:" in line]
+    if got.rc == 0 and case.stdout == "closed" and not case.video:
+        return wrong  # argparse prints its help there instead
     if got.rc == 0:
         if noise := [line for line in lines if not line.startswith("liveact: ")]:
             wrong["noise"] = noise[0]

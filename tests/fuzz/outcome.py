@@ -18,6 +18,7 @@ class Outcome:
     grown_bytes: int
     new: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
     processes: list[str] = field(default_factory=list)
     playable: list[str] = field(default_factory=list)
     canary: bool = False

@@ -73,6 +73,11 @@ def orphan() -> None:
     fail()
 
 
+def loses_input() -> None:
+    os.remove("../in/face.png")
+    fail()
+
+
 def spoils_input() -> None:
     with open("../in/face.png", "a") as file:
         file.write("x")
@@ -106,7 +111,8 @@ CAUGHT = {
     traceback: {"traceback", "exit"}, leaves_a_file: {"left behind"}, leaves_in_home: {"left behind"}, hang: {"hang"},
     eats_memory: {"memory"}, exits_one: {"exit"}, crash: {"exit"}, talks_too_much: {"stderr lines"},
     noise: {"noise", "unplayable"}, silent: {"silent"}, long_sentence: {"error line"}, two_sentences: {"error line"},
-    escape: {"error line"}, orphan: {"processes"}, spoils_input: {"input changed"}, no_video: {"unplayable"},
+    escape: {"error line"}, orphan: {"processes"}, spoils_input: {"input changed"},
+    loses_input: {"input changed"}, no_video: {"unplayable"},
     broken_video: {"unplayable"}, runs_code: {"code ran"}, well_behaved: set(),
 }  # fmt: skip
 """Program -> the kinds of violation that it must be charged with."""

@@ -154,12 +154,13 @@ def _outcome(case: Case, place: Place) -> Outcome:
     ours = ("stdout", "stderr", "yes")
     new = [p for p in after if p not in before and p not in ours]
     watched = [p for p, mark in before.items() if p.startswith(("in", "run")) and not _folder(mark)]
-    changed = [p for p in watched if after.get(p) != before[p]]
+    lost = [p for p in watched if p not in after]
+    changed = [p for p in watched if p in after and after[p] != before[p]]
     if case.do in ("rmtree", "cwd gone"):
-        changed = [p for p in changed if not p.startswith("run")]
+        lost = [p for p in lost if not p.startswith("run")]
     made = [place.root / name for name in case.allowed & {*new, *changed}]
     videos = ask(lambda: play(made), PLAY_S * slow) if made and rc in (0, 130) else []
-    return Outcome(rc, *words, wall, max(0, peak - (0 if case.fresh else base)), new, changed, processes, videos,
+    return Outcome(rc, *words, wall, max(0, peak - (0 if case.fresh else base)), new, changed, lost, processes, videos,
                    place.canary.exists())  # fmt: skip
 
 
