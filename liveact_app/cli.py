@@ -141,12 +141,13 @@ def answer(work: Callable[[], int], name: str = "liveact") -> int:
     """
     with guarded():
         try:
-            code = work()
+            try:
+                code = work()
+            except SystemExit:  # --help, whose text may still be lost
+                sys.stdout.flush()
+                raise
             sys.stdout.flush()
             return code
-        except SystemExit:  # --help
-            sys.stdout.flush()
-            raise
         except KeyboardInterrupt:
             return _complain(name, "interrupted", EXIT_INTERRUPTED)
         except Exception as error:
