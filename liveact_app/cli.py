@@ -32,6 +32,14 @@ class Parser(argparse.ArgumentParser):
         # Abbreviations would turn into ambiguities with the next option somebody adds.
         super().__init__(*args, allow_abbrev=False, **kwargs)  # type: ignore[arg-type]
 
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> object:
+        """argparse takes '--' out of `--size=--` too and hands on an empty list that no type has seen: keep it."""
+        if action.option_strings and arg_strings == ["--"]:
+            value = self._get_value(action, "--")
+            self._check_value(action, value)
+            return value if action.nargs is None else [value]
+        return super()._get_values(action, arg_strings)
+
     def error(self, message: str) -> NoReturn:
         """Raise InputError instead of printing the usage."""
         raise InputError(f"{message.removeprefix('argument ')} (see '{self.prog} --help')")

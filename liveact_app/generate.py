@@ -131,7 +131,8 @@ def run(
     budget = FrameBudget()
     record_block, print_budget = record_block or budget.block, print_budget or budget.print
     known = {name: value for name, value in vars(args).items() if name in Job.__dataclass_fields__}
-    job = Job(**known, edits=parse_edits(args.edit_prompt))
+    files = tuple(value for value in args.edit_prompt if value.lower().endswith(".json"))
+    job = Job(**known, edits=parse_edits(args.edit_prompt), edit_files=files)
     if place().size == 1:
         return _lead(job, record_block, print_budget, ALONE, None)
     from liveact_app.loading import device_of

@@ -48,13 +48,14 @@ class Job:
     eager: bool = False
     parallel: str = "auto"
     edits: tuple[Edit, ...] = ()
+    edit_files: tuple[str, ...] = ()
     scale: int = 1
     report: str | None = None
     audio_track: int | None = None
 
     def __post_init__(self) -> None:
         """Check the outputs, and put their real paths in place."""
-        inputs = {"--image": self.image, "--audio": self.audio}
+        inputs = {"--image": self.image, "--audio": self.audio, **{f"--edit-prompt {f}": f for f in self.edit_files}}
         object.__setattr__(self, "out", check_output(self.out, "--out", VIDEO_SUFFIXES, inputs))
         if self.report is not None:
             object.__setattr__(self, "report", check_output(self.report, "--report", (".json",), inputs))

@@ -6,7 +6,7 @@ from liveact_model.errors import InputError
 
 # On two cores `liveact generate` with the small model peaks at 1.2 GiB of addresses; every core adds threads.
 ADDRESSES_MIB, PER_CORE_MIB = 1536, 80
-OPEN_FILES = 32  # it holds 10 at once, and what a GPU's driver opens comes on top
+OPEN_FILES = 32  # it was seen to hold 6 at once, and what a GPU's driver opens comes on top
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory", "std::bad_alloc")
 
 

@@ -152,6 +152,20 @@ def test_bad_input(place, capsys, changed, argument, words):
     assert sorted(os.listdir()) == before and os.listdir("folder") == []
 
 
+@pytest.mark.parametrize("option", ["scale", "seed", "size", "fps", "audio-cfg", "sampler"])
+def test_two_dashes_are_a_value_like_any_other(place, capsys, option):
+    assert main([*command(), f"--{option}=--"]) == 2
+    error = error_of(capsys)
+    assert f"--{option}" in error and "'--'" in error
+
+
+def test_a_report_does_not_overwrite_the_edits(place, capsys, tmp_path):
+    edits = tmp_path / "edits.json"
+    edits.write_text('{"[0,1]": "he nods"}')
+    assert main([*command(), "--edit-prompt", str(edits), "--report", str(edits)]) == 2
+    assert "--report" in error_of(capsys) and edits.read_text() == '{"[0,1]": "he nods"}'
+
+
 @pytest.mark.parametrize(("argv", "words"), [([], "COMMAND"), (["paint"], "'paint'"), (["--fast"], "COMMAND")])
 def test_bad_command(capsys, argv, words):
     assert main(argv) == 2
