@@ -93,7 +93,7 @@ BREAKS = {
     ),
     "a block ends while the other needs it": ("residual", "  cluster_sync();  // a block must not end", "  //"),
     "copies start before the other block has its barriers": ("residual", "  cluster_sync();  // no copy", "  //"),
-    "a group's scale is kept for the next group": ("gate_160", "      left = per_group;", "      left = 2 * per_group;"),
+    "a group's scale is kept for the next": ("gate_160", "      left = per_group;", "      left = 2 * per_group;"),
     "a row's scale goes to the row eight below": ("gate_160", "scale[i / 2 % 2]", "scale[1 - i / 2 % 2]"),
 }
 
