@@ -112,16 +112,20 @@ def frame(
     import triton
 
     shapes = [s for s in grouped(calls) if ops is None or s.op.name in ops]
-    try:
-        cubins = library.cubins()
-    except ImportError:
-        cubins = {}
-    lines = []
+    cubins, lines = code_of(), []
     for n, shape in enumerate(shapes, 1):
         if shape.op.name in REGISTRY:
             say(f"[{n}/{len(shapes)}] {shape.op.name}")
         lines.append(line(shape, chip, machine, cubins))
     return Frame(chip, machine, size, video_frames, bool(cubins), f"triton {triton.__version__}", lines)
+
+
+def code_of() -> dict[str, bytes]:
+    """The CUDA library's machine code by folder; empty where it is not built."""
+    try:
+        return library.cubins()
+    except ImportError:
+        return {}
 
 
 def line(shape: Called, chip: Chip, machine: Machine, cubins: dict[str, bytes]) -> Line:

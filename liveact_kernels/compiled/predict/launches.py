@@ -27,6 +27,7 @@ class Launch:
     shared: int
     args: dict[str, int | float | bool] = field(repr=False)
     itemsize: int = 2
+    function: str | None = None  # which one of the cubin; None: its only one
 
     @property
     def blocks(self) -> int:
@@ -69,20 +70,23 @@ def launched(op: Op, case: Case) -> list[Launch]:
     def compile_only(self, *args, grid, warmup, **kw):
         kernel = run(self, *args, grid=grid, warmup=True, **kw)
         named = dict(zip(self.arg_names, args)) | {n: v for n, v in kw.items() if n in self.arg_names}
-        found.append(_launch(kernel, grid, named))
+        found.append(compiled_launch(kernel, grid, named))
         return kernel
 
     aot.called(op, case, rates.ARCH, compile_only)
     return found
 
 
-def _launch(kernel, grid, named: dict) -> Launch:
-    plain = {n: int(v) if isinstance(v, bool | int) else v for n, v in named.items() if isinstance(v, bool | int | float)}
+def compiled_launch(kernel, grid, named: dict) -> Launch:
+    """Of a compiled Triton kernel, its grid and all its arguments by name."""
+    plain = {
+        n: int(v) if isinstance(v, bool | int) else v for n, v in named.items() if isinstance(v, bool | int | float)
+    }
     sizes = [dtype.itemsize for v in named.values() if (dtype := _dtype(v)) is not None and dtype != torch.float32]
     meta = kernel.metadata
     return Launch(
-        meta.name, kernel.asm["cubin"], tuple(int(n) for n in grid), meta.num_warps, meta.num_stages, meta.shared, plain,
-        _operand_size(named, sizes),
+        meta.name, kernel.asm["cubin"], tuple(int(n) for n in grid), meta.num_warps, meta.num_stages, meta.shared,
+        plain, _operand_size(named, sizes),
     )  # fmt: skip
 
 

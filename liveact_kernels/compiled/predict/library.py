@@ -17,9 +17,10 @@ from liveact_kernels.sass import tool
 from liveact_kernels.spec import SHORT, Dims
 
 from . import Unpredictable, code, rates
-from .estimate import Prediction, function, resident
-from .paths import Items, Kernel, cost, limits, loops_on, trip_of
+from .estimate import Prediction
+from .paths import Items, Kernel, cost, limits, loops_on
 from .rates import Machine
+from .setting import function, resident
 from .simulate import Copies, Memory, Simulation
 
 START = 3000  # cycles of a persistent kernel's start and end: descriptors, barriers of the cluster, first copies [M]
@@ -86,11 +87,15 @@ def fp8_linear(cubin: bytes, d: Dims, machine: Machine, op: Op, flops: dict, mov
     step = (time(1, 24) - time(1, 8)) / 16
     n = min(steps, 40)
     end = max(0.0, (time(4, n) - time(2, n)) / 2 - n * step)
-    asked = host.STEP * (host.ROWS + bn - (bn if side == 0 else host.ROWS) / 2)  # half of one operand is the peer's copy
+    asked = host.STEP * (
+        host.ROWS + bn - (bn if side == 0 else host.ROWS) / 2
+    )  # half of one operand is the peer's copy
     paced = max(step, asked / machine.l2_tile, host.STEP * (host.ROWS + bn) / machine.l2_port)
     macs = cost(k.flat(step_items))["macs"] * 8
     if macs != host.ROWS * bn * host.STEP:
-        raise Unpredictable(f"fp8_linear: a step multiplies {macs:.0f} times, its tile {host.ROWS * bn * host.STEP} times")
+        raise Unpredictable(
+            f"fp8_linear: a step multiplies {macs:.0f} times, its tile {host.ROWS * bn * host.STEP} times"
+        )
     work = {name: n * waves * steps for name, n in limits(cost(k.flat(step_items)), 8).items()}
     tiles = waves * machine.sms
     memory = {
@@ -122,7 +127,9 @@ def kv_compress(cubin: bytes, d: Dims, machine: Machine, op: Op, flops: dict, mo
     k, regs = _function(cubin, *store)
     tops = [i for i, loop in enumerate(k.loops) if loop.depth == 1 and _base(k, i, "STG") >= 40]
     if len(tops) != 2:
-        raise Unpredictable(f"kv_compress of the CUDA library: expected a loop each for keys and values, got {len(tops)}")
+        raise Unpredictable(
+            f"kv_compress of the CUDA library: expected a loop each for keys and values, got {len(tops)}"
+        )
     rate = 2 * machine.l2 / machine.sms / machine.clock / 4  # 132 SMs, 160 blocks: most have an SM's rate alone
     chosen = _entries(d)
     sides, parts = [], {}

@@ -189,9 +189,9 @@ def cost(code: list[Instruction]) -> Counter:
         c[i.pipe] += i.cost
         if p := i.product:
             c["macs"] += p.macs
-            share = 4  # a warpgroup's product is issued by four warps; an mma.sync keeps one of four sub-partitions busy
-            c["tensor"] += rates.product_cycles(p, i.from_registers) / share if not p.group else max(p.n / 2, 8) / share
-            c["shared"] += rates.operand_bytes(p, i.from_registers) / 128 / share
+            # four warps issue a warpgroup's product; an mma.sync keeps one of four sub-partitions busy
+            c["tensor"] += (max(p.n / 2, 8) if p.group else rates.product_cycles(p, False)) / 4
+            c["shared"] += rates.operand_bytes(p, i.from_registers) / 128 / 4
         if i.base in rates.SHARED:
             c["shared"] += rates.wavefronts(i.op)
         if i.base in ("LDG", "LD", "LDGSTS"):

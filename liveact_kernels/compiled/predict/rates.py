@@ -1,9 +1,9 @@
-"""What one warp instruction costs on an SM of sm_90, what its memories and chips give, and where each number comes from.
+"""What a warp instruction costs on an SM of sm_90, what its memories give, and where each number comes from.
 
 Costs are cycles of one sub-partition (four per SM). Sources:
   [G]  CUDA C++ Programming Guide, throughput of native arithmetic instructions, compute capability 9.0, results per
-       clock and SM: fp32 add/mul/fma 128, integer add/compare/logic/shift 64, integer multiply-add 64, special functions
-       16, shuffles 32, conversions 64
+       clock and SM: fp32 add/mul/fma 128, integer add/compare/logic/shift 64, integer multiply-add 64, special
+       functions 16, shuffles 32, conversions 64
   [N]  NVIDIA developer forum 302018: GH100 has FMAheavy (IMAD, FP32) and FMAlite (FP32) pipes
   [A]  FlashAttention-3 (arXiv 2407.08608): 3.9 T special functions/s of an H100 = 16 x 132 x 1.83 GHz
   [D]  NVIDIA H100 and H200 datasheets, dense: 1979 (fp8) and 989 (bf16) TFLOP/s = 8192 and 4096 flop per clock and SM;

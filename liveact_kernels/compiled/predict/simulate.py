@@ -8,7 +8,6 @@ misses, the order of sub-partitions, register bank conflicts, instruction cache 
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,9 +15,9 @@ from dataclasses import dataclass, field
 from . import Unpredictable, rates
 from .code import Instruction
 from .rates import LATENCY, Machine
+from .waits import NEVER, REASONS, WAITS
 
 Trace = list[tuple[Instruction, int]]
-NEVER = float("inf")
 
 
 @dataclass
@@ -47,8 +46,8 @@ class Copies:
 class Warp:
     """State of one warp."""
 
-    __slots__ = ("batch", "batches", "block", "blocked", "copied", "done", "groups", "passed", "pos", "ready", "row",
-                 "scoreboard", "trace")  # fmt: skip
+    __slots__ = ("batch", "batches", "block", "blocked", "done", "groups", "passed", "pos", "ready", "row",
+                 "scoreboard", "setters", "trace", "why")  # fmt: skip
 
     def __init__(self, block: int, row: int, trace: Trace, ready: float):
         self.block, self.row = block, row
@@ -59,6 +58,8 @@ class Warp:
         """Start a trace from nothing."""
         self.trace, self.pos, self.ready, self.done, self.blocked = trace, 0, ready, False, None
         self.scoreboard = [0.0] * 6
+        self.setters = [""] * 6  # opcode that each scoreboard stands for
+        self.why = ""  # what held the next instruction back
         self.groups: list[float] = []  # ends of committed groups of products
         self.batch, self.batches = 0.0, []  # asynchronous copies: open, committed
 
@@ -82,7 +83,7 @@ class Simulation:
         self.arrived: dict[tuple, list[float]] = defaultdict(list)
         self.landed: dict[tuple, list[float]] = defaultdict(list)
         self.ends: list[float] = []
-        self.log: list[tuple[float, Instruction]] | None = None
+        self.log: list[tuple[float, Instruction, str]] | None = None  # of the first warp: when, what, what held it back
         self.order = list(self.warps)  # as they may issue: the last to issue first, then the oldest
 
     def run(self, limit: float = 2e7) -> float:
@@ -112,24 +113,27 @@ class Simulation:
         i, epoch = w.trace[w.pos]
         for s in i.waits:
             if w.scoreboard[s] > t:
-                w.ready = w.scoreboard[s]
+                w.ready, w.why = w.scoreboard[s], f"result of {w.setters[s]}"
                 return False
         wait = WAITS.get(i.base)
         if wait and (until := wait(self, w, i, epoch, t)) > t:
-            w.ready = until
+            w.ready, w.why = until, REASONS[i.base]
             return False
         if (until := self._blocked(i, t)) > t:
-            w.ready = until
+            w.ready, w.why = until, f"{i.pipe} pipe busy"
             return False
         end = self._effect(w, i, epoch, t)
         if i.writes < 6:
             w.scoreboard[i.writes] = max(w.scoreboard[i.writes], end)
+            w.setters[i.writes] = i.base
         if i.reads < 6:
             taken = min(end, self.free["memory"] + 8 if i.pipe == "memory" else t + 14)
             w.scoreboard[i.reads] = max(w.scoreboard[i.reads], taken)
+            w.setters[i.reads] = i.base
         w.ready = t + max(1, i.stall, LATENCY["membar"] if i.base == "MEMBAR" else 0)
         if self.log is not None and w.row == 0 and w.block == 0:
-            self.log.append((t, i))
+            self.log.append((t, i, w.why))
+        w.why = ""
         w.pos += 1
         if w.pos == len(w.trace):
             self._ended(w, t)
@@ -232,76 +236,3 @@ class Simulation:
 
 LATENCIES = {"S2R": "s2r", "CS2R": "s2r", "S2UR": "s2r", "LDC": "constant", "ULDC": "constant", "MEMBAR": "membar",
              "FENCE": "fence"}  # fmt: skip
-
-
-def _oldest(pending: list[float], left: int) -> float:
-    """When all but `left` of the groups are done; forgets them by then."""
-    return max(pending[: len(pending) - left], default=0.0) if left < len(pending) else 0.0
-
-
-def _count(i: Instruction, name: str) -> int | None:
-    m = re.search(rf"{name}, (0x[0-9a-f]+)", i.args)
-    return int(m[1], 16) if m else None
-
-
-def _wait_products(sim: Simulation, w: Warp, i: Instruction, epoch: int, t: float) -> float:
-    if "DEPBAR" not in i.op:
-        return t
-    left = _count(i, "gsb0")
-    until = _oldest(w.groups, left)
-    if until <= t and left < len(w.groups):
-        w.groups = w.groups[len(w.groups) - left :]
-    return until
-
-
-def _wait_copies(sim: Simulation, w: Warp, i: Instruction, epoch: int, t: float) -> float:
-    left = _count(i, "SB0")
-    if left is None:
-        return t
-    until = _oldest(w.batches, left)
-    if until <= t and left < len(w.batches):
-        w.batches = w.batches[len(w.batches) - left :]
-    return until
-
-
-def _wait_barrier(sim: Simulation, w: Warp, i: Instruction, epoch: int, t: float) -> float:
-    """A barrier of all warps of a block here, or of the named number of threads (a quarter of its warps are here)."""
-    if "SYNC" not in i.op and "RED" not in i.op:
-        return t
-    m = re.search(r"(0x[0-9a-f]+|R\d+), (0x[0-9a-f]+)", i.args)
-    some = bool(m) and int(m[2], 16) < 128 * sim.per
-    need = max(1, int(m[2], 16) // 128) if some else sim.per
-    if need == 1:
-        return t
-    key = (w.block, i.address, w.passed[i.address], w.row // need if m else 0)
-    arrived = sim.arrived[key]
-    if w.blocked != key:
-        w.blocked = key
-        arrived.append(t)
-    if len(arrived) < need:
-        return NEVER
-    go = max(arrived) + LATENCY["barrier"]
-    for v in sim.warps:
-        if v.blocked == key and v.ready == NEVER:
-            v.ready = go
-    if go <= t:
-        w.passed[i.address] += 1
-        w.blocked = None
-    return go
-
-
-def _wait_bulk(sim: Simulation, w: Warp, i: Instruction, epoch: int, t: float) -> float:
-    kind = sim.copies.waits.get(i.address) if i.tries else None
-    if kind is None:
-        return t
-    n, landed = w.passed["bulk", kind, epoch], sim.landed[w.block, kind, epoch]
-    if n < len(landed):
-        if landed[n] > t:
-            return landed[n]
-    elif w.row:
-        return t + 8  # the block's first warp has not asked for it yet
-    w.passed["bulk", kind, epoch] += 1
-    return t
-
-
-WAITS = {"WARPGROUP": _wait_products, "DEPBAR": _wait_copies, "BAR": _wait_barrier, "SYNCS": _wait_bulk}

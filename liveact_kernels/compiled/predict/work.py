@@ -59,11 +59,10 @@ def _attention(a: Args, grid: Grid, itemsize: int, moved: float, ones: int = 0) 
     """Memory first, then the block's own keys; the last tile of each stands behind its loop."""
     segments = [(a["P"], a["BN_MEM"])] if a["P"] else []
     segments.append((a["R"], a["BN"]))
-    tiled = sum(up(n, bn) * bn for n, bn in segments)
-    heads = a["heads"]
+    tiled, keys, blocks = sum(up(n, bn) * bn for n, bn in segments), a["R"] + a["P"], math.prod(grid)
     return Work(
-        LOOPS, tuple((n - 1) // bn for n, bn in segments), macs=math.prod(grid) * a["BM"] * tiled * (2 * a["BD"] + ones),
-        useful=2 * a["L"] * heads * (a["R"] + a["P"]) * a["D"], shared=math.prod(grid) * (a["R"] + a["P"]) * 2 * a["D"] * itemsize,
+        LOOPS, tuple((n - 1) // bn for n, bn in segments), macs=blocks * a["BM"] * tiled * (2 * a["BD"] + ones),
+        useful=2 * a["L"] * a["heads"] * keys * a["D"], shared=blocks * keys * 2 * a["D"] * itemsize,
     )  # fmt: skip
 
 
@@ -73,10 +72,11 @@ def _attention_8bit(a: Args, grid: Grid, itemsize: int, moved: float) -> Work:
 
 def _cross(a: Args, grid: Grid, itemsize: int, moved: float) -> Work:
     keys = a["texts"], a["images"]
-    tiled = sum(up(n, a["BN"]) * a["BN"] for n in keys)
+    tiled, blocks = sum(up(n, a["BN"]) * a["BN"] for n in keys), math.prod(grid)
     return Work(
-        LOOPS, tuple((n - 1) // a["BN"] for n in keys), macs=math.prod(grid) * a["BM"] * tiled * 2 * a["BD"],
-        useful=2 * a["L"] * a["heads"] * sum(keys) * a["D"], shared=math.prod(grid) * sum(keys) * 2 * a["D"] * itemsize, own=moved,
+        LOOPS, tuple((n - 1) // a["BN"] for n in keys), macs=blocks * a["BM"] * tiled * 2 * a["BD"],
+        useful=2 * a["L"] * a["heads"] * sum(keys) * a["D"], shared=blocks * sum(keys) * 2 * a["D"] * itemsize,
+        own=moved,
     )  # fmt: skip
 
 
