@@ -1,10 +1,11 @@
 """Launch configurations per chip, op and shape: measured ones from JSON, else the op's own heuristic.
 
 `<chip>.json` holds {"source": who measured, when, on which driver; "ops": {op: {label: {name: int}}}}, the label being
-the dims that decide ("M=9360,N=5120,K=13824,G=108"). An entry marked `"from": "predicted"` was never timed: `liveact
-predict` found it in the machine code, and it stands until `liveact tune` measures the shape. Nothing is tuned while a video runs: a shape without an entry
-takes the heuristic that stands beside the kernel, and an entry may name only what it changes. `liveact tune` writes
-them; `make aot` compiles each, and reports those that no longer compile and those that no shape asks for.
+the dims that decide ("M=9360,N=5120,K=13824,G=108"). An entry marked `"from": "predicted"` was never
+timed: `liveact predict` found it in the machine code, and it stands until `liveact tune` measures the shape. Nothing is
+tuned while a video runs: a shape without an entry takes the heuristic that stands beside the kernel, and an entry may
+name only what it changes. `liveact tune` writes them; `make aot` compiles each, and reports those that no longer
+compile and those that no shape asks for.
 """
 
 from __future__ import annotations

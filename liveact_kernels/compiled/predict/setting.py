@@ -31,6 +31,8 @@ class Setting:
         self.kernel, self.regs = Kernel(listing), use["REG"]
         shared = max(self.launch.shared, use.get("SHARED", 0))
         self.resident, self.held_by = resident(self.machine, self.regs, 32 * self.launch.warps, shared)
+        if (share := -(-self.launch.blocks // self.machine.sms)) < self.resident:
+            self.resident, self.held_by = share, "grid"
 
     @property
     def per(self) -> int:

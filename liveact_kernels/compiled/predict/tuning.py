@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from liveact_kernels import aot, tuned
+from liveact_kernels import tuned
 from liveact_kernels.tune import combinations
 
 from . import Unpredictable, code, rates
@@ -43,6 +43,8 @@ class Question:
 
 def questions(shapes: list[Called], machine: Machine) -> list[Question]:
     """One per entry that a table could have. Raises Unpredictable when none of the shapes has candidates."""
+    from liveact_kernels import aot  # needs Triton
+
     at = tuned.Limits("h200", rates.ARCH, machine.sms, tuned.SHARED[rates.ARCH])
     found: dict[tuple[str, str], Question] = {}
     for shape in shapes:
