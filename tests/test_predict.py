@@ -57,6 +57,7 @@ def test_shapes_of_tensor_core_instructions():
 def test_loops_spins_and_cold_blocks():
     found = blocks(listing(
         ".L_x_0:", "SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR4], R2", "@!P0 BRA `(.L_x_0)",
+        ".L_x_4:", "SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR4], R2", "@P0 BRA `(.L_x_1)", "BRA `(.L_x_4)",
         ".L_x_1:", "FADD R1, R1, R2", ".L_x_2:", "FMUL R3, R3, R3", "@P1 BRA `(.L_x_2)", "@P2 BRA `(.L_x_1)",
         "@P3 BRA `(.L_x_3)", "EXIT", ".L_x_3:", "CALL.REL.NOINC `($slow)", "EXIT",
     ))  # fmt: skip

@@ -154,7 +154,7 @@ def _entries(d: Dims) -> dict[tuple[bool, bool], int]:
     """(several taps, reads memory) -> chunks that a block walks."""
     chunks: dict[tuple[bool, bool], int] = {}
     for _, sources in d.schedule:
-        kind = (len(sources) > 1, min(sources) * d.tokens < d.P)
+        kind = (len(sources) > 1, min(sources) * d.tokens < getattr(d, "P", 0))  # no P: no memory yet
         each = 2 if kind == (False, False) else 1
         chunks[kind] = chunks.get(kind, 0) + -(-d.tokens // (each * ROWS_OF_CHUNK * CLUSTER))
     return chunks
