@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 
 from liveact_app.budget import sizes
@@ -135,4 +136,4 @@ def _file(args: argparse.Namespace, machine) -> str:
     prediction, found = explained(
         content, args.function, machine, grid=args.grid, warps=args.warps, shared=args.shared, trips=trips
     )
-    return "\n".join([kernel(args.cubin, prediction), *iterations(found)])
+    return "\n".join([kernel(os.path.basename(args.cubin), prediction), *iterations(found)])

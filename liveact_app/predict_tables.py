@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
 from liveact_app.budget_tables import name_of, wrap
-from liveact_app.predict_op import explained, tuned_shapes
+from liveact_app.predict_op import explained, shapes_of, tuned_shapes
 from liveact_kernels.compiled.predict import LABEL
 from liveact_kernels.compiled.predict.frame import GOALS, Frame, Line
 
@@ -62,7 +62,7 @@ def launch_rows(line: Line) -> list[str]:
     rows = []
     for p in line.parts:
         cells = f"{line.op:20}{line.count:6}{line.floor_us:9.1f}{p.bound_us:9.1f} {p.limiter:10}{p.simulated_us:9.1f}"
-        rows.append(f"{cells}{p.us / max(line.floor_us, 1e-3):7.2f}  {_clip(line.label, 28)}")
+        rows.append(f"{cells}{p.us / max(line.floor_us, 1e-3):7.2f}  {_clip(line.label, 27)}")
     return rows
 
 
@@ -104,6 +104,7 @@ def show_op(
     args: argparse.Namespace, calls: list, chip, machine, size: tuple[int, int], say: Callable[[str], None]
 ) -> None:
     """Print the explanation, or the ranking, of one op's shapes."""
+    shapes_of(args.op, calls)  # an unknown op prints nothing else
     print(f"{args.op} at {name_of(size)} on one {machine.name}; {LABEL}")
     show = tuned_shapes if args.tune else explained
     for text in show(args.op, calls, chip, machine, say):

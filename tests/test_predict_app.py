@@ -31,7 +31,7 @@ def prediction(monkeypatch):
 
 @pytest.fixture
 def frame(prediction):
-    lines = [Line("fp8_linear", "M=512", 100, 0.2, [prediction], prediction), Line("to_uint8", "", 3, 1.0)]
+    lines = [Line("fp8_linear", "out_dtype=bf16,M=512,K=512,G=1,N=512", 100, 0.2, [prediction], prediction), Line("to_uint8", "", 3, 1.0)]
     return Frame(CHIPS["h200"], H200, (512, 512), 32, True, "triton 0", lines)
 
 
@@ -99,6 +99,15 @@ def test_a_file_needs_the_trips_of_its_loops(trips, says, capsys, monkeypatch):
     assert f"--trips: {says}, one for each outermost loop of calibration_product" in capsys.readouterr().err
     assert main(["predict", "--cubin", __file__, "--trips", "7"]) == 0
     assert LABEL in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["--op", "nothing"], ["--op", "nothing", "--tune"]])
+def test_an_unknown_op_prints_one_sentence(words, capsys, monkeypatch):
+    monkeypatch.setattr(sass, "tools", lambda: ROOT)
+    monkeypatch.setattr("liveact_app.dryrun.record_block", lambda *_: [])
+    assert main(["predict", *words]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "--op: expected one that a block calls" in err
 
 
 # ---- what is committed ----------------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ class Setting:
 def function(cubin: code.Cubin, name: str | None = None) -> tuple[str, code.Listing, dict[str, int]]:
     """(name, code, usage) of a function of a cubin, its only one by default."""
     if name is None and len(cubin.functions) != 1:
-        raise Unpredictable(f"expected a cubin with one function, got {len(cubin.functions)}")
+        raise Unpredictable(f"expected a cubin with one function, or --function, got {len(cubin.functions)} functions")
     name = name or next(iter(cubin.functions))
     if name not in cubin.functions:
         raise Unpredictable(f"function: expected one of {', '.join(sorted(cubin.functions))}, got {name!r}")
