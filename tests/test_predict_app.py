@@ -31,7 +31,10 @@ def prediction(monkeypatch):
 
 @pytest.fixture
 def frame(prediction):
-    lines = [Line("fp8_linear", "out_dtype=bf16,M=512,K=512,G=1,N=512", 100, 0.2, [prediction], prediction), Line("to_uint8", "", 3, 1.0)]
+    lines = [
+        Line("fp8_linear", "out_dtype=bf16,M=512,K=512,G=1,N=512", 100, 0.2, [prediction], prediction),
+        Line("to_uint8", "", 3, 1.0),
+    ]
     return Frame(CHIPS["h200"], H200, (512, 512), 32, True, "triton 0", lines)
 
 
