@@ -46,6 +46,7 @@ fuzz: $(STAMP)  ## the command under odd and hostile input: N=2000 cases, seeds 
 aot: $(TRITON)  ## every Triton kernel compiled for an H200 (and three more chips) without one: profiles/resources.json
 	$(BIN)/python -m liveact_kernels.aot
 	$(BIN)/python -m liveact_kernels.aot_cuda
+	$(BIN)/python -m liveact_kernels.compiled.predict
 
 gpu: $(TRITON)  ## on a GPU: every op on every backend against float64 at real size, races, determinism, a session
 	mkdir -p out

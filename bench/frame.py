@@ -27,6 +27,7 @@ from breakdown import OpTimes, Part, Stages, parts, verdict
 from manifest import chip_name, manifest
 from measure import free_bytes
 from memory import predict, refuse
+from predicted import LABEL, forecast
 from progress import Progress
 from rows import Rows
 from run import chip_of, one_of
@@ -125,8 +126,13 @@ def _mean(same: list[Part]) -> Part:
     return Part(sum(p.ms for p in same) / len(same), same[0].floor_ms, same[0].calls)
 
 
-def at_size(run: Run, blocks: int, base: dict, chip: Chip | None, keep: Callable[[dict], object]) -> dict:
-    """Measure one size; `keep` gets each row when it is known. Returns the row of the steady state."""
+def at_size(
+    run: Run, blocks: int, base: dict, chip: Chip | None, keep: Callable[[dict], object],
+    predicted: Callable[[], dict | None] = lambda: None,
+) -> dict:  # fmt: skip
+    """Measure one size; `keep` gets each row when it is known. Returns the row of the steady state, which has what
+    `predicted` says beside it.
+    """
     if run.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(run.device)
     began = time.perf_counter()
@@ -155,6 +161,7 @@ def at_size(run: Run, blocks: int, base: dict, chip: Chip | None, keep: Callable
         "breakdown": "measured" if alone else "not measured with several processes",
         "target_ms": TARGET_MS, "verdict": verdict(row["ms_per_video_frame"], groups, TARGET_MS),
         "parts": {n: asdict(p) for n, p in groups.items()}, "ops": {n: asdict(p) for n, p in ops.items()},
+        "predicted": predicted() if alone else None,
         "backends": backends, "ceilings": None if chip is None else f"{chip.name}: {chip.source}",
     }  # fmt: skip
     keep(row)
@@ -179,12 +186,17 @@ def table(row: dict) -> list[str]:
     steady = f"{'steady state':28} {'':8} {row['ms_per_video_frame']:19.3f}   {spread}"
     if not row["parts"]:
         return [steady]
+    said = (row.get("predicted") or {}).get("ms_per_video_frame", {})
     head = f"{'part':28} {'launches':>8} {'ms per video frame':>19} {'floor':>8} {'share':>7}"
+    head += f" {'predicted':>10}" if said else ""
     total = sum(p["ms"] for p in row["parts"].values())
     lines = [head]
     for name, p in row["parts"].items():
         floor = "" if p["floor_ms"] is None else f"{p['floor_ms']:.3f}"
-        lines.append(f"{name:28} {p['calls'] or '':>8} {p['ms']:19.3f} {floor:>8} {p['ms'] / total:7.1%}")
+        beside = f" {said[name]:10.3f}" if name in said else ""
+        lines.append(f"{name:28} {p['calls'] or '':>8} {p['ms']:19.3f} {floor:>8} {p['ms'] / total:7.1%}{beside}")
+    if said:
+        steady += f"   predicted {said['total']:.3f} (the column and this: {LABEL})"
     return [*lines, f"{'sum, launched one by one':28} {'':8} {total:19.3f}", steady]
 
 
@@ -241,7 +253,8 @@ def measure(
             "build_s": round(built, 3), "predicted_bytes": need(precision, size), **window,
             "ranks": ranks.size, "form": getattr(ranks, "form", None),
         }  # fmt: skip
-        row = at_size(one, args.blocks, base, chip, rows.add)
+        beside = functools.partial(forecast, args.model, size, precision, device)
+        row = at_size(one, args.blocks, base, chip, rows.add, beside)
         shared = f", {ranks.size} processes" if ranks.size > 1 else ""
         bar.say(f"{args.model} {row['size']} {precision} on {row['chip']}{shared}: {row['verdict']}")
         for text in table(row):

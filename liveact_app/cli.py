@@ -18,7 +18,14 @@ from liveact_app.limits import check_limits, lack
 from liveact_app.streams import OutputLost, guarded
 from liveact_model.errors import InputError, PeerError
 
-COMMANDS = ("liveact_app.generate", "liveact_app.check", "liveact_app.budget", "liveact_app.doctor", "liveact_app.tune")
+COMMANDS = (
+    "liveact_app.generate",
+    "liveact_app.check",
+    "liveact_app.budget",
+    "liveact_app.doctor",
+    "liveact_app.tune",
+    "liveact_app.predict",
+)
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130

@@ -71,7 +71,7 @@ def meta_case(op: Op, case: Case) -> tuple[list[torch.Tensor | None], dict]:
     return [meta(s.shape(d), s.dtype_of(d)) if s.present(d) else None for s in op.out.values()], args
 
 
-def _called(op: Op, case: Case, arch: int, run) -> None:
+def called(op: Op, case: Case, arch: int, run) -> None:
     """Call the op's triton backend on meta tensors, under the stub driver, with `run` in place of each launch."""
     outs, args = meta_case(op, case)
     real, JITFunction.run = JITFunction.run, run
@@ -91,14 +91,14 @@ def launched(op: Op, case: Case, arch: int) -> list:
         kernels.append(run(self, *args, grid=grid, warmup=True, **kw))
         return kernels[-1]
 
-    _called(op, case, arch, compile_only)
+    called(op, case, arch, compile_only)
     return kernels
 
 
 def configurations(op: Op, case: Case, arch: int) -> list[tuned.Asked]:
     """What one call asks of the tables; nothing is compiled."""
     with tuned.asked() as heard:
-        _called(op, case, arch, lambda self, *args, **kw: None)
+        called(op, case, arch, lambda self, *args, **kw: None)
     return heard
 
 

@@ -114,7 +114,7 @@ def heuristic(at: tuned.Limits, M: int, N: int, C: int, taps: int, bits: int) ->
 def candidates(M: int, N: int, C: int, taps: int, bits: int) -> tuple[dict[str, int], ...]:
     """What a tuner tries; `bk` divides C, so that no channel is masked."""
     steps = tuple(bk for bk in (16, 32, 64, 128) if C % bk == 0)
-    return tuned.grid(bm=(64, 128), bk=steps, warps=(4, 8), stages=(2, 3, 4, 5)) if steps else ()
+    return tuned.grid(bm=(64, 128, 256), bk=steps, warps=(4, 8), stages=(2, 3, 4, 5)) if steps else ()
 
 
 def launch_conv(

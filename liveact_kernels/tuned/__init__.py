@@ -1,9 +1,11 @@
 """Launch configurations per chip, op and shape: measured ones from JSON, else the op's own heuristic.
 
 `<chip>.json` holds {"source": who measured, when, on which driver; "ops": {op: {label: {name: int}}}}, the label being
-the dims that decide ("M=9360,N=5120,K=13824,G=108"). Nothing is tuned while a video runs: a shape without an entry
-takes the heuristic that stands beside the kernel, and an entry may name only what it changes. `liveact tune` writes
-them; `make aot` compiles each, and reports those that no longer compile and those that no shape asks for.
+the dims that decide ("M=9360,N=5120,K=13824,G=108"). An entry marked `"from": "predicted"` was never
+timed: `liveact predict` found it in the machine code, and it stands until `liveact tune` measures the shape. Nothing is
+tuned while a video runs: a shape without an entry takes the heuristic that stands beside the kernel, and an entry may
+name only what it changes. `liveact tune` writes them; `make aot` compiles each, and reports those that no longer
+compile and those that no shape asks for.
 """
 
 from __future__ import annotations
@@ -39,6 +41,10 @@ SHARED = {80: 166912, 89: 101376, 90: 232448, 100: 232448, 120: 101376}
 
 COMPILE_SMS, INTERPRET_SMS = 132, 2
 """SMs assumed without a device: the H200's when compiling; few in the interpreter, so that persistent loops loop."""
+
+
+FROM = "from"
+"""Key of an entry that was not measured; its value says what it is from ("predicted")."""
 
 
 class Asked(NamedTuple):
@@ -84,7 +90,17 @@ def limits(device: torch.device) -> Limits:
 
 @functools.cache
 def table(chip: str) -> Mapping[str, Mapping[str, Mapping[str, int]]]:
-    """{op: {label: configuration}} of a chip; empty when nothing was measured on it."""
+    """{op: {label: configuration}} of a chip, without the marks of where entries are from; empty without a file."""
+    ops = _entries(chip)
+    return {op: {label: {k: v for k, v in e.items() if k != FROM} for label, e in ops[op].items()} for op in ops}
+
+
+def unmeasured(chip: str) -> list[tuple[str, str]]:
+    """(op, label) of the entries that were predicted and never measured."""
+    return [(op, label) for op, table in _entries(chip).items() for label, e in table.items() if FROM in e]
+
+
+def _entries(chip: str) -> dict[str, dict[str, dict]]:
     path = resources.files(__name__) / f"{chip}.json"
     return json.loads(path.read_text())["ops"] if path.is_file() else {}
 
