@@ -8,7 +8,6 @@ Adding one is that module and one line in COMMANDS.
 import argparse
 import importlib
 import math
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -134,7 +133,9 @@ def answer(work: Callable[[], int], name: str = "liveact") -> int:
     try:
         return work()
     except InputError as error:
-        return _complain(name, error, EXIT_BAD_INPUT, os.environ.get("RANK", "0") in ("", "0"))
+        from liveact_app.ranks import talks
+
+        return _complain(name, error, EXIT_BAD_INPUT, talks())
     except PeerError as error:
         return _complain(name, error, error.code, bool(str(error)))
     except ModuleNotFoundError as error:
