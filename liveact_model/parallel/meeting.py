@@ -87,12 +87,12 @@ def _listen(at: Address) -> socket.socket:
 
 def _await_listener(at: Address, until: float, sentence: str) -> None:
     """Until something accepts connections; torch's own attempts would write pages to standard error."""
-    while (left := until - time.monotonic()) > 0:
+    for _ in _looks(until):
         try:
-            socket.create_connection((at.host, at.port), min(left, 5.0)).close()
+            socket.create_connection((at.host, at.port), 5.0).close()
             return
         except OSError:
-            time.sleep(min(LOOK_S, left))
+            continue
     raise PeerError(sentence)
 
 
@@ -159,7 +159,7 @@ def _check_in(store: dist.Store, rank: int, size: int) -> None:
     elif store.add(f"rank/{rank}", 1) > 1:
         sentence = f"RANK: expected a number of its own for every process, got {rank} twice"
     if sentence:
-        store.set("refused", "1")
+        store.set("refused", "2")
         raise PeerError(sentence, 2)
 
 
@@ -171,14 +171,14 @@ def _gather(store: dist.Store, what: str, rank: int, size: int, mine: object, un
         if store.check(keys):
             return [json.loads(store.get(k)) for k in keys]
         if store.check(["refused"]):
-            raise PeerError("", 2)  # who refused has said why
+            raise PeerError("", int(store.get("refused")))  # who refused has said why
     here = [r for r, k in enumerate(keys) if store.check([k])]
     late = ", ".join(str(r) for r in range(size) if r not in here)
     if rank == min(here):
         store.set("refused", "1")
         time.sleep(20 * LOOK_S)  # the store may live in this process: the others read that it is over
         raise PeerError(f"these ranks of {size} did not come within {within_s:g} s: {late}")
-    raise PeerError("", 1)
+    raise PeerError()
 
 
 def _looks(until: float) -> Iterator[None]:
