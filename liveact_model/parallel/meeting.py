@@ -22,7 +22,7 @@ import torch.distributed as dist
 from liveact_model.errors import InputError, PeerError
 
 JOIN_WITHIN_S = 120.0  # the others may still be importing torch from a slow disk
-LOOK_S = 0.05
+LOOK_S, STAY_S = 0.05, 3.0
 
 
 class Address(NamedTuple):
@@ -171,14 +171,23 @@ def _gather(store: dist.Store, what: str, rank: int, size: int, mine: object, un
         if store.check(keys):
             return [json.loads(store.get(k)) for k in keys]
         if store.check(["refused"]):
+            _stay(store, keys, rank)
             raise PeerError("", int(store.get("refused")))  # who refused has said why
     here = [r for r, k in enumerate(keys) if store.check([k])]
     late = ", ".join(str(r) for r in range(size) if r not in here)
     if rank == min(here):
         store.set("refused", "1")
-        time.sleep(20 * LOOK_S)  # the store may live in this process: the others read that it is over
+        _stay(store, keys, rank)
         raise PeerError(f"these ranks of {size} did not come within {within_s:g} s: {late}")
     raise PeerError()
+
+
+def _stay(store: dist.Store, keys: list[str], rank: int) -> None:
+    """The store may live in rank 0's process: that one stays until the others that came have read that it is over."""
+    store.set(f"told/{rank}", "1")
+    for _ in _looks(time.monotonic() + STAY_S) if rank == 0 else ():
+        if all(store.check([f"told/{r}"]) for r, k in enumerate(keys) if store.check([k])):
+            return
 
 
 def _looks(until: float) -> Iterator[None]:
