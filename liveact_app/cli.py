@@ -8,7 +8,6 @@ Adding one is that module and one line in COMMANDS.
 import argparse
 import importlib
 import math
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -176,7 +175,9 @@ def _explained(name: str, error: Exception) -> int | None:
     if isinstance(error, OutputLost):
         return EXIT_NO_READER if error.quiet else _complain(name, error, EXIT_BAD_INPUT)
     if isinstance(error, InputError):
-        return _complain(name, error, EXIT_BAD_INPUT, os.environ.get("RANK", "0") in ("", "0"))
+        from liveact_app.ranks import talks
+
+        return _complain(name, error, EXIT_BAD_INPUT, talks())
     if isinstance(error, PeerError):
         return _complain(name, error, error.code, bool(str(error)))
     if isinstance(error, ModuleNotFoundError) and error.name == "nvtx":  # asked for by a variable: bad input

@@ -2,42 +2,84 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from liveact_app.cli import EXIT_INTERRUPTED
+from liveact_app.cli import EXIT_INTERRUPTED, real_number, whole_number
 from liveact_model.errors import InputError, PeerError
 
 if TYPE_CHECKING:
     from liveact_app.job import Job
     from liveact_model.avatar import Avatar
     from liveact_model.parallel import SeqParallel
+    from liveact_model.parallel.ranks import Ranks
 
+MOST_RANKS = 512  # each has a socket for every other
 FORMS = ("auto", "gather", "ring", "overlap", "ulysses")
 
 
 class Place(NamedTuple):
-    """This process among those of a launch: its number, how many there are, its number on this machine."""
+    """This process among those of a launch: its number, how many there are, its number on this machine.
+
+    host, port  where rank 0 (or the launcher, where `hosted`) keeps the store by which they find each other
+    near        all of them are on this machine
+    """
 
     rank: int
     size: int
     local: int
+    host: str = ""
+    port: int = 0
+    near: bool = True
+    hosted: bool = False
 
 
 def place() -> Place:
-    """What the launcher says; one process where there is none. Raises InputError for numbers that make no sense."""
-    text = {name: os.environ.get(name, d) for name, d in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))}
-    if not all(v.isdigit() for v in text.values()) or not int(text["RANK"]) < int(text["WORLD_SIZE"]):
-        raise InputError(f"torchrun: expected RANK below WORLD_SIZE and LOCAL_RANK, all whole numbers, got {text}")
-    return Place(*map(int, text.values()))
+    """What the launcher says; one process where there is none. Raises InputError for what makes no sense."""
+    if not _said("WORLD_SIZE"):
+        if _said("RANK") not in ("", "0"):
+            raise InputError(f"WORLD_SIZE: expected the number of processes beside RANK={_said('RANK')}, got nothing")
+        return Place(0, 1, 0)
+    size = _number("WORLD_SIZE", 1, MOST_RANKS)
+    if size == 1:
+        return Place(_number("RANK", 0, 0, "0"), 1, _number("LOCAL_RANK", 0, 0, "0"))
+    rank, local = _number("RANK", 0, size - 1), _number("LOCAL_RANK", 0, size - 1)
+    port, host = _number("MASTER_PORT", 1, 65535), _said("MASTER_ADDR")
+    if not host:
+        raise InputError("MASTER_ADDR: expected the name or address of rank 0's machine, got nothing")
+    near = _number("LOCAL_WORLD_SIZE", 1, size, "1") == size
+    return Place(rank, size, local, host, port, near, _said("TORCHELASTIC_USE_AGENT_STORE") == "True")
+
+
+def _said(name: str) -> str:
+    return os.environ.get(name, "").strip()
+
+
+def _number(name: str, low: int, high: int, default: str = "") -> int:
+    text = _said(name) or default
+    try:
+        return whole_number(low, high)(text)
+    except argparse.ArgumentTypeError as error:
+        raise InputError(f"{name}: {str(error) if text else str(error).replace(repr(text), 'nothing')}") from None
+
+
+def _seconds(name: str, default: float) -> float:
+    try:
+        return real_number(1, 86400)(_said(name) or str(default))
+    except argparse.ArgumentTypeError as error:
+        raise InputError(f"{name}: {error}, in seconds") from None
 
 
 def talks() -> bool:
-    """Whether this process is the one that speaks to the user."""
-    return os.environ.get("RANK", "0") in ("", "0")
+    """Whether this process is the one that speaks to the user; one that does not know its place does, too."""
+    try:
+        return place().rank == 0
+    except InputError:
+        return True
 
 
 @contextlib.contextmanager
@@ -46,14 +88,16 @@ def joined(device: str, form: str) -> Iterator[SeqParallel]:
 
     An error of a process that does not lead reaches the leading one as PeerError, with its number.
     """
-    if place().size == 1:
+    here = place()
+    if here.size == 1:
         from liveact_model.parallel import ALONE
 
         yield ALONE
         return
-    from liveact_model.parallel.ranks import connect
-
-    ranks = connect(device, "gather" if form == "auto" else form)
+    try:
+        ranks = _join(here, device, "gather" if form == "auto" else form)
+    except PeerError as error:
+        raise _voiced(error) from error
     if not ranks.leads:  # the leading process finishes its file; then it ends the others
         for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
             signal.signal(number, signal.SIG_IGN)
@@ -63,7 +107,7 @@ def joined(device: str, form: str) -> Iterator[SeqParallel]:
         code = 0
     except PeerError as error:
         code = error.code
-        raise
+        raise _voiced(error) from error
     except InputError as error:
         code, reason = 2, "" if ranks.leads else str(error)
         raise
@@ -75,6 +119,26 @@ def joined(device: str, form: str) -> Iterator[SeqParallel]:
         raise
     finally:
         ranks.close(code, reason)
+
+
+def _voiced(error: PeerError) -> PeerError:
+    """Without its words where another process says them."""
+    return PeerError(str(error) if error.aloud else "", error.code)
+
+
+def _join(here: Place, device: str, form: str) -> Ranks:
+    from liveact_model.parallel.meeting import JOIN_WITHIN_S, open_store, resolve
+    from liveact_model.parallel.ranks import connect
+    from liveact_model.parallel.watch import DEAD_AFTER_S
+
+    join_within_s = _seconds("LIVEACT_JOIN_WITHIN", JOIN_WITHIN_S)
+    dead_after_s = _seconds("LIVEACT_DEAD_AFTER", DEAD_AFTER_S)
+    at = resolve(here.host, here.port, here.near)
+    store = open_store(at, here.rank == 0 and not here.hosted, here.size, join_within_s)
+    return connect(
+        device, form, store=store, rank=here.rank, size=here.size, at=at, join_within_s=join_within_s,
+        dead_after_s=dead_after_s,
+    )  # fmt: skip
 
 
 def settle(ranks: SeqParallel, form: str, avatar: Avatar, size: tuple[int, int], eight_bit_attention: bool) -> None:

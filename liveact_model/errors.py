@@ -11,9 +11,10 @@ class InputError(ValueError):
 class PeerError(RuntimeError):
     """A run of several processes cannot go on: one of them died, hangs or failed, or the leading one has ended it.
 
-    `code` is the exit code; an empty message means that the process that knows why has said so.
+    `code` is the exit code; an empty message means that the process that knows why has said so. Not `aloud`: another
+    process tells the user the same.
     """
 
-    def __init__(self, message: str = "", code: int = 1):
+    def __init__(self, message: str = "", code: int = 1, aloud: bool = True):
         super().__init__(message)
-        self.code = code
+        self.code, self.aloud = code, aloud

@@ -2,7 +2,9 @@
 
 import glob
 import inspect
+import os
 import re
+import signal
 import time
 
 import group
@@ -12,7 +14,7 @@ import torch
 from liveact_kernels import ops
 from liveact_model.parallel import symmetric_memory
 from liveact_model.parallel.pieces import cut, pieces
-from liveact_model.parallel.shared_memory import FOLDER, SharedMemoryMailbox
+from liveact_model.parallel.shared_memory import SharedMemoryMailbox
 
 FRAMES, TOKENS, HEADS, DIM, LAYERS = 8, 7, 2, 8, 6
 LATE_S = 0.05
@@ -53,6 +55,16 @@ class LosesSignal(SharedMemoryMailbox):
             super()._signal(target, epoch, turn)
 
 
+class DiesSharing(SharedMemoryMailbox):
+    """Rank 1 is killed when its memory is there and nobody has mapped it yet."""
+
+    def _create(self, *args):
+        made = super()._create(*args)
+        if self.wire.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return made
+
+
 def prompt(wire):
     return SharedMemoryMailbox(wire, group.HANGS_S)
 
@@ -75,6 +87,10 @@ def signals_first(wire):
 
 def loses_signal(wire):
     return LosesSignal(wire, 3.0)
+
+
+def dies_sharing(wire):
+    return DiesSharing(wire, 20.0)
 
 
 def inputs(layer):
@@ -116,11 +132,11 @@ def test_a_lost_signal_ends_in_a_timeout_that_names_peer_and_layer():
     assert any("layer 3: nothing from rank 1 within 3 s" in error for _, error in answers), answers
 
 
-@pytest.mark.parametrize("mail", [prompt, loses_signal])
-def test_nothing_stays_in_shared_memory(mail):
+@pytest.mark.parametrize("mail,survivors", [(prompt, 2), (loses_signal, 2), (dies_sharing, 1)])
+def test_nothing_stays_in_shared_memory(mail, survivors):
     started, results = group.start(worst_layer, 2, mail=mail)
-    group.collect(started, results)
-    assert glob.glob(f"{FOLDER}/liveact-{started[0].pid}-*") == []
+    group.collect(started, results, expect=survivors)
+    assert glob.glob(f"/dev/shm/*{started[0].pid}*") == []
 
 
 def test_this_torch_has_what_symmetric_mailboxes_call():

@@ -8,7 +8,6 @@ import group
 import pytest
 
 from liveact_model.errors import InputError
-from liveact_model.parallel.watch import GRACE
 
 LIMIT_S = 2.0
 
@@ -27,16 +26,17 @@ def test_a_dead_rank_is_named_by_every_survivor(who):
     answers = group.collect(*group.start(turns, 3, signal.SIGKILL, who, dead_after_s=LIMIT_S), expect=2)
     assert answers[who] is None
     for answer in (a for r, a in enumerate(answers) if r != who):
-        assert answer[1].startswith(f"PeerError: rank {who} of 3 has died or hangs"), answer
+        assert answer[1].startswith(f"PeerError: rank {who} of 3 has died"), answer
 
 
-def test_a_hanging_rank_ends_processes_whose_main_thread_is_stuck():
-    started, results = group.start(turns, 3, signal.SIGSTOP, 1, dead_after_s=LIMIT_S)
+@pytest.mark.parametrize("who", [0, 1])
+def test_a_hanging_rank_ends_processes_whose_main_thread_is_stuck(who):
+    started, results = group.start(turns, 3, signal.SIGSTOP, who, dead_after_s=LIMIT_S)
     deadline = time.monotonic() + group.HANGS_S
-    for p in (started[0], started[2]):
+    for p in (started[1 - who], started[2]):
         p.join(max(0, deadline - time.monotonic()))
         assert p.exitcode == 1
-    started[1].kill()
+    started[who].kill()
     group.collect(started, results, expect=0)
 
 
@@ -66,7 +66,7 @@ def test_a_busy_rank_is_not_taken_for_dead():
     assert group.run(busy, 2, dead_after_s=LIMIT_S) == ["done", "done"]
 
 
-def test_detection_and_grace_stay_below_thirty_seconds():
-    from liveact_model.parallel.watch import BEAT_S, DEAD_AFTER_S
+def test_detection_and_grace_stay_below_twenty_seconds():
+    from liveact_model.parallel.watch import BEAT_S, DEAD_AFTER_S, GRACE_S
 
-    assert DEAD_AFTER_S * (1 + GRACE) + 4 * BEAT_S < 25
+    assert DEAD_AFTER_S + GRACE_S + 4 * BEAT_S < 20

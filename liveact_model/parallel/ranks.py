@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -9,7 +11,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.rendezvous import rendezvous
 
 from liveact_model.config import BLOCK_LATENT_FRAMES
 from liveact_model.errors import InputError
@@ -17,6 +18,7 @@ from liveact_model.errors import InputError
 from . import SeqParallel
 from .forms import FORMS
 from .mailbox import Mailbox, open_mailbox
+from .meeting import JOIN_WITHIN_S, Address, meet
 from .pieces import cut, join, pieces
 from .watch import DEAD_AFTER_S, Watch
 from .wire import Wire
@@ -133,28 +135,35 @@ class _Elsewhere:
 
 
 def connect(
-    device: torch.device | str, form: str = "gather", *, store: dist.Store | None = None, rank: int = 0, size: int = 1,
-    dead_after_s: float = DEAD_AFTER_S, mail: Callable[[Wire], Mailbox] | None = None, shared_device: bool = False,
+    device: torch.device | str, form: str = "gather", *, store: dist.Store, rank: int, size: int,
+    at: Address | None = None, join_within_s: float = JOIN_WITHIN_S, dead_after_s: float = DEAD_AFTER_S,
+    mail: Callable[[Wire], Mailbox] | None = None, shared_device: bool = False,
 ) -> Ranks:  # fmt: skip
-    """Join the group: the one that torchrun describes, or the one behind `store` (a TCPStore).
+    """Join the group behind `store` (a TCPStore, see `meeting.open_store`).
 
     device         of this rank
+    at             where the store listens; by default all ranks are on this machine
+    join_within_s  how long to wait for the others
     dead_after_s   silence after which a rank counts as dead
     mail           see Ranks
     shared_device  several ranks live on one device: collectives then go through the host
-    Raises RuntimeError when the others do not come.
+    Raises PeerError when the others do not come.
     """
     device = torch.device(device)
     if device.index is not None:
         torch.accelerator.set_device_index(device.index)  # kernels launch on the current device
-    if store is None:
-        store, rank, size = next(rendezvous("env://"))
+    at = at or Address(store.host, store.port, near=True)
+    links = meet(dist.PrefixStore("liveact", store), rank, size, at, join_within_s)
+    watch = Watch(links, rank, size, dead_after_s)
+    watch.start()
+    if at.near and "lo" in (name for _, name in socket.if_nameindex()):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else it listens where the machine's name points
     own = "gloo" if shared_device else dist.get_default_backend_for_device(device)
     backend = own if own == "gloo" else f"cpu:gloo,{device.type}:{own}"  # objects and orders travel through the host
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
-    beats = dist.PrefixStore("liveact", dist.TCPStore(store.host, store.port, is_master=False))
-    watch = Watch(beats, rank, size, dead_after_s)
+    try:
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
+    except RuntimeError as error:
+        raise watch.blame(error) from error
     wire = Wire(dist.group.WORLD, device, watch, staged=shared_device)
     wire.barrier()
-    watch.start()
     return Ranks(wire, form, mail)

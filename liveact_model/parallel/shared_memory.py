@@ -1,10 +1,8 @@
-"""Mailboxes in POSIX shared memory: ranks that are processes of one machine, computing on the CPU."""
+"""Mailboxes in shared memory without a name: ranks that are processes of one machine, computing on the CPU."""
 
 from __future__ import annotations
 
 import os
-import secrets
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,12 +10,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from liveact_model.errors import PeerError
+from liveact_model.errors import InputError, PeerError
 
 from .mailbox import ALIGNED, BOXES, Mailbox
 from .wire import Wire
 
-FOLDER = "/dev/shm"
 LOOK_S = 0.05  # how often a waiting rank asks whether the run has ended
 
 
@@ -25,11 +22,13 @@ class SharedMemoryMailbox(Mailbox):
     """Each rank's boxes are a file in memory that all have mapped; a thread copies, as a copy engine would.
 
     The file begins with a number per box and source: the exchange whose piece is complete there. It must be exactly the
-    one that is waited for, so that a lost piece is never taken for another. The names are removed as
-    soon as everybody has mapped them, so that nothing stays behind however a process ends.
+    one that is waited for, so that a lost piece is never taken for another. It has no name in any
+    folder: nothing stays behind, however and whenever a process ends.
     """
 
     def __init__(self, wire: Wire, timeout_s: float, boxes: int = BOXES):
+        if not hasattr(os, "memfd_create"):
+            raise InputError("parallel form: expected one that this system has on CPUs, got overlap (Linux only)")
         super().__init__(wire, timeout_s, boxes)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="push")
         self._pushed: Future | None = None
@@ -38,32 +37,26 @@ class SharedMemoryMailbox(Mailbox):
 
     def _reserve(self, nbytes: int) -> None:
         self._finish_push()
-        folder = FOLDER if os.path.isdir(FOLDER) else tempfile.gettempdir()
-        name = self.wire.broadcast(f"liveact-{os.getpid()}-{secrets.token_hex(8)}")
-        paths = [os.path.join(folder, f"{name}-{r}") for r in range(self.wire.size)]
         self._size, total = nbytes, ALIGNED * -(-8 * self.boxes * self.wire.size // ALIGNED) + self.boxes * nbytes
-        problem = self._create(paths[self.wire.rank], total)
+        handle, problem = self._create(total)
         try:
-            problems = [p for p in (self.wire.broadcast(problem, r) for r in range(self.wire.size)) if p]
-            if problems:
-                raise PeerError(problems[0])
+            mine = (f"/proc/{os.getpid()}/fd/{handle}", problem)
+            paths, problems = zip(*(self.wire.broadcast(mine, r) for r in range(self.wire.size)))
+            if any(problems):
+                raise PeerError(next(filter(None, problems)))
             self._maps = [torch.from_file(p, shared=True, size=total, dtype=torch.uint8) for p in paths]
             self.wire.barrier()
         finally:
-            if not problem:
-                os.unlink(paths[self.wire.rank])
+            os.close(handle)
 
-    def _create(self, path: str, total: int) -> str | None:
-        """Make the file and its memory now: what is not there would be a bus error at the first write."""
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+    def _create(self, total: int) -> tuple[int, str]:
+        """The file and its memory now: what is not there would be a bus error at the first write; -> what is wrong."""
+        handle = os.memfd_create("liveact")
         try:
             os.posix_fallocate(handle, 0, total)
-            return None
+            return handle, ""
         except OSError as error:
-            os.unlink(path)
-            return f"rank {self.wire.rank} cannot share {total >> 20} MiB in {os.path.dirname(path)}: {error.strerror}"
-        finally:
-            os.close(handle)
+            return handle, f"rank {self.wire.rank} cannot share {total >> 20} MiB of memory: {error.strerror}"
 
     def _numbers(self, rank: int, turn: int) -> Tensor:
         start = 8 * self.wire.size * turn

@@ -1,41 +1,50 @@
-"""Noticing that a rank died: every rank shows a beat in the group's store, and watches the others'."""
+"""Noticing that a rank died: every rank sends every other a beat, and no rank is needed to hear of another."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import select
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
 
-import torch.distributed as dist
-
 from liveact_model.errors import PeerError
 
 BEAT_S = 0.5
 DEAD_AFTER_S = 10.0  # without a beat; a rank that computes still beats, from a thread of its own
-GRACE = 0.8  # of that, for the main thread to stop by itself before the process is ended under it
+GRACE_S = 3.0  # for the main thread to stop by itself before the process is ended under it
+LONGEST = 1000  # characters of a reason: a datagram holds them
 
 
 class Watch:
     """A thread that beats for this rank and ends its process when another rank is gone.
 
-    store     a client of its own: one that a collective waits on would block the beat
+    links     per rank a connected UDP socket that does not block, None for this one (`meeting.meet`)
     cleanup   called before the process is ended by force: what must not stay behind
+
+    A datagram is ["beat"], ["bye"] of a rank that leaves as it should, or ["over", code, speaker, reason]: the run
+    ends, and rank `speaker` tells the user. Who hears that it is over passes it on, so all give the same reason.
     """
 
-    def __init__(self, store: dist.Store, rank: int, size: int, dead_after_s: float = DEAD_AFTER_S):
+    def __init__(self, links: list[socket.socket | None], rank: int, size: int, dead_after_s: float = DEAD_AFTER_S):
         self.cleanup: list[Callable[[], None]] = []
-        self._store, self._rank, self._size, self._limit = store, rank, size, dead_after_s
+        self._links = {r: s for r, s in enumerate(links) if s is not None}
+        self._rank, self._size, self._limit = rank, size, dead_after_s
         self._verdict: PeerError | None = None
-        self._known, self._closed = threading.Event(), threading.Event()
-        self._seen: dict[int, tuple[bytes, float]] = {}
-        self._store.set(f"beat/{rank}", "0")
+        self._known, self._closed, self._all_told = threading.Event(), threading.Event(), threading.Event()
+        self._says: list = ["beat"]
+        self._awake, self._looked = 0.0, time.monotonic()
+        self._heard: dict[int, float] = {}  # awake time of the last beat
+        self._left: set[int] = set()  # said goodbye, or know that it is over
+        self._refused: set[int] = set()  # nobody listens at their port any more
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     def start(self) -> None:
-        """Begin to watch; every rank has made its Watch by then."""
+        """Begin to beat and to watch."""
         self._thread.start()
 
     def check(self) -> None:
@@ -51,61 +60,106 @@ class Watch:
 
     def close(self, code: int = 0, reason: str = "") -> None:
         """Stop watching. A code other than 0 ends the others: quietly with this code, or naming `reason`."""
-        with contextlib.suppress(RuntimeError):
-            if code and self._verdict is None:
-                self._store.set("over", f"{code} {self._rank} {reason}")
-                self._linger()
-            elif code:
-                self._store.set(f"gone/{self._rank}", "1")
+        if code and self._verdict is None:
+            # the leading rank shows its own errors; those of others reach the user through the lowest rank that lives
+            speaker = self._speaker(but=self._rank) if reason and self._rank else -1
+            self._says = ["over", code, speaker, f"rank {self._rank} failed: {reason[:LONGEST]}" if reason else ""]
+            self._send()
+            self._all_told.wait(6 * BEAT_S)  # sockets outlive no process: stay until the others know why
+        elif not code:
+            self._says = ["bye"]
+            self._send()
         self._closed.set()
-
-    def _linger(self) -> None:
-        """The store may live in this process: stay until the others have read why."""
-        others = [f"gone/{r}" for r in range(self._size) if r != self._rank]
-        deadline = time.monotonic() + 6 * BEAT_S
-        while not self._store.check(others) and time.monotonic() < deadline:
-            time.sleep(BEAT_S / 4)
 
     # ---- the thread -------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        count = 0
-        while not self._closed.wait(BEAT_S):
-            count += 1
-            try:
-                self._store.set(f"beat/{self._rank}", str(count))
-                verdict = self._look()
-            except RuntimeError:
-                verdict = PeerError(f"rank {self._rank} lost the group's store: rank 0 or its launcher is gone")
-            if verdict is not None:
-                self._verdict = verdict
-                self._known.set()
-                with contextlib.suppress(RuntimeError):
-                    self._store.set(f"gone/{self._rank}", "1")
-                if not self._closed.wait(GRACE * self._limit):
-                    self._end(verdict)
-                return
+        poll, due, forced = select.poll(), 0.0, float("inf")
+        for link in self._links.values():
+            poll.register(link, select.POLLIN)
+        while not self._closed.is_set():
+            now = time.monotonic()
+            if now >= due:
+                self._send()
+                due = now + BEAT_S
+            poll.poll(1000 * (due - now) + 1)
+            self._count()
+            for r, link in self._links.items():
+                self._receive(r, link)
+            if self._says[0] == "beat":
+                self._judge()
+            if self._left | self._refused == set(self._links):
+                self._all_told.set()
+            if self._verdict is not None:
+                forced = min(forced, now + GRACE_S)
+                if now > forced:
+                    self._end(self._verdict)
 
-    def _look(self) -> PeerError | None:
-        if self._store.check(["over"]):
-            code, rank, reason = self._store.get("over").decode().split(" ", 2)
-            return PeerError(f"rank {rank} failed: {reason}" if reason else "", int(code))
+    def _send(self) -> None:
+        data = json.dumps(self._says).encode()
+        for r, link in self._links.items():
+            try:
+                link.send(data)
+            except ConnectionRefusedError:
+                self._refused.add(r)
+            except OSError:  # no room, no route: silence will tell
+                pass
+
+    def _count(self) -> None:
+        """Time in which this process itself was stopped or swapped out says nothing about the others."""
         now = time.monotonic()
-        for r in range(self._size):
-            if r == self._rank:
+        self._awake, self._looked = self._awake + min(now - self._looked, BEAT_S), now
+
+    def _receive(self, r: int, link: socket.socket) -> None:
+        while True:
+            try:
+                what, *more = json.loads(link.recv(65536))
+            except BlockingIOError:
+                return
+            except ConnectionRefusedError:
+                self._refused.add(r)
                 continue
-            beat = self._store.get(f"beat/{r}")
-            old, since = self._seen.get(r, (b"", now))
-            self._seen[r] = (beat, now if beat != old else since)
-            if now - self._seen[r][1] > self._limit:
-                return PeerError(f"rank {r} of {self._size} has died or hangs: no sign of it for {self._limit:g} s")
-        return None
+            except (OSError, ValueError, TypeError):  # unreachable, or not from a rank
+                return
+            self._heard[r] = self._awake
+            if what != "beat":
+                self._left.add(r)
+            if what == "over" and self._says[0] == "beat":
+                self._conclude(*more)
+
+    def _silent(self, r: int) -> float:
+        return 0.0 if r == self._rank or r in self._left else self._awake - self._heard.get(r, 0.0)
+
+    def _judge(self) -> None:
+        died = sorted((self._refused & set(self._heard)) - self._left)
+        hangs = [r for r in self._links if self._silent(r) > self._limit]
+        if died:
+            what = "has died"
+        elif hangs and hangs[0] in self._heard:
+            what = f"has died or hangs: no sign of it for {self._limit:g} s"
+        elif hangs:
+            host, port = self._links[hangs[0]].getpeername()[:2]
+            what = f"was never heard: nothing from its UDP port {port} at {host} in {self._limit:g} s"
+        else:
+            return
+        self._conclude(1, self._speaker(), f"rank {(died or hangs)[0]} of {self._size} {what}")
+
+    def _speaker(self, but: int = -1) -> int:
+        """The lowest rank that lives: the one that tells the user; -1 where there is none."""
+        lives = (r for r in range(self._size) if self._silent(r) <= self._limit / 2 and r not in self._refused)
+        return next((r for r in lives if r != but), -1)
+
+    def _conclude(self, code: int, speaker: int, text: str) -> None:
+        self._says = ["over", code, speaker, text]
+        self._verdict = PeerError(text, code, aloud=speaker == self._rank)
+        self._known.set()
+        self._send()
 
     def _end(self, verdict: PeerError) -> None:
         """The main thread is stuck where no exception reaches it."""
         for action in self.cleanup:
             with contextlib.suppress(Exception):
                 action()
-        if str(verdict):
+        if verdict.aloud and str(verdict):
             print(f"liveact: error: {verdict}", file=sys.stderr, flush=True)
         os._exit(verdict.code)
