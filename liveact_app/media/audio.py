@@ -97,6 +97,8 @@ class AudioReader:
         except StopIteration:
             self.missing_s = max(0.0, (self.info.samples - self.samples) / self.rate)
             raise
+        except InputError:
+            raise
         except BROKEN as error:
             raise InputError(
                 f"{self._argument}: {self.path!r} is damaged and cannot be decoded ({_reason(error)})"
@@ -151,6 +153,8 @@ def _survey(path: str | os.PathLike, argument: str, track: int | None) -> tuple[
             _check_level(piece, top, decoder, argument)
             peak, over = max(peak, top), over + (int((np.abs(piece.samples) > 1).sum()) if top > 1 else 0)
             forms[form] = forms.get(form, 0) + len(piece.samples)
+    except InputError:
+        raise
     except BROKEN as error:
         raise InputError(f"{argument}: expected an audio file, no decoder reads {path!r} ({_reason(error)})") from error
     if not forms:
