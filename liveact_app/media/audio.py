@@ -61,8 +61,7 @@ class AudioReader:
 
     Attributes:
         rate, channels, layout: as in `AudioInfo`.
-        samples: samples per channel returned so far.
-        missing_s: after the end, seconds that the scan found and this reader did not (the file was changed), else 0.
+        samples: samples per channel returned so far; in the end fewer than scanned if the file has shrunk.
 
     Raises:
         InputError: no such file, not audio, or no decoder reads it (also while iterating).
@@ -72,7 +71,7 @@ class AudioReader:
         info = source if isinstance(source, AudioInfo) else _survey(source, argument, track)[0]
         self.path, self._argument, self.info = require_file(info.path, argument), argument, info
         self.rate, self.channels, self.layout = info.rate, info.channels, info.layout
-        self.samples, self.missing_s = 0, 0.0
+        self.samples = 0
         self._chunks = self._read()
 
     def _read(self) -> Chunks:
@@ -94,10 +93,7 @@ class AudioReader:
     def __next__(self) -> np.ndarray:
         try:
             chunk = next(self._chunks)
-        except StopIteration:
-            self.missing_s = max(0.0, (self.info.samples - self.samples) / self.rate)
-            raise
-        except InputError:
+        except (StopIteration, InputError):
             raise
         except BROKEN as error:
             raise InputError(
