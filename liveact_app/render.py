@@ -18,7 +18,7 @@ from liveact_app.backend import backends
 from liveact_app.job import Job
 from liveact_app.limits import lack
 from liveact_app.loading import device_of, load
-from liveact_app.media.audio import MODEL_RATE_HZ, AudioInfo, AudioReader, model_audio, scan
+from liveact_app.media.audio import AudioInfo, AudioReader, model_audio, scan
 from liveact_app.media.background import BackgroundWriter
 from liveact_app.media.image import fit_image, read_image
 from liveact_app.media.interrupt import Interrupted, Interrupts
@@ -100,10 +100,11 @@ class _Run:
     def __init__(self, job: Job, path: str, size: tuple[int, int], rate: Fraction, audio: AudioInfo,
                  stack: contextlib.ExitStack):  # fmt: skip
         self.job, self.size, self.rate, self.audio = job, size, rate, audio
-        self.wanted = math.ceil(Fraction(audio.samples, audio.rate) * rate)
+        self.wanted = self._frames_of(audio.samples)
         self.blocks, self.first_block_s, self.disk_failed = 0, 0.0, False
         # Two readers: the model looks ahead of the video, and either may hold only its own little piece.
-        self.heard = model_audio(stack.enter_context(AudioReader(audio)))
+        self.listener = stack.enter_context(AudioReader(audio))
+        self.heard = model_audio(self.listener)
         kept = stack.enter_context(AudioReader(audio))
         container = CONTAINERS[job.out[job.out.rindex(".") :].lower()]
         writer = VideoWriter(path, container, size, float(rate), kept, job.scale)
@@ -171,34 +172,36 @@ class _Run:
 
     def _frames(self, session: Any, record_block: RecordBlock) -> Iterator[np.ndarray]:
         """Blocks of frames uint8 [F, H, W, 3] until the whole recording is covered, the last one cut to its end."""
-        made, last, heard, heard_all = 0, None, 0, False
-        while made < self.wanted:
+        made, last, heard_all, end = 0, None, False, self.wanted
+        while made < end:
             with record_block(self.blocks):
                 while not heard_all and not session.ready():
                     chunk = next(self.heard, None)
                     if chunk is None:
                         session.close_audio()
-                        heard_all = True
+                        heard_all, end = True, self._frames_of(self.listener.samples)
                     else:
                         session.push_audio(torch.from_numpy(chunk))
-                        heard += len(chunk)
                 if session.done:
                     break
                 session.set_prompt(self.job.prompt_of(self.blocks))
                 video = session.next_block()
                 with scope("to_host"):
-                    frames = video.cpu().numpy()[: self.wanted - made]
+                    frames = video.cpu().numpy()[: end - made]
             self.blocks, made, last = self.blocks + 1, made + len(frames), frames[-1:]
             yield frames
-        if missing := self.wanted - made:
+        if missing := end - made:
             if last is None or missing > MAX_REPEATED_FRAMES:
-                if (seconds := heard / MODEL_RATE_HZ) < self.audio.seconds - 1 / float(self.rate):
-                    raise InputError(
-                        f"--audio: {self.job.audio!r} ends after {seconds:.2f} s, it had {self.audio.seconds:.2f} s "
-                        "when the run began"
-                    )
                 raise RuntimeError(f"the session ended {missing} video frames before the audio")
             yield np.repeat(last, missing, axis=0)
+        if end < self.wanted:
+            raise InputError(
+                f"--audio: {self.job.audio!r} ends after {self.listener.samples / self.audio.rate:.2f} s, it had "
+                f"{self.audio.seconds:.2f} s when the run began"
+            )
+
+    def _frames_of(self, samples: int) -> int:
+        return math.ceil(Fraction(samples, self.audio.rate) * self.rate)
 
     def _summary(
         self, model: tuple[str, str], prepare_s: float, generate_s: float,

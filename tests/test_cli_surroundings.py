@@ -3,6 +3,7 @@
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,30 @@ def test_the_output_folder_goes_while_it_runs(place, what):
         os.remove(where)
     else:
         assert where == str(place / ("moved" if what == "renamed" else "o") / "v.mp4")
+
+
+def test_the_recording_is_cut_after_it_was_read_once(place):
+    soundfile.write("talk.wav", np.sin(np.arange(320000) * 0.1), 16000)
+    process = start(delay="0.3")
+    wait_for("engine: block 0", process)
+    os.truncate("talk.wav", 44 + 6 * 32000)
+    code, out, err = end(process)
+    frames = count("o/v.mp4")
+    assert code == 2 and frames == 120, err
+    assert "liveact: error: --audio: 'talk.wav' ends after 6.00 s, it had 20.00 s when the run began; '/" in err
+    assert err.count("error") == 1 and "120 of 400 video frames" in out and os.listdir("o") == ["v.mp4"]
+
+
+def test_interrupted_after_the_output_folder_was_removed(place):
+    process = start(delay="0.3")
+    wait_for("engine: block 1", process)
+    shutil.rmtree("o")
+    process.send_signal(signal.SIGINT)
+    code, out, err = end(process)
+    where = out.rsplit("\n'", 1)[1].split("'")[0]
+    assert count(where) >= 21 and not os.path.exists("o")
+    os.remove(where)
+    assert code == 2 and "interrupted by SIGINT" in err and err.count("takes no file any more; it is") == 1
 
 
 def test_a_killed_run_leaves_nothing(place):

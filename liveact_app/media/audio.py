@@ -61,8 +61,7 @@ class AudioReader:
 
     Attributes:
         rate, channels, layout: as in `AudioInfo`.
-        samples: samples per channel returned so far.
-        missing_s: after the end, seconds that the scan found and this reader did not (the file was changed), else 0.
+        samples: samples per channel returned so far; in the end fewer than scanned if the file has shrunk.
 
     Raises:
         InputError: no such file, not audio, or no decoder reads it (also while iterating).
@@ -72,7 +71,7 @@ class AudioReader:
         info = source if isinstance(source, AudioInfo) else _survey(source, argument, track)[0]
         self.path, self._argument, self.info = require_file(info.path, argument), argument, info
         self.rate, self.channels, self.layout = info.rate, info.channels, info.layout
-        self.samples, self.missing_s = 0, 0.0
+        self.samples = 0
         self._chunks = self._read()
 
     def _read(self) -> Chunks:
@@ -94,8 +93,7 @@ class AudioReader:
     def __next__(self) -> np.ndarray:
         try:
             chunk = next(self._chunks)
-        except StopIteration:
-            self.missing_s = max(0.0, (self.info.samples - self.samples) / self.rate)
+        except (StopIteration, InputError):
             raise
         except BROKEN as error:
             raise InputError(
@@ -151,6 +149,8 @@ def _survey(path: str | os.PathLike, argument: str, track: int | None) -> tuple[
             _check_level(piece, top, decoder, argument)
             peak, over = max(peak, top), over + (int((np.abs(piece.samples) > 1).sum()) if top > 1 else 0)
             forms[form] = forms.get(form, 0) + len(piece.samples)
+    except InputError:
+        raise
     except BROKEN as error:
         raise InputError(f"{argument}: expected an audio file, no decoder reads {path!r} ({_reason(error)})") from error
     if not forms:

@@ -23,6 +23,7 @@ TIMED = {"mov", "matroska", "webm", "ogg", "flac", "flv", "asf", "mpegts", "mpeg
 STATED = {"mov", "matroska", "flac"}  # formats whose header states the length of a whole file
 # Ogg Vorbis time stamps wander by 10 ms and Matroska's are rounded; a lost packet is 20 ms or more.
 HOLE_SECONDS, RESTART_SECONDS = 0.03, 3600.0
+MAX_USELESS_BYTES = 16 << 20  # without one sample: the rest will not be better
 SILENCE_SECONDS = 0.5  # silence is handed out in pieces of this length
 BROKEN = (FFmpegError, ValueError, OSError)
 
@@ -65,6 +66,8 @@ class Decoder:
             before = self.heard
             try:
                 yield from self._link(begin, end, len(bounds) > 1)
+            except InputError:
+                raise
             except BROKEN as error:
                 if self._last is None:
                     raise ValueError(_reason(error)) from error
@@ -93,6 +96,8 @@ class Decoder:
             frames = packet.decode()
         except FFmpegError:
             clock.spoil(packet.size)
+            if self._last is None and clock.bad > MAX_USELESS_BYTES:
+                raise ValueError(f"nothing in its first {clock.bad >> 20} MiB can be decoded") from None
             return
         for frame in frames:
             damaged = bool(clock.bad) or exact
@@ -123,7 +128,11 @@ class Decoder:
                     f"got {self.track}"
                 )
         stream = streams[min(self.track, len(streams) - 1)]
-        _check(self.path, self.argument, stream.codec_context.sample_rate, stream.codec_context.layout.nb_channels)
+        context = stream.codec_context
+        channels = context.layout.nb_channels
+        if not channels and context.name.startswith("pcm_"):  # more than FFmpeg takes
+            channels = None
+        _check(self.path, self.argument, context.sample_rate, channels)
         return stream
 
 
@@ -180,13 +189,13 @@ class _Floats:
         return self.last
 
 
-def _check(path: str, argument: str, rate: int, channels: int) -> None:
+def _check(path: str, argument: str, rate: int, channels: int | None) -> None:
     if rate and not MIN_RATE_HZ <= rate <= MAX_RATE_HZ:
         raise InputError(
             f"{argument}: expected a sampling rate of {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz, {path!r} has {rate} Hz"
         )
-    if channels > MAX_CHANNELS:
-        raise InputError(f"{argument}: expected at most {MAX_CHANNELS} channels, {path!r} has {channels}")
+    if channels is None or channels > MAX_CHANNELS:
+        raise InputError(f"{argument}: expected at most {MAX_CHANNELS} channels, {path!r} has {channels or 'far more'}")
 
 
 def _silence(seconds: float, like: Piece) -> Iterator[Piece]:

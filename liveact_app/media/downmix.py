@@ -16,14 +16,13 @@ BLOCK_SECONDS, MEMORY_SECONDS, SURE = 0.05, 0.5, 0.1
 
 
 def to_stereo(samples: np.ndarray, layout: tuple[str, ...]) -> np.ndarray:
-    """Samples [n, channels] -> [n, 2]; mono goes to both sides, channels without a name count as centre."""
+    """Samples [n, channels] -> [n, 2]; mono and the mean of channels without names go to both sides."""
     channels = samples.shape[1]
-    if channels == 1:
-        return np.repeat(samples, 2, axis=1)
     if layout == STEREO or channels == 2:
         return samples
-    names = layout or ("",) * channels
-    return samples @ np.array([_SIDES.get(name, (_HALF, _HALF)) for name in names], np.float32)
+    if channels == 1 or not layout:
+        return np.repeat(samples.mean(axis=1, keepdims=True), 2, axis=1)
+    return samples @ np.array([_SIDES.get(name, (_HALF, _HALF)) for name in layout], np.float32)
 
 
 def mono_weights(channels: int, layout: tuple[str, ...]) -> np.ndarray:
