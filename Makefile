@@ -44,8 +44,8 @@ fuzz: $(STAMP)  ## the command under odd and hostile input: N=2000 cases, seeds 
 	$(BIN)/python -m tests.fuzz -n $(or $(N),2000) --first $(or $(FIRST),0) --out bench/results/cpu/fuzz.json
 
 aot: $(TRITON)  ## every Triton kernel compiled for an H200 (and three more chips) without one: profiles/resources.json
-	$(BIN)/python -m liveact_kernels.aot
-	$(BIN)/python -m liveact_kernels.aot_cuda
+	$(BIN)/python -m liveact_kernels.compiled.aot
+	$(BIN)/python -m liveact_kernels.compiled.aot_cuda
 	$(BIN)/python -m liveact_kernels.compiled.predict
 
 gpu: $(TRITON)  ## on a GPU: every op on every backend against float64 at real size, races, determinism, a session

@@ -9,19 +9,18 @@ import torch
 from speech import RandomWav2Vec2
 from torch import Tensor, nn
 
-from liveact_app.dryrun import _Rows, _Silence
-from liveact_kernels.spec import to_fp8
+from liveact_app.budget.dryrun import _Rows, _Silence
+from liveact_kernels.contract import to_fp8
 from liveact_model.audio.mel import MelEncoder
 from liveact_model.avatar import Avatar
 from liveact_model.config import NAMED, DiTConfig
+from liveact_model.dit import DiT, Linear
 from liveact_model.errors import InputError
-from liveact_model.model import DiT
-from liveact_model.precision import Linear
+from liveact_model.loading import ASSETS, AVATARS
 from liveact_model.schedule import TIMESTEPS
 from liveact_model.vae.tiny import TinyVAE
 from liveact_model.vae.wan import WanVAE
 from liveact_model.vae.wan_coder import WanVAEConfig
-from liveact_model.weights import ASSETS, AVATARS
 
 MODELS = (*NAMED, *AVATARS)
 PRECISIONS = ("fp8", "bfloat16", "float32")

@@ -11,11 +11,10 @@ import root  # noqa: F401
 import torch
 from torch import Tensor
 
-from liveact_kernels.budget import group_of
-from liveact_kernels.clock import Marks
-from liveact_kernels.contract import Op
-from liveact_kernels.dispatch import Call, record
-from liveact_kernels.hw import Chip
+from liveact_kernels.contract import Call, Op, record
+from liveact_kernels.cost.budget import group_of
+from liveact_kernels.cost.clock import Marks
+from liveact_kernels.cost.hw import Chip
 from liveact_model.avatar import Avatar
 
 STAGES = ("audio features", "denoising", "VAE decode", "uint8 conversion", "copy to host")

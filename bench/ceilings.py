@@ -27,9 +27,9 @@ from progress import Progress
 from rows import Rows
 from run import device_of
 
-from liveact_kernels import hw
-from liveact_kernels.available import missing
-from liveact_kernels.clock import Runner, Times, interleave
+from liveact_kernels.contract import missing
+from liveact_kernels.cost import hw
+from liveact_kernels.cost.clock import Runner, Times, interleave
 from liveact_model.errors import InputError
 
 COPY_BYTES, SIDE = 1 << 30, 8192

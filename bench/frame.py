@@ -34,10 +34,10 @@ from run import chip_of, one_of
 from speech import noise
 
 from liveact_app.cli import Parser, answer, picture_size
-from liveact_app.loading import device_of
-from liveact_app.ranks import FORMS, joined, place, settle
-from liveact_kernels.clock import Marks, quantile, synchronise
-from liveact_kernels.hw import Chip
+from liveact_app.generate.loading import device_of
+from liveact_app.generate.ranks import FORMS, joined, place, settle
+from liveact_kernels.cost.clock import Marks, quantile, synchronise
+from liveact_kernels.cost.hw import Chip
 from liveact_model.avatar import Avatar
 from liveact_model.config import BLOCK_LATENT_FRAMES, MEMORY_SLOTS
 from liveact_model.errors import InputError

@@ -17,8 +17,8 @@ from root import ROOT
 
 from liveact_app.media.audio import AudioReader, model_audio
 from liveact_app.media.image import load_image
+from liveact_model.loading import load_avatar
 from liveact_model.session import Session
-from liveact_model.weights import load_avatar
 
 PROMPTS = ("a happy person", "a sad person", "an angry person nodding", "a surprised person", "a calm person waving")
 

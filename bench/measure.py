@@ -11,13 +11,10 @@ import root  # noqa: F401
 import torch
 from manifest import chip_name, manifest
 
-from liveact_kernels import parity
-from liveact_kernels.available import missing
-from liveact_kernels.clock import Runner, cache_bytes, copies_for, interleave
-from liveact_kernels.contract import Case, Op
-from liveact_kernels.dispatch import FUNCTIONAL, use
-from liveact_kernels.hw import Chip
-from liveact_kernels.spec import SHORT, Dims
+from liveact_kernels.contract import FUNCTIONAL, SHORT, Case, Dims, Op, missing, use
+from liveact_kernels.cost.clock import Runner, cache_bytes, copies_for, interleave
+from liveact_kernels.cost.hw import Chip
+from liveact_kernels.proof import parity
 
 OURS = ("cuda", "triton")
 """Backends that are this project's kernels; every other backend of an op is a peer of theirs."""

@@ -11,8 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from liveact_app.dryrun import STEADY_BLOCK
-from liveact_kernels.dispatch import FUNCTIONAL, Call, backend_of, record
+from liveact_app.budget.dryrun import STEADY_BLOCK
+from liveact_kernels.contract import FUNCTIONAL, Call, backend_of, record
 from liveact_model.avatar import Avatar
 from liveact_model.session import Session
 

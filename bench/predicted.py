@@ -5,11 +5,11 @@ from __future__ import annotations
 import root  # noqa: F401
 import torch
 
-from liveact_app.dryrun import record_block
+from liveact_app.budget.dryrun import record_block
 from liveact_kernels.compiled.predict import LABEL, Unpredictable
 from liveact_kernels.compiled.predict.frame import frame
 from liveact_kernels.compiled.predict.rates import ARCH, MACHINES
-from liveact_kernels.hw import CHIPS, key_of
+from liveact_kernels.cost.hw import CHIPS, key_of
 from liveact_model.config import BLOCK_VIDEO_FRAMES, NAMED
 
 

@@ -25,8 +25,9 @@ from peers import KINDS
 from progress import Progress
 from rows import Rows, compare
 
-from liveact_kernels import hw, ops  # noqa: F401 - fills the registry
+from liveact_kernels import ops  # noqa: F401
 from liveact_kernels.contract import REGISTRY, Case, Op
+from liveact_kernels.cost import hw
 from liveact_model.errors import InputError
 
 HEAD = f"{'op, case':38} {'backend':9} {'us':>9} {'p20':>9} {'p80':>9} {'TFLOP/s':>8} {'GB/s':>6} floor  peer"
@@ -86,8 +87,8 @@ def chip_of(name: str | None, ceilings: str, device: torch.device) -> hw.Chip | 
 
 def by_share(names: list[str]) -> list[str]:
     """Ops by their share of a steady block's floor in the released model at 512x512, the dearest first."""
-    from liveact_app.dryrun import record_block
-    from liveact_kernels.budget import Budget
+    from liveact_app.budget.dryrun import record_block
+    from liveact_kernels.cost.budget import Budget
 
     lines = Budget.of(record_block("liveact-18b", (512, 512)), hw.CHIPS["h200"], 32).lines
     return sorted(names, key=lambda n: -lines[n].floor_us if n in lines else 0.0)

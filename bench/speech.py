@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from liveact_model.audio.wav2vec2 import Wav2Vec2AudioEncoder
 from liveact_model.audio.wide import WideConv1d
-from liveact_model.schema import Speech
+from liveact_model.checkpoint.schema import Speech
 
 
 class _Conv(nn.Module):

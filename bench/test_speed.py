@@ -12,9 +12,8 @@ from manifest import manifest
 from measure import Subject, right, too_large
 
 from liveact_kernels import ops  # noqa: F401 - fills the registry
-from liveact_kernels.available import missing
-from liveact_kernels.clock import synchronise
-from liveact_kernels.contract import REGISTRY
+from liveact_kernels.contract import REGISTRY, missing
+from liveact_kernels.cost.clock import synchronise
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 RUNG = "device" if DEVICE.type == "cuda" else "cpu"

@@ -16,14 +16,14 @@ import torch
 from manifest import manifest
 from root import ROOT
 
-from liveact_app import generate
 from liveact_app.cli import build_parser
+from liveact_app.generate import command as generate
 from liveact_app.media.audio import AudioReader, model_audio
 from liveact_app.media.image import load_image
-from liveact_kernels.budget import Tally
 from liveact_kernels.contract import record
+from liveact_kernels.cost.budget import Tally
+from liveact_model.loading import load_avatar
 from liveact_model.session import Session
-from liveact_model.weights import load_avatar
 
 
 def model_speed(dtype: str, blocks: int) -> dict:

@@ -17,9 +17,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
 from rows import read  # noqa: E402
 
-from liveact_app.dryrun import record_block  # noqa: E402
-from liveact_kernels.budget import GROUPS, OUTSIDE_OPS, Budget  # noqa: E402
-from liveact_kernels.hw import CHIPS  # noqa: E402
+from liveact_app.budget.dryrun import record_block  # noqa: E402
+from liveact_kernels.cost.budget import GROUPS, OUTSIDE_OPS, Budget  # noqa: E402
+from liveact_kernels.cost.hw import CHIPS  # noqa: E402
 from liveact_model.config import BLOCK_VIDEO_FRAMES  # noqa: E402
 
 MODEL, SIZES, LIMIT_MS = "liveact-18b", ((512, 512), (416, 720)), 50.0

@@ -16,13 +16,13 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import budget_svg as svg  # noqa: E402
 
-from liveact_app.dryrun import record_block  # noqa: E402
-from liveact_app.predict_tables import GAPS, groups, numbers  # noqa: E402
-from liveact_kernels.budget import Budget  # noqa: E402
+from liveact_app.budget.dryrun import record_block  # noqa: E402
+from liveact_app.predict.tables import GAPS, groups, numbers  # noqa: E402
 from liveact_kernels.compiled.predict import LABEL  # noqa: E402
 from liveact_kernels.compiled.predict.frame import Frame, frame  # noqa: E402
 from liveact_kernels.compiled.predict.rates import MACHINES  # noqa: E402
-from liveact_kernels.hw import CHIPS  # noqa: E402
+from liveact_kernels.cost.budget import Budget  # noqa: E402
+from liveact_kernels.cost.hw import CHIPS  # noqa: E402
 from liveact_model.config import BLOCK_VIDEO_FRAMES  # noqa: E402
 
 CHIP = "h200"

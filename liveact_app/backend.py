@@ -18,7 +18,7 @@ HELP = (
 @contextlib.contextmanager
 def backends(flag: str | None) -> Iterator[None]:
     """Choose backends inside; raises InputError naming where the unknown name came from."""
-    from liveact_kernels.dispatch import parse_backends, use
+    from liveact_kernels.contract import parse_backends, use
 
     source, text = ("--backend", flag) if flag is not None else (VARIABLE, os.environ.get(VARIABLE, ""))
     try:
@@ -31,7 +31,7 @@ def backends(flag: str | None) -> Iterator[None]:
 
 def must_run_on(device: str) -> None:
     """Raise InputError, with the reason and the way to get it, when a chosen backend cannot run on `device`."""
-    from liveact_kernels.dispatch import unusable
+    from liveact_kernels.contract import unusable
 
     if why := unusable(device):
         raise InputError(f"--backend: {why}")

@@ -18,12 +18,12 @@ from liveact_app.streams import OutputLost, guarded
 from liveact_model.errors import InputError, PeerError
 
 COMMANDS = (
-    "liveact_app.generate",
-    "liveact_app.check",
-    "liveact_app.budget",
+    "liveact_app.generate.command",
+    "liveact_app.verify.command",
+    "liveact_app.budget.command",
     "liveact_app.doctor",
     "liveact_app.tune",
-    "liveact_app.predict",
+    "liveact_app.predict.command",
 )
 
 EXIT_BAD_INPUT = 2
@@ -175,7 +175,7 @@ def _explained(name: str, error: Exception) -> int | None:
     if isinstance(error, OutputLost):
         return EXIT_NO_READER if error.quiet else _complain(name, error, EXIT_BAD_INPUT)
     if isinstance(error, InputError):
-        from liveact_app.ranks import talks
+        from liveact_app.generate.ranks import talks
 
         return _complain(name, error, EXIT_BAD_INPUT, talks())
     if isinstance(error, PeerError):

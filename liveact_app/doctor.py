@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from liveact_app.backend import HELP, backends, must_run_on
 
 if TYPE_CHECKING:
-    from liveact_kernels.selftest import Outcome
+    from liveact_kernels.proof.selftest import Outcome
 
 EPILOG = """
 Every op's chosen backend is run on small cases and compared with its float64 reference; on a CPU so are the functions
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the report; 1 if an op fails."""
     import torch
 
-    from liveact_kernels import selftest
+    from liveact_kernels.proof import selftest
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with backends(args.backend):
@@ -82,7 +82,7 @@ def machine(torch) -> list[str]:
 
 
 def _driver() -> str:
-    from liveact_kernels.available import driver_version
+    from liveact_kernels.contract import driver_version
 
     version = driver_version()
     return f"API {version // 1000}.{version % 1000 // 10}" if version else "unknown"
@@ -92,8 +92,7 @@ def advice(device: str) -> list[str]:
     """How to get what is not there: faster kernels, and other people's to compare with."""
     if device == "cpu":
         return ["The fused kernels need an NVIDIA GPU; on a CPU every op runs on plain torch."]
-    from liveact_kernels.available import VENDORS, missing
-    from liveact_kernels.dispatch import PREFERRED
+    from liveact_kernels.contract import PREFERRED, VENDORS, missing
 
     wanted = {b: missing(b, device) for b in (*PREFERRED[device], *VENDORS)}
     return [f"{'peer' if b in VENDORS else 'backend'} {b}: {why}" for b, why in wanted.items() if why]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from .config import MASK_CHANNELS, VIDEO_FRAMES_PER_LATENT, WINDOW_SLOTS
+from .dit import DiT
 from .inputs import audio_samples, number
-from .model import DiT
 
 
 class TextEncoder(Protocol):

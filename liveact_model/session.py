@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from liveact_kernels.dispatch import scope
+from liveact_kernels.contract import scope
 from liveact_kernels.graphs import Graphs, compilations, supported
 
 from .audio.windows import latent_rows
 from .avatar import Avatar, conditioning
-from .cache import Window
 from .config import PATCH
+from .dit import Window
 from .errors import InputError
 from .inputs import audio_samples, number, picture, prompt_text, shown, switch, whole
 from .parallel import ALONE, SeqParallel

@@ -7,14 +7,11 @@ from collections.abc import Callable
 from torch import Tensor
 
 from liveact_kernels import ops
-from liveact_kernels.dispatch import scope
+from liveact_kernels.contract import scope
 from liveact_kernels.graphs import Graphs
 
-from .attention import KeysValues
-from .block import Prompt
-from .cache import Window
 from .config import PATCH
-from .model import DiT, Time
+from .dit import DiT, KeysValues, Prompt, Time, Window
 from .schedule import Coefficients
 
 

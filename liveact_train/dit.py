@@ -22,9 +22,8 @@ from torch.func import functional_call, vmap
 
 from liveact_model.audio.windows import latent_indices
 from liveact_model.config import BLOCK_LATENT_FRAMES, FIRST_BLOCK_LATENT_FRAMES, MASK_CHANNELS, DiTConfig
+from liveact_model.dit import DiT, Linear
 from liveact_model.image.patches import PatchEncoder
-from liveact_model.model import DiT
-from liveact_model.precision import Linear
 from liveact_model.text.words import WordEncoder
 
 TINY = DiTConfig(

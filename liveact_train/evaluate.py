@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from liveact_model.avatar import Avatar
+from liveact_model.loading import load_avatar
 from liveact_model.session import Session
-from liveact_model.weights import load_avatar
 from liveact_train.data.clips import make_clip
 from liveact_train.data.faces import POSE
 from liveact_train.probe import load_probe

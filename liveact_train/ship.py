@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from liveact_model.model import DiT
-from liveact_model.weights import ASSETS, save_ours
+from liveact_model.dit import DiT
+from liveact_model.loading import ASSETS, save_ours
 from liveact_train.dit import TINY, TINY_TIMESTEPS
 
 

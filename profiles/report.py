@@ -21,10 +21,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from picture import draw
 from traces import OTHER, Profile, read
 
+from liveact_app.budget.dryrun import record_block
 from liveact_app.cli import Parser, picture_size
-from liveact_app.dryrun import record_block
-from liveact_kernels import hw
-from liveact_kernels.budget import GROUPS, Budget, group_of
+from liveact_kernels.cost import hw
+from liveact_kernels.cost.budget import GROUPS, Budget, group_of
 from liveact_model.config import BLOCK_VIDEO_FRAMES, NAMED
 from liveact_model.errors import InputError
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from liveact_kernels import ops  # noqa: F401 - fills the registry
-from liveact_kernels.budget import group_of
-from liveact_kernels.dispatch import REGISTRY
-from liveact_kernels.outside import DOWNLOAD, UPLOAD, row_of
+from liveact_kernels.contract import REGISTRY
+from liveact_kernels.cost.budget import group_of
+from liveact_kernels.cost.outside import DOWNLOAD, UPLOAD, row_of
 from liveact_model.errors import InputError
 
 OTHER = "other kernels"

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from liveact_model.config import DiTConfig
 from liveact_model.image.clip import CLIPShape
-from liveact_model.keymap import targets
+from liveact_model.loading.keymap import targets
 from liveact_model.text.umt5 import UMT5Shape
 from liveact_model.vae.wan import WanVAE
 from liveact_model.vae.wan_coder import WanVAEConfig

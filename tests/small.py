@@ -5,8 +5,8 @@ import torch
 from liveact_model.audio.mel import MelEncoder
 from liveact_model.avatar import Avatar
 from liveact_model.config import DiTConfig
+from liveact_model.dit import DiT
 from liveact_model.image.patches import PatchEncoder
-from liveact_model.model import DiT
 from liveact_model.schedule import TIMESTEPS
 from liveact_model.session import Session
 from liveact_model.text.words import WordEncoder

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-from liveact_kernels.contract import Op
-from liveact_kernels.spec import cast
+from liveact_kernels.contract import Op, cast
 
 
 def truncate(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from liveact_app.cli import main
-from liveact_kernels import available, dispatch, ops, selftest
-from liveact_kernels.available import VENDORS, missing
-from liveact_kernels.contract import use
-from liveact_kernels.dispatch import backend_of, unusable
+from liveact_kernels import ops
+from liveact_kernels.contract import VENDORS, available, backend_of, dispatch, missing, unusable, use
+from liveact_kernels.proof import selftest
 from liveact_model.errors import InputError
 
 GPU = torch.device("cuda", 0)
@@ -197,7 +196,7 @@ def test_kernels_and_model_import_with_torch_alone():
 
 
 def test_nvtx_is_asked_for_by_name_only():
-    done = python("import liveact_kernels.dispatch", LIVEACT_NVTX="1")
+    done = python("import liveact_kernels.contract.dispatch", LIVEACT_NVTX="1")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("ModuleNotFoundError: LIVEACT_NVTX is set, but the nvtx package")
     done = python("from liveact_app.cli import main; sys.exit(main(['doctor']))", blocked=("nvtx",), LIVEACT_NVTX="1")

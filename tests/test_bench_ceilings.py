@@ -1,11 +1,11 @@
-"""bench/ceilings.py and the measured rates that liveact_kernels/hw.py reads."""
+"""bench/ceilings.py and the measured rates that liveact_kernels/cost/hw.py reads."""
 
 import ceilings
 import pytest
 import rows
 from test_bench_run import refused
 
-from liveact_kernels import hw
+from liveact_kernels.cost import hw
 
 
 def test_measured_ceilings_replace_the_datasheets(tmp_path):

@@ -16,14 +16,14 @@ from small import CONFIG
 from speech import RandomWav2Vec2, noise
 
 from liveact_kernels import ops
-from liveact_kernels.budget import GROUPS
-from liveact_kernels.dispatch import Call, record
-from liveact_kernels.hw import CHIPS
+from liveact_kernels.contract import Call, record
+from liveact_kernels.cost.budget import GROUPS
+from liveact_kernels.cost.hw import CHIPS
 from liveact_kernels.ops.kv_compress import FIRST, STEADY
 from liveact_model.audio.wav2vec2 import Wav2Vec2AudioEncoder
-from liveact_model.cache import schedules
 from liveact_model.config import BLOCK_LATENT_FRAMES, MEMORY_SLOTS
-from liveact_model.precision import Linear
+from liveact_model.dit import Linear
+from liveact_model.dit.cache import schedules
 from liveact_model.vae.wan_coder import WanVAEConfig
 
 ROOT = Path(__file__).parent.parent

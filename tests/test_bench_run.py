@@ -13,8 +13,9 @@ from peers import PEERS
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from liveact_kernels import hw, ops
+from liveact_kernels import ops
 from liveact_kernels.contract import REGISTRY
+from liveact_kernels.cost import hw
 from liveact_model.errors import InputError
 
 QUICK = ["--device", "cpu", "--seconds", "0.001"]

@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
+from liveact_app.budget.dryrun import record_block
 from liveact_app.cli import main
-from liveact_app.dryrun import record_block
-from liveact_app.timing import FrameBudget
+from liveact_app.generate.timing import FrameBudget
 from liveact_kernels import ops
-from liveact_kernels.budget import Budget
-from liveact_kernels.hw import CHIPS
+from liveact_kernels.cost.budget import Budget
+from liveact_kernels.cost.hw import CHIPS
 
 C, FFN, LAYERS, STEPS, FRAMES = 5120, 13824, 40, 3, 32
 

@@ -12,7 +12,7 @@ from conftest import ROOT
 from junit import PROPERTIES, keep
 
 from liveact_app.cli import main
-from liveact_kernels.parity import Result
+from liveact_kernels.proof.parity import Result
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from liveact_kernels import clock
-from liveact_kernels.clock import LEAST_SAMPLES, Marks, Runner, copies_for, interleave, quantile
+from liveact_kernels.cost import clock
+from liveact_kernels.cost.clock import LEAST_SAMPLES, Marks, Runner, copies_for, interleave, quantile
 
 CPU = torch.device("cpu")
 

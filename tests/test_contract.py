@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from liveact_kernels import ops
-from liveact_kernels.budget import Tally, check_groups
-from liveact_kernels.contract import REGISTRY, record, scope, use
-from liveact_kernels.dispatch import parse_backends, poisoned
+from liveact_kernels.contract import REGISTRY, parse_backends, poisoned, record, scope, use
+from liveact_kernels.cost.budget import Tally, check_groups
 
 
 def x(*shape, dtype=torch.float32):

@@ -7,11 +7,10 @@ import sys
 import pytest
 import torch
 
-from liveact_kernels.contract import REGISTRY, bf16, fp8, int8
+from liveact_kernels.contract import REGISTRY, Dims, bf16, cast, fp8, int8
 from liveact_kernels.ops.kv_compress import cuda_kernel as kv
 from liveact_kernels.ops.kv_compress import kv_compress
 from liveact_kernels.ops.qkv_norm_rope import cuda_kernel as qkv
-from liveact_kernels.spec import Dims, cast
 
 if importlib.util.find_spec("liveact_kernels._C") is None:
     pytest.skip("liveact_kernels._C is not built (no nvcc?)", allow_module_level=True)

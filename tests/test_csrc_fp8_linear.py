@@ -7,9 +7,8 @@ import torch
 from conftest import ROOT
 from cuda_cpu import CpuOps, cuda_include
 
-from liveact_kernels.contract import REGISTRY, Case, bf16, f32, fp8
+from liveact_kernels.contract import REGISTRY, Case, Dims, bf16, f32, fp8
 from liveact_kernels.ops.fp8_linear import cuda_kernel as cuda
-from liveact_kernels.spec import Dims
 
 needs_headers = pytest.mark.skipif(cuda_include() is None, reason="needs nvcc's headers and g++")
 

@@ -10,7 +10,8 @@ if importlib.util.find_spec("liveact_kernels._C") is None:
     pytest.skip("liveact_kernels._C is not built (no nvcc?)", allow_module_level=True)
 pytest.importorskip("triton", reason="nvdisasm comes with triton")
 
-from liveact_kernels import _C, aot_cuda
+from liveact_kernels import _C
+from liveact_kernels.compiled import aot_cuda
 
 
 @pytest.fixture(scope="module")

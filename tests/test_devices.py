@@ -12,8 +12,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from liveact_model.loading import load_avatar
 from liveact_model.session import Session
-from liveact_model.weights import load_avatar
 
 COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
 

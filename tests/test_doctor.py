@@ -6,13 +6,14 @@ import sys
 import pytest
 import torch
 
-from liveact_app import loading
 from liveact_app.cli import main
-from liveact_app.job import Job
-from liveact_app.loading import self_test
-from liveact_kernels import ops, selftest
+from liveact_app.generate import loading
+from liveact_app.generate.job import Job
+from liveact_app.generate.loading import self_test
+from liveact_kernels import ops
 from liveact_kernels.contract import REGISTRY, bf16, f32, fp8, int8, use
-from liveact_kernels.primitives import PRIMITIVES
+from liveact_kernels.proof import selftest
+from liveact_kernels.proof.primitives import PRIMITIVES
 from liveact_model.errors import InputError
 
 
@@ -51,7 +52,7 @@ def test_the_self_test_is_small():
         for case in selftest.small(op, "torch", each=True):
             assert sum(x.numel() for x in op.make(case).values() if isinstance(x, torch.Tensor)) < 1_000_000
     assert all(torch.Size(shape).numel() < 100_000 for p in PRIMITIVES for shape in p.shapes)
-    code = "import sys; from liveact_kernels import selftest; selftest.run(); print('torch._inductor' in sys.modules)"
+    code = "import sys; from liveact_kernels.proof import selftest; selftest.run(); print('torch._inductor' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 

@@ -4,11 +4,12 @@ import json
 
 import pytest
 
-from liveact_app import budget_tables, flops, paper
+from liveact_app.budget import flops, paper
+from liveact_app.budget import tables as budget_tables
+from liveact_app.budget.dryrun import record_block
 from liveact_app.cli import main
-from liveact_app.dryrun import record_block
-from liveact_kernels.budget import Budget
-from liveact_kernels.hw import CHIPS
+from liveact_kernels.cost.budget import Budget
+from liveact_kernels.cost.hw import CHIPS
 from liveact_model.config import NAMED
 
 BIG = NAMED["liveact-18b"]

@@ -16,8 +16,8 @@ from fake_engine import Session, modules
 from PIL import Image
 
 from liveact_app.cli import build_parser, main
-from liveact_app.generate import run
-from liveact_app.job import Edit, parse_edits
+from liveact_app.generate.command import run
+from liveact_app.generate.job import Edit, parse_edits
 from liveact_app.media.audio import scan
 from liveact_model.parallel import ALONE
 
@@ -130,7 +130,7 @@ def test_report_and_summary(place, capsys):
 
 
 def test_progress_lines_when_not_on_a_terminal(place, capsys, monkeypatch):
-    monkeypatch.setattr("liveact_app.progress.LOG_EVERY_S", 0.0)
+    monkeypatch.setattr("liveact_app.say.LOG_EVERY_S", 0.0)
     assert main(command()) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if "video frames/s" in line]
     assert [line.split()[1] for line in lines] == ["21/88", "53/88", "85/88", "88/88"]

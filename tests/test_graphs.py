@@ -56,7 +56,7 @@ def test_a_prompt_of_the_same_shape_is_copied_in(monkeypatch):
 
 @pytest.mark.parametrize("at,captured", [(0, 8), (3, 12)])
 def test_a_prompt_of_another_shape_is_captured_when_it_is_set(monkeypatch, at, captured):
-    monkeypatch.setattr("liveact_model.embed.TextEmbedding.ROWS", 2)
+    monkeypatch.setattr("liveact_model.dit.embed.TextEmbedding.ROWS", 2)
     changes = ((at, "a very happy person is waving and nodding"),)
     want = five(session("sad"), changes)
     with emulated(monkeypatch):
@@ -112,7 +112,7 @@ def test_a_device_without_graphs_refuses_them_and_a_running_session_too():
 
 
 def test_prompts_are_warmed_at_every_length(monkeypatch):
-    monkeypatch.setattr("liveact_model.embed.TextEmbedding.ROWS", 3)
+    monkeypatch.setattr("liveact_model.dit.embed.TextEmbedding.ROWS", 3)
     seen, whole = set(), ops.cross_attention
 
     def attention(**kw):

@@ -7,8 +7,8 @@ import torch
 
 from liveact_model import inputs
 from liveact_model.errors import InputError
+from liveact_model.loading import load_avatar
 from liveact_model.session import Session
-from liveact_model.weights import load_avatar
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,7 @@ import pytest
 import small
 import torch
 
-from liveact_kernels import library
-from liveact_kernels.contract import REGISTRY
+from liveact_kernels.contract import REGISTRY, library
 from liveact_kernels.ops.kv_compress import FIRST, STEADY
 
 library.register()

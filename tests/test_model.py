@@ -6,12 +6,11 @@ import torch
 from torch.func import vmap
 
 from liveact_kernels.ops.kv_compress import STEADY
-from liveact_model.cache import TWO_RANK_RELEASED
 from liveact_model.config import DiTConfig
-from liveact_model.embed import patchify
+from liveact_model.dit import TWO_RANK_RELEASED, Linear, rope_table
+from liveact_model.dit.embed import patchify
+from liveact_model.dit.rope import pair_split
 from liveact_model.errors import InputError
-from liveact_model.precision import Linear
-from liveact_model.rope import pair_split, rope_table
 from liveact_train.dit import TINY_TIMESTEPS, Clip, blocks_of, draw_timesteps, initialise, tokens_of, velocity_loss
 
 

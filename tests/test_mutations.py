@@ -9,12 +9,12 @@ import pytest
 import released
 import torch
 
-from liveact_model import footprint
+from liveact_model.checkpoint import footprint
+from liveact_model.checkpoint.jsonfile import read_json
+from liveact_model.checkpoint.schema import Index, Ours, Released, Speech, SpeechInput, validated
 from liveact_model.errors import InputError
-from liveact_model.jsonfile import read_json
-from liveact_model.schema import Index, Ours, Released, Speech, SpeechInput, validated
+from liveact_model.loading import ASSETS, load_avatar
 from liveact_model.text.umt5 import UMT5TextEncoder
-from liveact_model.weights import ASSETS, load_avatar
 
 T5 = "models_t5_umt5-xxl-enc-bf16.pth"
 

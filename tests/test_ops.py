@@ -6,11 +6,8 @@ from junit import keep
 from spoil import SPOIL, spoiled
 
 from liveact_kernels import ops  # noqa: F401 - fills the registry
-from liveact_kernels.available import missing
-from liveact_kernels.contract import REGISTRY, use
-from liveact_kernels.dispatch import FUNCTIONAL, poisoned
-from liveact_kernels.parity import compare
-from liveact_kernels.spec import cast
+from liveact_kernels.contract import FUNCTIONAL, REGISTRY, cast, missing, poisoned, use
+from liveact_kernels.proof.parity import compare
 
 CASES = [(op, case) for op in REGISTRY.values() for case in op.cases if case.rung == "cpu"]
 GRID = [

@@ -4,11 +4,10 @@ import pytest
 import torch
 from small import avatar, picture, speech
 
-from liveact_app import dryrun
-from liveact_kernels import dispatch
-from liveact_kernels.dispatch import record, scope
-from liveact_kernels.hw import CHIPS
-from liveact_kernels.outside import DOWNLOAD, REST, UPLOAD, Outside, Plain, download
+from liveact_app.budget import dryrun
+from liveact_kernels.contract import dispatch, record, scope
+from liveact_kernels.cost.hw import CHIPS
+from liveact_kernels.cost.outside import DOWNLOAD, REST, UPLOAD, Outside, Plain, download
 from liveact_model.session import Session
 
 H200 = CHIPS["h200"]

@@ -10,10 +10,10 @@ import small
 import torch
 from spoil import SPOIL, spoiled
 
-from liveact_kernels import ops, parity
-from liveact_kernels.contract import REGISTRY, Case, bf16, use
+from liveact_kernels import ops
+from liveact_kernels.contract import REGISTRY, Case, bf16, cast, use
 from liveact_kernels.ops.attention import memory_dims
-from liveact_kernels.spec import cast
+from liveact_kernels.proof import parity
 
 ROOT = Path(__file__).resolve().parents[1]
 SLICED = [

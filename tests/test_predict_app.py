@@ -8,16 +8,18 @@ import pytest
 from conftest import ROOT
 from sass_text import PRODUCT, PRODUCT_WORK, product_cubin
 
-from liveact_app import predict_op, predict_tables
 from liveact_app.cli import main
-from liveact_kernels import ledger, sass, tuned
+from liveact_app.predict import op as predict_op
+from liveact_app.predict import tables as predict_tables
+from liveact_kernels import tuned
+from liveact_kernels.compiled import ledger, sass
 from liveact_kernels.compiled.predict import LABEL, code, estimate, rates
 from liveact_kernels.compiled.predict.explain import iterations
 from liveact_kernels.compiled.predict.frame import GOALS, Frame, Line, line
 from liveact_kernels.compiled.predict.launches import Called
 from liveact_kernels.compiled.predict.setting import Setting
 from liveact_kernels.contract import REGISTRY
-from liveact_kernels.hw import CHIPS
+from liveact_kernels.cost.hw import CHIPS
 
 H200 = rates.MACHINES["h200"]
 LEDGER = ledger.PATH.with_name("predicted.json")
@@ -107,7 +109,7 @@ def test_a_file_needs_the_trips_of_its_loops(trips, says, capsys, monkeypatch):
 @pytest.mark.parametrize("words", [["--op", "nothing"], ["--op", "nothing", "--tune"]])
 def test_an_unknown_op_prints_one_sentence(words, capsys, monkeypatch):
     monkeypatch.setattr(sass, "tools", lambda: ROOT)
-    monkeypatch.setattr("liveact_app.dryrun.record_block", lambda *_: [])
+    monkeypatch.setattr("liveact_app.budget.dryrun.record_block", lambda *_: [])
     assert main(["predict", *words]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and "--op: expected one that a block calls" in err

@@ -15,9 +15,9 @@ from liveact_model.audio import tempo
 from liveact_model.audio.levels import Levels
 from liveact_model.audio.wav2vec2 import Wav2Vec2AudioEncoder
 from liveact_model.config import DiTConfig
+from liveact_model.loading import load_avatar
 from liveact_model.schedule import TIMESTEPS
 from liveact_model.session import Session
-from liveact_model.weights import load_avatar
 
 FACE = Path(__file__).parent.parent / "examples" / "face.png"
 PROMPT = "A person is talking"

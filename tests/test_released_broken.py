@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from liveact_app.cli import main
 from liveact_model.errors import InputError
-from liveact_model.weights import load_avatar
+from liveact_model.loading import load_avatar
 
 T5, CLIP = "models_t5_umt5-xxl-enc-bf16.pth", "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 VAE, INDEX = "Wan2.1_VAE.pth", f"{released.STEM}.safetensors.index.json"

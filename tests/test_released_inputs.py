@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from liveact_model.audio.tempo import TempoStream
+from liveact_model.loading import load_avatar
 from liveact_model.session import Session
-from liveact_model.weights import load_avatar
 
 PROMPT, FPS = "A person is talking", 20.0
 

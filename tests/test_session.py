@@ -7,8 +7,7 @@ import pytest
 import small
 import torch
 
-from liveact_kernels.contract import record
-from liveact_kernels.dispatch import CallList
+from liveact_kernels.contract import CallList, record
 from liveact_model.errors import InputError
 from liveact_model.schedule import blocks_for, coefficients, noise, released_blocks
 from liveact_model.session import Session

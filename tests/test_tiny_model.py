@@ -7,8 +7,8 @@ from conftest import ROOT
 
 from liveact_app.media.audio import AudioReader, model_audio
 from liveact_app.media.image import load_image
+from liveact_model.loading import ASSETS, load_avatar
 from liveact_model.session import Session
-from liveact_model.weights import ASSETS, load_avatar
 
 MOUTH = (slice(38, 54), slice(22, 42))  # rows and columns of the 64x64 picture around the lips
 

@@ -10,9 +10,9 @@ import torch
 
 from liveact_model.errors import InputError
 from liveact_model.image.patches import PatchEncoder
+from liveact_model.loading import ASSETS, load_avatar
 from liveact_model.text.words import ACTIONS, CONCEPTS, EMOTIONS, WordEncoder
 from liveact_model.vae.tiny import TinyVAE
-from liveact_model.weights import ASSETS, load_avatar
 from liveact_train.__main__ import STAGES, main, parser
 from liveact_train.data import speech
 from liveact_train.data.faces import EXTRA, POSE, render_uint8, still_pose

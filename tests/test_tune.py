@@ -11,8 +11,8 @@ import torch
 from liveact_app.cli import main
 from liveact_kernels import ops, tuned
 from liveact_kernels.contract import REGISTRY
-from liveact_kernels.tune import Table, Task, combinations, run, search
-from liveact_kernels.tune import main as tune_main
+from liveact_kernels.tune.search import Table, Task, combinations, run, search
+from liveact_kernels.tune.search import main as tune_main
 
 pytest.importorskip("triton.language", reason="triton is not installed: pip install 'liveact[triton]'")
 
@@ -127,8 +127,8 @@ def test_a_table_keeps_what_is_not_its_business_and_is_never_half_written(tmp_pa
     before = path.read_bytes()
     same, _ = found(Chip({1: 100, 2: 100, 4: 100, 8: 100}))
     assert not Table(path, "x").add(replace(same, finished=False)) and path.read_bytes() == before
-    monkeypatch.setattr("liveact_kernels.tune.json.dumps", lambda *a, **k: "half")
-    monkeypatch.setattr("liveact_kernels.tune.os.replace", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("liveact_kernels.tune.search.json.dumps", lambda *a, **k: "half")
+    monkeypatch.setattr("liveact_kernels.tune.search.os.replace", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         Table(path, "x").add(good)
     assert path.read_bytes() == before
@@ -150,7 +150,8 @@ def test_what_is_written_is_what_a_launch_gets(tmp_path, monkeypatch):
 
 
 def test_every_fused_op_has_candidates_that_its_heuristic_knows():
-    from liveact_kernels import aot, tune_gpu
+    from liveact_kernels.compiled import aot
+    from liveact_kernels.tune import gpu as tune_gpu
 
     tasks = tune_gpu.tasks(None, None)
     assert {t.op for t in tasks} == {n for n, op in REGISTRY.items() if "triton" in op.backends}
@@ -166,7 +167,7 @@ def test_every_fused_op_has_candidates_that_its_heuristic_knows():
 
 
 def test_the_share_of_the_frame_decides_the_order():
-    from liveact_kernels import tune_gpu
+    from liveact_kernels.tune import gpu as tune_gpu
 
     tasks = tune_gpu.tasks(["quant", "rms_norm"], None, lambda: {"quant": 1, "rms_norm": 1000})
     assert max(tasks, key=lambda t: t.share).op == "rms_norm"
@@ -196,7 +197,7 @@ def test_unusable_options_are_one_sentence(capsys, options, words):
 
 
 def test_a_machine_without_triton_is_one_sentence(capsys, monkeypatch):
-    from liveact_kernels import tune_gpu
+    from liveact_kernels.tune import gpu as tune_gpu
 
     monkeypatch.setattr(tune_gpu, "found", lambda module: False)
     monkeypatch.setattr(tune_gpu, "missing", lambda backend, device: "triton is not installed: get it")
@@ -211,7 +212,7 @@ def test_a_dry_run_lists_shapes_dearest_first(capsys):
 
 
 def test_the_options_need_no_torch():
-    from liveact_kernels import tune
+    from liveact_kernels.tune import search as tune
 
     parser = argparse.ArgumentParser()
     tune.add_arguments(parser)

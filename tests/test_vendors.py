@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend
 
-from liveact_kernels import contract, dispatch, ops, selftest
-from liveact_kernels.available import missing
+from liveact_kernels import ops
 from liveact_kernels.common.softmax import attend
-from liveact_kernels.contract import Case, bf16, use
+from liveact_kernels.contract import Case, bf16, dispatch, missing, use
+from liveact_kernels.contract import op as contract
 from liveact_kernels.ops.attention import memory_dims
+from liveact_kernels.proof import selftest
 
 WINDOW = Case("window", L=9, R=8, P=7, H=2, D=32, **memory_dims(True))
 QKV = {k: torch.randn(6, 2, 16, generator=torch.Generator().manual_seed(0)).to(bf16) for k in ("q", "k_new", "v_new")}

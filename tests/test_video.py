@@ -14,7 +14,7 @@ from liveact_app.media.audio import AudioReader, scan
 from liveact_app.media.interrupt import Interrupted, Interrupts
 from liveact_app.media.pending import PendingFile
 from liveact_app.media.video import CONTAINERS, VideoWriter, frame_rate
-from liveact_app.progress import Meter
+from liveact_app.say import Meter
 from liveact_model.errors import InputError
 
 

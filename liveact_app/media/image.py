@@ -11,7 +11,7 @@ from torch import Tensor
 
 from liveact_app.media.files import require_file
 from liveact_app.media.picture_file import MAX_PROFILE_BYTES, open_bytes, to_srgb
-from liveact_app.progress import note
+from liveact_app.say import note
 from liveact_model.errors import InputError
 
 MIN_SIDE_PX = 16

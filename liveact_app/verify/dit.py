@@ -11,10 +11,9 @@ from torch import Tensor
 
 from liveact_kernels import ops
 from liveact_kernels.common.rope import rotate
-from liveact_model.cache import TWO_RANK_RELEASED, Window
+from liveact_model.dit import TWO_RANK_RELEASED, DiT, Window
 from liveact_model.errors import InputError
-from liveact_model.keymap import infer_config, load
-from liveact_model.model import DiT
+from liveact_model.loading.keymap import infer_config, load
 from liveact_model.parallel import ALONE, SeqParallel
 from liveact_model.schedule import coefficients
 

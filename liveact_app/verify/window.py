@@ -10,8 +10,7 @@ from torch import Tensor
 from liveact_kernels import ops
 from liveact_kernels.common.rope import rotate
 from liveact_kernels.ops.kv_compress import STEADY
-from liveact_model.cache import TWO_RANK_RELEASED, LayerMemory, Window
-from liveact_model.rope import rope_table
+from liveact_model.dit import TWO_RANK_RELEASED, LayerMemory, Window, rope_table
 
 from .golden import Golden, Row, rel_l2
 

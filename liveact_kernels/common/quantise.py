@@ -2,7 +2,7 @@
 
 import torch
 
-from liveact_kernels.spec import FP8_MAX, INT8_MAX, cast, fp8
+from liveact_kernels.contract import FP8_MAX, INT8_MAX, cast, fp8
 
 SCALE_FLOOR = 1e-12  # an all-zero group keeps a finite scale
 

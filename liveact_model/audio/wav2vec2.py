@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from liveact_kernels.dispatch import scope
+from liveact_kernels.contract import scope
 from liveact_model.audio.levels import LevelMeter, Levels
 from liveact_model.audio.stream import Wav2Vec2Stream
 from liveact_model.audio.tempo import EMBEDDINGS_PER_SECOND, TempoStream
 from liveact_model.audio.wav2vec2_weights import SAMPLE_RATE, WHAT, build, plain_state, read_directory
+from liveact_model.checkpoint.statedict import assign, check_keys, check_one_dtype
 from liveact_model.errors import InputError
-from liveact_model.statedict import assign, check_keys, check_one_dtype
 
 
 def embedding_count(samples: int) -> int:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from liveact_model.audio.wide import WideConv1d
+from liveact_model.checkpoint.jsonfile import read_json
+from liveact_model.checkpoint.statedict import load_pickle
 from liveact_model.errors import InputError
-from liveact_model.jsonfile import read_json
-from liveact_model.statedict import load_pickle
 
 SAMPLE_RATE = 16000
 WHAT = "audio encoder weights"
@@ -32,7 +32,7 @@ def build(settings: Mapping[str, Any], where: str | Path = "its settings") -> nn
     """
     from transformers import Wav2Vec2Config, Wav2Vec2Model
 
-    from liveact_model.schema import Speech, validated
+    from liveact_model.checkpoint.schema import Speech, validated
 
     settings = validated(Speech, dict(settings), where, "audio encoder config").model_dump()
     off = ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout", "layerdrop")
@@ -85,7 +85,7 @@ def read_directory(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], bool]
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from liveact_model.schema import SpeechInput, validated
+    from liveact_model.checkpoint.schema import SpeechInput, validated
 
     settings, extra = read_json(path / "config.json", "wav2vec_dir"), path / "preprocessor_config.json"
     audio = validated(SpeechInput, read_json(extra, "wav2vec_dir") if extra.exists() else {}, extra, "wav2vec_dir")

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from liveact_model.checkpoint.statedict import assign, check_keys, check_one_dtype, count_layers, load_pickle, shape_of
 from liveact_model.errors import InputError
-from liveact_model.statedict import assign, check_keys, check_one_dtype, count_layers, load_pickle, shape_of
 
 WHAT = "image encoder weights"
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training images, RGB in [0, 1]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from liveact_kernels.hw import Chip
+from liveact_kernels.cost.hw import Chip
 from liveact_model.config import BLOCK_LATENT_FRAMES, MEMORY_SLOTS
 
 from .forms import LAUNCHES

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from liveact_model.checkpoint.statedict import assign, check_keys, check_one_dtype, count_layers, load_pickle, shape_of
 from liveact_model.errors import InputError
-from liveact_model.statedict import assign, check_keys, check_one_dtype, count_layers, load_pickle, shape_of
 
 Tokenizer = Callable[[str], list[int]]
 WHAT = "text encoder weights"

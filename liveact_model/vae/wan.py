@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from liveact_kernels.contract import scope
+from liveact_model.checkpoint.footprint import must_fit
+from liveact_model.checkpoint.statedict import check_keys, load_pickle
 from liveact_model.errors import InputError
-from liveact_model.footprint import must_fit
 from liveact_model.parallel import SeqParallel
-from liveact_model.statedict import check_keys, load_pickle
 
 from .wan_blocks import Conv, History
 from .wan_coder import WHAT, Decoder, Encoder, WanVAEConfig

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from liveact_model.checkpoint.statedict import count_layers, shape_of
 from liveact_model.errors import InputError
-from liveact_model.statedict import count_layers, shape_of
 
 from .wan_blocks import Attention, Conv, Downsample, History, Norm, ResBlock, Upsample
 

@@ -5,8 +5,7 @@ import torch
 from kv_cases import CHUNKS
 
 from liveact_kernels import ops  # noqa: F401 - fills the registry
-from liveact_kernels.available import missing
-from liveact_kernels.contract import REGISTRY, Case, use
+from liveact_kernels.contract import REGISTRY, Case, missing, use
 
 MISSING = missing("cuda", "cuda" if torch.cuda.is_available() else "cpu")
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))

@@ -7,13 +7,9 @@ import torch
 from junit import keep
 from spoil import SPOIL, spoiled
 
-from liveact_kernels import (
-    ops,  # noqa: F401 - fills the registry
-    parity,
-)
-from liveact_kernels.available import missing
-from liveact_kernels.contract import REGISTRY, use
-from liveact_kernels.dispatch import backend_of
+from liveact_kernels import ops  # noqa: F401 - fills the registry
+from liveact_kernels.contract import REGISTRY, backend_of, missing, use
+from liveact_kernels.proof import parity
 
 DEVICE = "cuda" if torch.cuda.is_available() else None
 PAIRS = [(op, backend) for op in REGISTRY.values() for backend in op.backends if backend != "reference"]

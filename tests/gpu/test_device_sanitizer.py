@@ -3,7 +3,7 @@
 import pytest
 import sanitize
 
-from liveact_kernels.available import missing
+from liveact_kernels.contract import missing
 
 
 @pytest.mark.parametrize("backend", ["triton", "cuda"])

@@ -6,8 +6,8 @@ import pytest
 import small
 import torch
 
-from liveact_kernels import selftest
-from liveact_model.weights import load_avatar
+from liveact_kernels.proof import selftest
+from liveact_model.loading import load_avatar
 
 
 def test_the_self_test_passes(device):

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("triton.language", reason="triton is not installed: pip install 'liveact[triton]'")
-from liveact_kernels import aot
+from liveact_kernels.compiled import aot
+from liveact_kernels.compiled.ledger import Ledger
 from liveact_kernels.contract import REGISTRY
-from liveact_kernels.ledger import Ledger
 
 ENTRY = {"regs": 64, "spill": 0, "shared": 1024, "warps": 4, "stages": 2, "sass": {"LDG": 3, "HGMMA": 8}}
 ROOT = Path(__file__).parents[2]
@@ -99,7 +99,7 @@ def compiled(source: str) -> str:
 
 SPILL = """
 from liveact_kernels import aot, tuned
-from liveact_kernels.contract import REGISTRY
+from liveact_kernels.contract.op import REGISTRY
 op = REGISTRY["quant"]
 for rows in (1, 4):  # more of them take Triton 3.7 minutes
     with tuned.pinned(rows=rows, warps=1):
@@ -115,7 +115,7 @@ def test_a_kernel_that_spills_is_found():
 
 IN_PLACE = """
 from liveact_kernels import aot, tuned
-from liveact_kernels.contract import REGISTRY
+from liveact_kernels.contract.op import REGISTRY
 op = REGISTRY["kv_compress"]
 with tuned.pinned(stages=1):  # no barriers but its own
     print(aot.launched(op, next(c for c in op.cases if c.rung == "device"), 90)[0].asm["ptx"])
@@ -157,7 +157,7 @@ def test_entries_of_a_table_that_do_not_compile_or_that_nobody_asks_for_are_repo
 
 
 CANDIDATES = """
-from liveact_kernels import tune_gpu
+from liveact_kernels.tune import gpu as tune_gpu
 quant = next(t for t in tune_gpu.tasks(["quant"], None) if t.case == "live_512x512")
 linear = tune_gpu.tasks(["fp8_linear"], None)[0]
 print(tune_gpu.compiled(quant, quant.heuristic, 90))

@@ -5,9 +5,8 @@ import torch
 from test_parity import reference
 
 from liveact_kernels import ops
-from liveact_kernels.contract import bf16, f32, use
+from liveact_kernels.contract import Case, bf16, f32, use
 from liveact_kernels.ops.kv_compress import STEADY, _memory
-from liveact_kernels.spec import Case
 
 triton = pytest.importorskip("triton.language", reason="triton is not installed: pip install 'liveact[triton]'")
 from liveact_kernels import tuned  # noqa: E402 - imports triton

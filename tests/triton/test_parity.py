@@ -9,7 +9,7 @@ from odd import ODD
 
 from liveact_kernels import ops  # noqa: F401 - fills the registry
 from liveact_kernels.contract import REGISTRY
-from liveact_kernels.parity import run
+from liveact_kernels.proof.parity import run
 
 GRID = [
     (op, case)

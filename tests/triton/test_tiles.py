@@ -7,8 +7,7 @@ import torch
 from test_parity import reference
 
 from liveact_kernels import ops, tuned
-from liveact_kernels.contract import REGISTRY, Case, Op, bf16, use
-from liveact_kernels.dispatch import poisoned
+from liveact_kernels.contract import REGISTRY, Case, Op, bf16, poisoned, use
 from liveact_kernels.ops.attention import memory_dims
 
 GEMM = Case("many_tiles", M=90, N=256, K=160, G=5, A=bf16, has_b=True)

@@ -16,11 +16,11 @@ from collections.abc import Iterator
 import triton
 
 from liveact_kernels import ops  # noqa: F401 - fills the registry
-from liveact_kernels.aot import cases
 from liveact_kernels.common.cuda import extension
+from liveact_kernels.compiled.aot import cases
+from liveact_kernels.compiled.ledger import PATH, Ledger, Table
 from liveact_kernels.contract import REGISTRY, Op
-from liveact_kernels.hw import CHIPS
-from liveact_kernels.ledger import PATH, Ledger, Table
+from liveact_kernels.cost.hw import CHIPS
 
 from . import LABEL, Unpredictable, rates
 from .estimate import Prediction

@@ -16,7 +16,7 @@ import triton.language as tl
 from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from liveact_kernels.aot import StubDriver
+from liveact_kernels.compiled.aot import StubDriver
 
 from . import rates
 from .estimate import Prediction, predict

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from liveact_kernels import sass
+from liveact_kernels.compiled import sass
 
 from . import Unpredictable, rates
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from liveact_kernels.budget import GROUPS, group_of
 from liveact_kernels.contract import REGISTRY
-from liveact_kernels.hw import Chip
+from liveact_kernels.cost.budget import GROUPS, group_of
+from liveact_kernels.cost.hw import Chip
 
 from . import code, library, rates
 from .estimate import Prediction, predict

@@ -8,9 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from liveact_kernels.contract import Case, Op
-from liveact_kernels.dispatch import Call
-from liveact_kernels.spec import Dims
+from liveact_kernels.contract import Call, Case, Dims, Op
 
 from . import rates
 
@@ -63,7 +61,7 @@ def launched(op: Op, case: Case) -> list[Launch]:
     """What one call of the op's Triton backend launches on sm_90; raises what the compiler raises."""
     from triton.runtime.jit import JITFunction
 
-    from liveact_kernels import aot
+    from liveact_kernels.compiled import aot
 
     found, run = [], JITFunction.run
 

@@ -12,9 +12,8 @@ from pathlib import Path
 
 from liveact_kernels import tuned
 from liveact_kernels.common.cuda import extension
-from liveact_kernels.contract import Op
-from liveact_kernels.sass import tool
-from liveact_kernels.spec import SHORT, Dims
+from liveact_kernels.compiled.sass import tool
+from liveact_kernels.contract import SHORT, Dims, Op
 
 from . import Unpredictable, code, rates
 from .estimate import Prediction

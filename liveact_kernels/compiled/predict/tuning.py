@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from liveact_kernels import tuned
-from liveact_kernels.tune import combinations
+from liveact_kernels.tune.search import combinations
 
 from . import Unpredictable, code, rates
 from .estimate import Prediction, predict
@@ -43,7 +43,7 @@ class Question:
 
 def questions(shapes: list[Called], machine: Machine) -> list[Question]:
     """One per entry that a table could have. Raises Unpredictable when none of the shapes has candidates."""
-    from liveact_kernels import aot  # needs Triton
+    from liveact_kernels.compiled import aot  # needs Triton
 
     at = tuned.Limits("h200", rates.ARCH, machine.sms, tuned.SHARED[rates.ARCH])
     found: dict[tuple[str, str], Question] = {}

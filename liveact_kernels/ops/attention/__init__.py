@@ -2,8 +2,7 @@
 
 import torch
 
-from liveact_kernels.contract import ACT, Case, DType, Op, Rel, T, bf16, f32, fp8, int8
-from liveact_kernels.spec import compute_kind
+from liveact_kernels.contract import ACT, Case, DType, Op, Rel, T, bf16, compute_kind, f32, fp8, int8
 
 from .reference import attention as _reference
 from .reference import attention_segment as _reference_segment

@@ -7,8 +7,7 @@ pays for that as its user would.
 import torch
 import torch.nn.functional as F
 
-from liveact_kernels.available import FLASH, found
-from liveact_kernels.tolerance import Rel
+from liveact_kernels.contract import FLASH, Rel, found
 
 from .torch_backend import window
 

@@ -3,8 +3,7 @@
 import torch
 
 from liveact_kernels.common.softmax import attend
-from liveact_kernels.contract import ACT, Case, Op, Rel, T, bf16, f32
-from liveact_kernels.spec import compute_kind
+from liveact_kernels.contract import ACT, Case, Op, Rel, T, bf16, compute_kind, f32
 
 
 def reference(q, k, v):

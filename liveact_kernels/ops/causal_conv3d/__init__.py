@@ -2,8 +2,7 @@
 
 import torch
 
-from liveact_kernels.contract import ACT, ByDtype, Case, Op, Rel, T, bf16, f32
-from liveact_kernels.spec import compute_kind
+from liveact_kernels.contract import ACT, ByDtype, Case, Op, Rel, T, bf16, compute_kind, f32
 
 from .reference import causal_conv3d as _reference
 

@@ -10,7 +10,7 @@ import functools
 
 from liveact_kernels import tuned
 from liveact_kernels.common.cuda import addresses, enqueue
-from liveact_kernels.spec import SHORT, Dims
+from liveact_kernels.contract import SHORT, Dims
 
 ROWS, STEP, GROUP, CLUSTER = 128, 128, 128, 2  # as csrc/ops/fp8_linear has them: tile rows, K of a step, scale group
 KINDS = {"bf16": 0, "f32": 1, "e4m3": 2}

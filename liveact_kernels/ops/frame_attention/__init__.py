@@ -2,8 +2,7 @@
 
 import torch.nn.functional as F
 
-from liveact_kernels.contract import ACT, Case, Op, Rel, T, bf16, f32
-from liveact_kernels.spec import compute_kind
+from liveact_kernels.contract import ACT, Case, Op, Rel, T, bf16, compute_kind, f32
 
 
 def reference(qkv):

@@ -3,7 +3,7 @@
 from torch.nn.functional import pad
 
 from liveact_kernels.common.mma_order import PAD, padded, to_mma_order
-from liveact_kernels.spec import to_fp8
+from liveact_kernels.contract import to_fp8
 
 
 def head_major(v, k_scale, v_scale):

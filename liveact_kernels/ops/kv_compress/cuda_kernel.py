@@ -7,7 +7,7 @@ import functools
 import torch
 
 from liveact_kernels.common.cuda import addresses, enqueue
-from liveact_kernels.spec import Dims, bf16, fp8, int8
+from liveact_kernels.contract import Dims, bf16, fp8, int8
 
 from .schedule import entries
 

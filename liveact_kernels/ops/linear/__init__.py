@@ -1,7 +1,6 @@
 """Unquantised linear layers with the epilogues of the block: plain, GELU, gated residual, residual."""
 
-from liveact_kernels.contract import ACT, ByDtype, Case, Op, Rel, T, bf16, f32
-from liveact_kernels.spec import compute_kind
+from liveact_kernels.contract import ACT, ByDtype, Case, Op, Rel, T, bf16, compute_kind, f32
 
 from . import reference as ref
 

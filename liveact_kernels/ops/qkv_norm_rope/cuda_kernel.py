@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from liveact_kernels.common.cuda import addresses, enqueue
-from liveact_kernels.spec import Dims, bf16
+from liveact_kernels.contract import Dims, bf16
 
 
 def takes(d: Dims) -> str | None:

@@ -3,10 +3,9 @@
 import torch.nn.functional as F
 
 from liveact_kernels.common.exact import float32_convolution
-from liveact_kernels.contract import ACT, Case, Op, T, bf16, f32
+from liveact_kernels.contract import ACT, Case, Op, T, bf16, compute_kind, f32
 from liveact_kernels.ops.causal_conv3d import CONV_TOL, unit_rows
 from liveact_kernels.ops.causal_conv3d.reference import causal_conv3d
-from liveact_kernels.spec import compute_kind
 
 
 def reference(x, w, bias):

@@ -1,0 +1,90 @@
+"""A job's model on its device: the device tried out, the kernels tested, the weights loaded."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import torch
+
+from liveact_app.backend import must_run_on
+from liveact_app.generate.job import Job
+from liveact_app.say import note
+from liveact_model.config import BLOCK_LATENT_FRAMES, DiTConfig
+from liveact_model.errors import InputError
+
+if TYPE_CHECKING:
+    from liveact_model.avatar import Avatar
+
+SMALL_FLOP = 1e8  # a few milliseconds of one core
+
+
+def load(job: Job, device: str) -> tuple[Avatar, tuple[int, int]]:
+    """The job's avatar on a device whose kernels have been tested, and the picture's size (W, H)."""
+    from liveact_model.loading import load_avatar
+
+    must_run_on(device)
+    self_test(device, dtypes_of(job) if device == "cpu" else None)
+    note(f"loading {job.model!r} on {device}")
+    avatar = load_avatar(job.model, dtype=job.dtype, wav2vec_dir=job.wav2vec_dir, device=device)
+    size = job.size or tuple(avatar.default_size)
+    if device == "cpu" and _is_small(avatar.dit.config, size):
+        torch.set_num_threads(1)
+    return avatar, size
+
+
+def _is_small(config: DiTConfig, size: tuple[int, int]) -> bool:
+    """Whether a block's largest product is too small to share: threads would wait longer than they save."""
+    rows = BLOCK_LATENT_FRAMES * size[0] * size[1] // 256
+    return 2 * rows * config.dim * config.ffn_dim < SMALL_FLOP
+
+
+def device_of(name: str, number: int | None = None) -> str:
+    """The device to load on, tried out: a name torch knows may still not exist on this machine.
+
+    number  of this process on its machine, where several share the work: each takes a GPU of its own
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and number is not None:
+        name = f"cuda:{number}"
+    if re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", name):
+        try:
+            torch.zeros(1, device=name)
+            return name
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise InputError(f"--device: {name!r} cannot be used here ({reason})") from error
+    raise InputError(f"--device: expected auto, cpu, cuda or cuda:N, got {name!r}")
+
+
+def dtypes_of(job: Job) -> frozenset[torch.dtype]:
+    """Dtypes that the job may compute in, as far as can be told before its model is read."""
+    from liveact_model.loading import AVATARS
+
+    small = job.dtype == "float32" or (job.dtype == "auto" and job.model in AVATARS)
+    eight_bit = job.dtype == "fp8" or job.eight_bit_memory or job.eight_bit_attention
+    more = [torch.bfloat16] * (not small) + [torch.int8, torch.float8_e4m3fn] * eight_bit
+    return frozenset([torch.float32, *more])
+
+
+def self_test(device: str, dtypes: frozenset[torch.dtype] | None = None) -> None:
+    """Refuse to start on what computes the wrong thing here, in any of `dtypes`: a version number proves nothing."""
+    from liveact_kernels.proof import selftest
+
+    if device != "cpu":  # where it may have to compile them
+        note(f"testing every op on {device}")
+    wrong = [o for o in selftest.run(device)[0] if o.matters(dtypes)]
+    if not wrong:
+        return
+    first = wrong[0]
+    if first.op not in selftest.REGISTRY:
+        raise InputError(
+            f"--device: expected a {device} on which torch {torch.__version__} computes the right thing, but "
+            f"{first.op}, {first.why}, is wrong ({first.said}); another --dtype or another torch may do"
+        )
+    instead = "torch" if first.backend != "torch" else f"{first.op}=reference"
+    raise InputError(
+        f"--backend: expected kernels that match their reference on {device}, but {len(wrong)} ops do not, first "
+        f"{first.op} on {first.backend} ({first.said}); --backend {instead} runs without them"
+    )

@@ -1,0 +1,48 @@
+"""Reading a JSON object of a checkpoint: whatever is wrong with the file is one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..errors import InputError
+
+MAX_BYTES = 16 << 20
+"""No config or index comes near: the released index has 1713 names."""
+
+
+def read_json(path: Path, what: str = "model") -> dict[str, Any]:
+    """A JSON object: UTF-8 without a byte order mark, each key once, every number finite.
+
+    Raises:
+        InputError: the file is missing, unreadable, larger than MAX_BYTES, or holds something else.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise OSError("not a regular file")  # reading a pipe could wait for ever
+        if path.exists() and path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"{path.stat().st_size} bytes, over {MAX_BYTES}")
+        text = path.read_bytes().decode("utf-8")
+        value = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_number)
+    except RecursionError as error:
+        raise InputError(f"{what}: expected a readable JSON file {path}, got: nested too deep") from error
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{what}: expected a readable JSON file {path}, got: {reason:.200}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{what}: expected a JSON object in {path}, got {type(value).__name__}")
+    return value
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise ValueError(f"key {twice!r:.60} twice")
+    return found
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a JSON number")

@@ -1,0 +1,181 @@
+"""Loading avatars: the checkpoint that ships with the package, one trained here, or the released directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..avatar import AudioEncoder, Avatar, ImageEncoder, TextEncoder
+from ..checkpoint.jsonfile import read_json
+from ..checkpoint.statedict import assign, check_keys
+from ..config import DiTConfig
+from ..dit import DiT
+from ..errors import InputError
+from ..inputs import shown
+from ..schedule import TIMESTEPS
+from .keymap import check, export, load
+
+ASSETS = Path(__file__).parent / "assets"
+AVATARS = ("tiny",)
+"""Models that ship with the package."""
+
+FORMAT = "liveact-1"
+"""Marks a config.json of ours: {"format", "name", "size", "fps", "timesteps", "dit": {..}, "vae": {..}}."""
+
+PRECISIONS = ("auto", "float32", "bfloat16", "fp8")
+
+
+def load_avatar(
+    name_or_dir: str, dtype: str = "auto", wav2vec_dir: str | None = None, device: str | torch.device = "cpu"
+) -> Avatar:
+    """Load a model by name or directory.
+
+    dtype  "float32", "bfloat16", "fp8" (e4m3 weights, bf16 activations); "auto" is float32 on a CPU for the small
+           models, bf16 for the released one
+    wav2vec_dir  folder of the wav2vec2 encoder for a released checkpoint; default: `chinese-wav2vec2-base` in it
+    Raises InputError for an unknown name, or a missing, truncated or mis-shaped file (naming the first wrong key).
+    """
+    if dtype not in PRECISIONS:
+        raise InputError(f"dtype: expected one of {', '.join(PRECISIONS)}, got {dtype!r}")
+    try:
+        place = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"device: expected a device that torch knows, got {shown(device)}") from error
+    if not isinstance(wav2vec_dir, str | Path | None):
+        raise InputError(f"wav2vec_dir: expected a folder's name or None, got {shown(wav2vec_dir)}")
+    known = isinstance(name_or_dir, str | Path)
+    folder = ASSETS / name_or_dir if known and str(name_or_dir) in AVATARS else name_or_dir
+    if not known or not os.path.isdir(folder):
+        names = ", ".join(AVATARS)
+        raise InputError(f"model: expected one of {names}, or a checkpoint directory, got {shown(name_or_dir)}")
+    folder = Path(folder)
+    config = read_json(folder / "config.json")
+    with torch.no_grad():
+        if config.get("format") == FORMAT:
+            avatar = _load_ours(folder, config, "float32" if dtype == "auto" else dtype, place)
+        else:
+            from .released import load_released
+
+            avatar = load_released(folder, config, "bfloat16" if dtype == "auto" else dtype, wav2vec_dir, place)
+        return avatar.to(place)
+
+
+def _load_ours(folder: Path, config: dict[str, Any], precision: str, device: torch.device) -> Avatar:
+    from ..audio.mel import MelEncoder
+    from ..checkpoint.schema import Ours, validated
+    from ..image.patches import PatchEncoder
+    from ..text.words import WordEncoder
+    from ..vae.tiny import TinyVAE
+
+    where = folder / "config.json"
+    stated = validated(Ours, config, where)
+    dit_config, (width, height) = stated.dit.config(), stated.size
+    encoders = (WordEncoder(), PatchEncoder(stated.vae.z_dim, height // 8, width // 8), MelEncoder())
+    _check_encoders(dit_config, *encoders, where)
+    files = [folder / "dit.safetensors", folder / "vae.safetensors"]
+    state, vae_state = Tensors(files[:1]), Tensors(files[1:])
+    check(state, dit_config, str(files[0]))
+    with torch.device("meta"):
+        dit, vae = DiT(dit_config), TinyVAE(**stated.vae.model_dump())
+    check_keys(vae_state, {key: value.shape for key, value in vae.state_dict().items()}, str(files[1]))
+    load(dit, state, precision, str(files[0]), device)
+    assign(vae, {key: vae_state[key].float() for key in vae_state})
+    return Avatar(stated.name, dit, vae, *encoders, (width, height), stated.fps, tuple(stated.timesteps))
+
+
+def _check_encoders(c: DiTConfig, text: TextEncoder, image: ImageEncoder, audio: AudioEncoder, where: Path) -> None:
+    """The denoiser must take what the built-in encoders give."""
+    if c.text_len < text.text_len:
+        raise InputError(f"model: expected dit.text_len in {where} to be {text.text_len} or more, found {c.text_len}")
+    for key, want in (
+        ("text_dim", text.text_dim), ("clip_dim", image.clip_dim),
+        ("audio_blocks", audio.blocks), ("audio_channels", audio.channels),
+    ):  # fmt: skip
+        if (found := getattr(c, key)) != want:
+            raise InputError(f"model: expected dit.{key} in {where} to be {want}, as its encoder gives, found {found}")
+
+
+def dit_files(folder: Path) -> list[Path]:
+    """The denoiser's safetensors: the shards of an index, else all shards of a numbered set, else every matching file.
+
+    Raises InputError naming the first file that is missing.
+    """
+    stem = "diffusion_pytorch_model"
+    index = folder / f"{stem}.safetensors.index.json"
+    if index.is_file():
+        from ..checkpoint.schema import Index, validated
+
+        shards = validated(Index, read_json(index), index).weight_map
+        found = [folder / s for s in dict.fromkeys(shards.values())]
+    else:
+        found = sorted(folder.glob(f"{stem}*.safetensors"))
+        if not found:
+            raise InputError(f"model: expected {stem}*.safetensors in {str(folder)!r}, found none")
+        if count := max(int(m[1]) if (m := re.search(r"-of-([0-9]{5})$", path.stem)) else 0 for path in found):
+            found = [folder / f"{stem}-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
+    for path in found:
+        if not path.is_file():
+            raise InputError(f"model: expected the denoiser's file {path}, found none")
+    return found
+
+
+class Tensors(Mapping[str, Tensor]):
+    """Tensors of several safetensors files, each read when asked for; shapes cost nothing (they stay on disk)."""
+
+    def __init__(self, files: list[Path]):
+        from safetensors import SafetensorError, safe_open  # a model of random weights needs no files
+
+        self._files = {}
+        for path in files:
+            if path.exists() and not path.is_file():  # a pipe would be waited for
+                raise InputError(f"model: expected a complete safetensors file {path}, which is no regular file")
+            try:
+                handle = safe_open(str(path), framework="pt")
+                keys = handle.keys()
+            except (OSError, RuntimeError, SafetensorError) as error:
+                reason = " ".join(str(error).split())
+                raise InputError(f"model: expected a complete safetensors file {path}, got: {reason:.200}") from error
+            if twice := next((key for key in keys if key in self._files), None):
+                raise InputError(f"model: expected each key in one file, found {twice:.200} again in {path}")
+            self._files.update(dict.fromkeys(keys, handle))
+        self._names = ", ".join(path.name for path in files[:2])
+
+    def __getitem__(self, key: str) -> Tensor:
+        handle = self._files[key]
+        try:
+            return handle.get_tensor(key)
+        except Exception as error:  # a type that torch does not know
+            reason = " ".join(str(error).split())
+            raise InputError(f"model: expected a readable {key:.200} in {self._names}, got: {reason:.200}") from error
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+def save_ours(
+    folder: Path, name: str, dit: DiT, vae_args: dict[str, Any], size: tuple[int, int], fps: float,
+    timesteps: tuple[float, ...] = TIMESTEPS,
+) -> None:  # fmt: skip
+    """Write config.json and dit.safetensors (released keys, bf16) beside a vae.safetensors already in `folder`."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.bfloat16() for k, v in export(dit).items()}, folder / "dit.safetensors")
+    config = {
+        "format": FORMAT, "name": name, "size": list(size), "fps": fps, "timesteps": list(timesteps),
+        "dit": dit.config.to_dict(), "vae": vae_args,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
