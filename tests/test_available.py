@@ -189,7 +189,7 @@ def test_kernels_and_model_import_with_torch_alone():
     pytest.importorskip("triton.language", reason="triton is not installed: pip install 'liveact[triton]'")
     done = python(IMPORTS)
     assert done.returncode == 0, done.stderr
-    for name in ("dispatch", "selftest", "tuned", "ops.attention.torch_backend"):
+    for name in ("contract.dispatch", "proof.selftest", "tuned", "ops.attention.torch_backend"):
         assert f"liveact_kernels.{name}\n" in done.stdout
     for name in ("model", "session", "cache", "weights", "vae.wan", "audio.wav2vec2", "text.umt5", "image.clip"):
         assert f"liveact_model.{name}\n" in done.stdout

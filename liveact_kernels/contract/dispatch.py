@@ -98,8 +98,8 @@ def parse_backends(text: str) -> dict[str, str]:
 
 
 def _checked(chosen: dict[str, str]) -> dict[str, str]:
-    from .. import ops  # noqa: F401 - fills the registry
-
+    if not REGISTRY:
+        raise ValueError("backend: no op is registered yet: import liveact_kernels.ops first")
     known = sorted({b for op in REGISTRY.values() for b in op.backends})
     out = {}
     for name, backend in chosen.items():

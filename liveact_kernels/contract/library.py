@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .op import REGISTRY, Op
+from .dispatch import REGISTRY
+from .op import Op, when_tracing
 
 _LIB = torch.library.Library("liveact", "DEF")
 _TYPES = {bool: "bool", int: "int", float: "float", str: "str", torch.dtype: "ScalarType", tuple: "int[]"}
@@ -112,3 +113,6 @@ def call(op: Op, out: Any, kw: dict[str, Any]) -> Any:
     if isinstance(result, Tensor):
         return result
     return tuple([None if r.numel() == 0 else r for r in result])
+
+
+when_tracing(call)
