@@ -18,6 +18,7 @@ HELP = (
 @contextlib.contextmanager
 def backends(flag: str | None) -> Iterator[None]:
     """Choose backends inside; raises InputError naming where the unknown name came from."""
+    from liveact_kernels import ops  # noqa: F401 - fills the registry, which names are checked against
     from liveact_kernels.contract import parse_backends, use
 
     source, text = ("--backend", flag) if flag is not None else (VARIABLE, os.environ.get(VARIABLE, ""))

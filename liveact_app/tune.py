@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 
-from liveact_kernels.tune.search import add_arguments
+from liveact_kernels.tune.command import add_arguments
 from liveact_model.errors import InputError
 
 EPILOG = """
@@ -31,7 +31,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Tune in the order of what a block of the full model calls."""
     from liveact_app.budget.dryrun import record_block
-    from liveact_kernels.tune.search import tune
+    from liveact_kernels.tune.command import tune
 
     try:
         return tune(args, lambda: Counter(call.op.name for call in record_block("liveact-18b", (512, 512), "fp8")))

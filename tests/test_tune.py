@@ -11,8 +11,8 @@ import torch
 from liveact_app.cli import main
 from liveact_kernels import ops, tuned
 from liveact_kernels.contract import REGISTRY
+from liveact_kernels.tune.command import main as tune_main
 from liveact_kernels.tune.search import Table, Task, combinations, run, search
-from liveact_kernels.tune.search import main as tune_main
 
 pytest.importorskip("triton.language", reason="triton is not installed: pip install 'liveact[triton]'")
 
@@ -128,7 +128,8 @@ def test_a_table_keeps_what_is_not_its_business_and_is_never_half_written(tmp_pa
     same, _ = found(Chip({1: 100, 2: 100, 4: 100, 8: 100}))
     assert not Table(path, "x").add(replace(same, finished=False)) and path.read_bytes() == before
     monkeypatch.setattr("liveact_kernels.tune.search.json.dumps", lambda *a, **k: "half")
-    monkeypatch.setattr("liveact_kernels.tune.search.os.replace", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
+    full = OSError("disk full")
+    monkeypatch.setattr("liveact_kernels.tune.search.os.replace", lambda *a: (_ for _ in ()).throw(full))
     with pytest.raises(OSError, match="disk full"):
         Table(path, "x").add(good)
     assert path.read_bytes() == before
@@ -212,7 +213,7 @@ def test_a_dry_run_lists_shapes_dearest_first(capsys):
 
 
 def test_the_options_need_no_torch():
-    from liveact_kernels.tune import search as tune
+    from liveact_kernels.tune import command as tune
 
     parser = argparse.ArgumentParser()
     tune.add_arguments(parser)

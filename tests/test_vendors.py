@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend
 
-from liveact_kernels import ops
+from liveact_kernels import contract, ops
 from liveact_kernels.common.softmax import attend
 from liveact_kernels.contract import Case, bf16, dispatch, missing, use
-from liveact_kernels.contract import op as contract
 from liveact_kernels.ops.attention import memory_dims
 from liveact_kernels.proof import selftest
 

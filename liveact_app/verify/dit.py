@@ -13,7 +13,7 @@ from liveact_kernels import ops
 from liveact_kernels.common.rope import rotate
 from liveact_model.dit import TWO_RANK_RELEASED, DiT, Window
 from liveact_model.errors import InputError
-from liveact_model.loading.keymap import infer_config, load
+from liveact_model.loading import infer_config, load
 from liveact_model.parallel import ALONE, SeqParallel
 from liveact_model.schedule import coefficients
 

@@ -1,1 +1,1 @@
-"""What the compiler made of the kernels, read without a GPU."""
+"""What the compilers made of the kernels, read without a GPU: `aot` Triton, `aot_cuda` the library, `sass`, ledger."""

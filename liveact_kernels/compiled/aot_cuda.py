@@ -77,7 +77,8 @@ def check(table: Table, arch: int) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Read, print, compare; 1 when anything is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m liveact_kernels.compiled.aot_cuda", description=__doc__.split("\n")[0])
+    prog, said = "python -m liveact_kernels.compiled.aot_cuda", __doc__.split("\n")[0]
+    parser = argparse.ArgumentParser(prog=prog, description=said)
     parser.add_argument("--update", action="store_true", help="write the ledger instead of comparing with it")
     args = parser.parse_args(argv)
     try:

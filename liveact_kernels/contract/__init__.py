@@ -11,7 +11,6 @@ from .dispatch import (
     FUNCTIONAL,
     OPTIONAL,
     PREFERRED,
-    REGISTRY,
     STATE,
     Call,
     CallList,
@@ -25,7 +24,7 @@ from .dispatch import (
     unusable,
     use,
 )
-from .op import Op
+from .op import REGISTRY, Op
 from .spec import ACT, FP8_MAX, INT8_MAX, SHORT, Case, Dims, DType, T, bf16, cast, compute_kind, f32, fp8, int8, to_fp8
 from .tolerance import ByDtype, Exact, Measured, Rel, Tolerance, Ulp
 

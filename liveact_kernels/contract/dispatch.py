@@ -6,18 +6,15 @@ import contextlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from .available import VENDORS, missing
+from .spec import Dims
 
-if TYPE_CHECKING:
-    from .op import Op
-    from .spec import Dims
-
-REGISTRY: dict[str, Op] = {}
-"""Every op by name; an Op adds itself when its folder is imported."""
+BACKENDS: dict[str, Mapping[str, object]] = {}
+"""Backends of every op by its name; an Op adds itself when its folder is imported."""
 
 PREFERRED = {"cuda": ("cuda", "triton", "torch"), "cpu": ("torch", "reference")}
 """Backends by device type, best first: an op runs on the first one it has. One that is missing or fails to import
@@ -31,11 +28,28 @@ FUNCTIONAL = ("reference", "torch", *VENDORS)
 """Backends that return fresh tensors; all others write into `out`."""
 
 
+class Called(Protocol):
+    """What dispatch and its listeners ask of an op; `op.Op` is the only one there is."""
+
+    name: str
+    backends: dict[str, Callable | str]
+    flops: Callable[[Dims], dict[str, float]]
+
+    def refused(self, backend: str, d: Dims) -> str | None:
+        """Why a backend does not take a call of these dims."""
+
+    def bytes(self, d: Dims) -> float:
+        """Bytes one call must move."""
+
+    def floor_us(self, d: Dims, chip: Any) -> float:
+        """Least time of one call on a chip."""
+
+
 class Call(NamedTuple):
     """One recorded call: the scope it ran in, the op, the backend it resolved to, and its dims."""
 
     scope: tuple[str, ...]
-    op: Op
+    op: Called
     backend: str
     dims: Dims
 
@@ -98,27 +112,27 @@ def parse_backends(text: str) -> dict[str, str]:
 
 
 def _checked(chosen: dict[str, str]) -> dict[str, str]:
-    if not REGISTRY:
+    if not BACKENDS:
         raise ValueError("backend: no op is registered yet: import liveact_kernels.ops first")
-    known = sorted({b for op in REGISTRY.values() for b in op.backends})
+    known = sorted({b for backends in BACKENDS.values() for b in backends})
     out = {}
     for name, backend in chosen.items():
-        if name != "all" and name not in REGISTRY:
-            raise ValueError(f"backend: expected an op of {', '.join(sorted(REGISTRY))}, got {name!r}")
-        has = known if name == "all" else sorted(REGISTRY[name].backends)
+        if name != "all" and name not in BACKENDS:
+            raise ValueError(f"backend: expected an op of {', '.join(sorted(BACKENDS))}, got {name!r}")
+        has = known if name == "all" else sorted(BACKENDS[name])
         if backend not in has:
             raise ValueError(f"backend: expected one of {', '.join(has)}, got {backend!r}")
         out["*" if name == "all" else name] = backend
     return out
 
 
-def chosen_for(op: Op) -> str | None:
+def chosen_for(op: Called) -> str | None:
     """The backend that the user chose for `op`, by its name or by `all=`; None when the default applies."""
     every = STATE.chosen.get("*")
     return STATE.chosen.get(op.name, every if every in op.backends else None)
 
 
-def backend_of(op: Op, device: torch.device | str, dims: Dims | None = None) -> str:
+def backend_of(op: Called, device: torch.device | str, dims: Dims | None = None) -> str:
     """The backend `op` runs on: chosen by name, else by `all=`, else the device's first that the op has.
 
     With the `dims` of a call, an OPTIONAL backend that does not take it gives way too. Raises ValueError, with the
@@ -142,7 +156,7 @@ def unusable(device: torch.device | str) -> str | None:
     return said[0] if said else None
 
 
-def _present(op: Op, backend: str, device: torch.device) -> str:
+def _present(op: Called, backend: str, device: torch.device) -> str:
     if why := missing(backend, device):
         raise ValueError(f"{op.name}: backend {backend!r} cannot run here: {why}")
     return backend

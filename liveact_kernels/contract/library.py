@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .dispatch import REGISTRY
-from .op import Op, when_tracing
+from .op import REGISTRY, Op, when_tracing
 
 _LIB = torch.library.Library("liveact", "DEF")
 _TYPES = {bool: "bool", int: "int", float: "float", str: "str", torch.dtype: "ScalarType", tuple: "int[]"}

@@ -15,9 +15,12 @@ from typing import Any, NamedTuple
 import torch
 
 from .available import VENDORS
-from .dispatch import FUNCTIONAL, REGISTRY, STATE, Call, backend_of, pop, push, run_poisoned
+from .dispatch import BACKENDS, FUNCTIONAL, STATE, Call, backend_of, pop, push, run_poisoned
 from .spec import Case, Dims, DType, T, cast, evaluate
 from .tolerance import Tolerance
+
+REGISTRY: dict[str, Op] = {}
+"""Every op by name; an Op adds itself when its folder is imported."""
 
 _traced: Callable[[Any, Any, dict], Any]
 
@@ -81,7 +84,7 @@ class Op:
         self.scalars = {p: v.default for p, v in parameters.items() if p not in self.args}
         self._absent = {a: None for a, s in self.args.items() if s.optional}
         self._plans: dict[tuple, Plan] = {}
-        REGISTRY[name] = self
+        REGISTRY[name], BACKENDS[name] = self, self.backends
 
     def __repr__(self) -> str:
         return self.name

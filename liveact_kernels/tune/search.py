@@ -1,6 +1,6 @@
 """Launch configurations measured on the chip at hand, written to its table in `tuned/`.
 
-    liveact tune [--op NAME ...] [--minutes N] [--out FILE] [--dry-run]      (or python -m liveact_kernels.tune.search)
+    liveact tune [--op NAME ...] [--minutes N] [--out FILE] [--dry-run]      (or python -m liveact_kernels.tune)
 
 For every op with a Triton backend, at its real shapes, dearest first: the candidates that stand beside the kernel
 (`launch.candidates`) are compiled in parallel without touching the GPU, those that spill or ask for more shared memory
@@ -11,10 +11,8 @@ when the time is up, what there is is kept. A later `make aot` compiles every en
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -160,51 +158,3 @@ def run(
         counts = f"{found.tried} timed, {found.dropped} do not fit" + ("" if found.finished else ", cut off")
         say(f"{head}: heuristic {found.heuristic_us:.1f} us, {verdict} ({counts})")
     return out
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options, for both commands."""
-    parser.add_argument("--op", nargs="+", metavar="NAME", help="tune these ops (default: all with a Triton backend)")
-    parser.add_argument("--minutes", type=float, default=20.0, metavar="N", help="stop after N (default: %(default)g)")
-    parser.add_argument(
-        "--out", metavar="FILE", help="table to write (default: the chip's own in liveact_kernels/tuned)"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="list shapes and candidates; needs no GPU")
-
-
-def tune(args: argparse.Namespace, calls: Callable[[], Mapping[str, int]] = dict) -> int:
-    """What both commands do; `calls` tells how often a block calls each op, which weighs the order.
-
-    Raises ValueError for unusable arguments and without a GPU, before anything is measured.
-    """
-    if not 0 < args.minutes <= 1440:
-        raise ValueError(f"--minutes: expected a number over 0, at most 1440, got {args.minutes:g}")
-    from . import gpu as tune_gpu
-
-    out = Path(args.out) if args.out else None
-    if out and not (out.parent.is_dir() and os.access(out.parent, os.W_OK)):
-        raise ValueError(f"--out: expected a file in a folder that can be written to, got {args.out!r}")
-    if args.dry_run:
-        for task in sorted(tune_gpu.tasks(args.op, None, calls), key=lambda t: -t.share):
-            print(f"{task.op}/{task.case}: {len(task.candidates)} candidates, heuristic {dict(task.heuristic)}")
-        return 0
-    device = tune_gpu.Gpu()
-    table = Table(out or device.table_path(), device.source())
-    found = run(tune_gpu.tasks(args.op, device, calls), device, table, 60 * args.minutes)
-    print(f"{sum(f.better for f in found)} of {len(found)} shapes have an entry in {table.path}")
-    return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m liveact_kernels.tune.search`: 0 done, 2 unusable arguments or no GPU."""
-    parser = argparse.ArgumentParser(prog="python -m liveact_kernels.tune.search", description=(__doc__ or "").split("\n")[0])
-    add_arguments(parser)
-    try:
-        return tune(parser.parse_args(argv))
-    except ValueError as error:
-        print(f"tune: error: {error}", file=sys.stderr)
-        return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())
