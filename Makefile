@@ -12,7 +12,7 @@ CSRC := setup.py CMakeLists.txt $(shell find csrc -name '*.py' -o -name '*.h' -o
 # with nvcc here, a failed build is an error
 export LIVEACT_FORCE_CUDA ?= $(if $(shell command -v nvcc),1,0)
 
-.PHONY: lock lockcheck floors demo test fuzz aot gpu verify budget profile campaign compare bench clean
+.PHONY: docs lock lockcheck floors demo test fuzz aot gpu verify budget profile campaign compare bench clean
 
 $(STAMP): pyproject.toml constraints.txt $(CSRC)
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +37,7 @@ demo: $(STAMP)  ## a talking video from the picture and the recording in example
 
 test: $(TRITON)  ## lint and the whole CPU test suite; Triton's interpreter has a process of its own
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 	$(BIN)/python -m pytest --junitxml=out/test.xml
 	$(BIN)/python -m pytest tests/triton --junitxml=out/triton.xml
 
@@ -55,6 +56,11 @@ gpu: $(TRITON)  ## on a GPU: every op on every backend against float64 at real s
 verify: $(STAMP)  ## recorded runs of the released model through this installation
 	mkdir -p out
 	$(BIN)/liveact verify --golden tests/golden --junit out/verify.xml
+
+docs: $(TRITON)  ## pages of the public API from the docstrings, into out/docs
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	$(BIN)/python docs/rooms_svg.py docs/rooms.svg
+	$(BIN)/python docs/api.py out/docs
 
 budget: $(STAMP)  ## what a video frame must cost on an H200
 	$(BIN)/liveact budget --model liveact-18b --size 512*512
