@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -65,7 +66,7 @@ class Graphs:
 
     def __init__(self) -> None:
         self.captured = 0
-        self._pool = None
+        self._pool: Any = None  # the device's own handle, after the first capture
 
     def warm(self, call: Call) -> None:
         """Run a call that will be captured, for its side effects on compilers and libraries."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from types import ModuleType
 
 import torch
@@ -14,11 +15,10 @@ ALIGNED = 16  # bytes of one vector access
 def extension() -> ModuleType:
     """liveact_kernels._C; raises ImportError that says how to build it."""
     try:
-        from liveact_kernels import _C
+        return importlib.import_module("liveact_kernels._C")
     except ImportError as error:
         how = "pip install . with nvcc on PATH, or: python csrc/cmake_build.py"
         raise ImportError(f"liveact_kernels._C is not built ({error}); to build it: {how}") from error
-    return _C
 
 
 def addresses(op: str, *, aligned: int = ALIGNED, **tensors: torch.Tensor | None) -> list[int]:

@@ -17,6 +17,7 @@ from .dispatch import (
     Recorder,
     backend_of,
     chosen_for,
+    mark,
     parse_backends,
     poisoned,
     record,
@@ -32,5 +33,5 @@ __all__ = [
     "ACT", "FLASH", "FP8_MAX", "FUNCTIONAL", "INT8_MAX", "OPTIONAL", "PREFERRED", "REGISTRY", "SHORT", "STATE",
     "VENDORS", "ByDtype", "Call", "CallList", "Case", "DType", "Dims", "Exact", "Measured", "Op", "Recorder", "Rel",
     "T", "Tolerance", "Ulp", "backend_of", "bf16", "capability", "cast", "chosen_for", "compute_kind", "f32", "found",
-    "fp8", "int8", "missing", "parse_backends", "poisoned", "record", "scope", "to_fp8", "unusable", "use",
+    "fp8", "int8", "mark", "missing", "parse_backends", "poisoned", "record", "scope", "to_fp8", "unusable", "use",
 ]  # fmt: skip

@@ -28,21 +28,49 @@ FUNCTIONAL = ("reference", "torch", *VENDORS)
 """Backends that return fresh tensors; all others write into `out`."""
 
 
-class Called(Protocol):
-    """What dispatch and its listeners ask of an op; `op.Op` is the only one there is."""
+class Choosable(Protocol):
+    """What the choice of a backend asks of an op."""
 
     name: str
     backends: dict[str, Callable | str]
-    flops: Callable[[Dims], dict[str, float]]
 
     def refused(self, backend: str, d: Dims) -> str | None:
         """Why a backend does not take a call of these dims."""
+
+
+class Called(Protocol):
+    """What a listener asks of an op that was called, or of what stands for one."""
+
+    name: str
+
+    @property
+    def flops(self) -> Callable[[Dims], dict[str, float]]:
+        """Dims -> operations by the rate they run at."""
 
     def bytes(self, d: Dims) -> float:
         """Bytes one call must move."""
 
     def floor_us(self, d: Dims, chip: Any) -> float:
         """Least time of one call on a chip."""
+
+
+FACTS = ("takes", "tol", "requires_sass", "candidates")
+
+
+def mark(*launches: Callable, **facts: Any) -> None:
+    """Let backends say of themselves what not every one has.
+
+    takes          dims -> None, or why the backend does not take such a call
+    tol            its own tolerance, where another recipe than the op's is its point
+    requires_sass  instructions that its machine code must have, alternatives with |
+    candidates     configurations that a tuner may try, or dims -> such
+    Raises TypeError for any other name: a misspelt one would be ignored for ever.
+    """
+    for name, value in facts.items():
+        if name not in FACTS:
+            raise TypeError(f"mark: expected one of {', '.join(FACTS)}, got {name!r}")
+        for launch in launches:
+            setattr(launch, name, value)
 
 
 class Call(NamedTuple):
@@ -126,13 +154,13 @@ def _checked(chosen: dict[str, str]) -> dict[str, str]:
     return out
 
 
-def chosen_for(op: Called) -> str | None:
+def chosen_for(op: Choosable) -> str | None:
     """The backend that the user chose for `op`, by its name or by `all=`; None when the default applies."""
     every = STATE.chosen.get("*")
     return STATE.chosen.get(op.name, every if every in op.backends else None)
 
 
-def backend_of(op: Called, device: torch.device | str, dims: Dims | None = None) -> str:
+def backend_of(op: Choosable, device: torch.device | str, dims: Dims | None = None) -> str:
     """The backend `op` runs on: chosen by name, else by `all=`, else the device's first that the op has.
 
     With the `dims` of a call, an OPTIONAL backend that does not take it gives way too. Raises ValueError, with the
@@ -156,7 +184,7 @@ def unusable(device: torch.device | str) -> str | None:
     return said[0] if said else None
 
 
-def _present(op: Called, backend: str, device: torch.device) -> str:
+def _present(op: Choosable, backend: str, device: torch.device) -> str:
     if why := missing(backend, device):
         raise ValueError(f"{op.name}: backend {backend!r} cannot run here: {why}")
     return backend

@@ -267,7 +267,7 @@ def _distrusted(op: Op, backend: str, device: torch.device) -> str | None:
 
 
 def _run(plan: Plan, out: list | None, kw: Mapping[str, Any]) -> list:
-    if plan.backend in FUNCTIONAL:
+    if plan.launch is not None and plan.backend in FUNCTIONAL:
         result = run_poisoned(plan.launch, kw) if STATE.poison else plan.launch(**kw)
         result = list(result) if isinstance(result, tuple) else [result]
         result = [None if s is None else cast(r, s[1]) for r, s in zip(result, plan.outs)]

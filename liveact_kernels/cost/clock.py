@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,7 +16,7 @@ LEAST_SAMPLES = 5
 MOST_REPEATS = 1000  # calls per sample, which also bounds a captured graph
 COLD = 3  # rotated inputs cover the last-level cache this many times
 
-Elapsed = Callable[[Callable[[], None], torch.device], float]
+Elapsed = Callable[[Callable[[], object], torch.device], float]
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def elapsed_us(work: Callable[[], None], device: torch.device) -> float:
+def elapsed_us(work: Callable[[], object], device: torch.device) -> float:
     """Microseconds that `work` takes: between two events of a GPU's stream, else on the host."""
     if device.type != "cuda":
         began = time.perf_counter()
@@ -150,10 +151,10 @@ def interleave(runners: Mapping[str, Runner], seconds: float = 0.5, warm: float 
         while spent < 1e6 * warm:
             spent += runner.sample()
         runner.us.clear()
-    spent, order = dict.fromkeys(runners, 0.0), list(runners)
-    while any(spent[n] < 1e6 * seconds or len(runners[n].us) < LEAST_SAMPLES for n in order):
+    total, order = dict.fromkeys(runners, 0.0), list(runners)
+    while any(total[n] < 1e6 * seconds or len(runners[n].us) < LEAST_SAMPLES for n in order):
         for name in order:
-            spent[name] += runners[name].sample()
+            total[name] += runners[name].sample()
         order.reverse()
     return {name: runner.times() for name, runner in runners.items()}
 
@@ -163,7 +164,7 @@ class Marks:
 
     def __init__(self, device: torch.device):
         self._device = device
-        self._points: list[tuple[str, torch.cuda.Event | float]] = []
+        self._points: list[tuple[str, Any]] = []  # an event of the device, else seconds
 
     def mark(self, name: str) -> None:
         """End the span `name`, which began at the mark before."""

@@ -42,7 +42,8 @@ def tasks(names: Sequence[str] | None, gpu: Gpu | None, calls: Calls = dict) -> 
         tuned.limits(gpu.device) if gpu else tuned.Limits("h200", aot.BOUND, tuned.COMPILE_SMS, tuned.SHARED[aot.BOUND])
     )
     often = calls()
-    chip, out = CHIPS.get(at.chip, CHIPS["h200"]), []
+    chip = CHIPS.get(at.chip, CHIPS["h200"])
+    out: list[Task] = []
     for op in (REGISTRY[n] for n in names or able):
         overlays = getattr(op.implementation("triton"), "candidates", ())
         for case in (c for c in op.cases if c.rung == "device" and overlays):

@@ -113,7 +113,7 @@ def label(**dims: int | str) -> str:
 @functools.lru_cache(maxsize=4096)
 def _chosen(op: str, heuristic: Heuristic, at: Limits, dims: tuple) -> Mapping[str, int]:
     named = dict(dims)
-    return heuristic(at, **named) | table(at.chip).get(op, {}).get(label(**named), {})
+    return heuristic(at, **named) | dict(table(at.chip).get(op, {}).get(label(**named), {}))
 
 
 def config(op: str, heuristic: Heuristic, at: Limits, **dims: int | str) -> Mapping[str, int]:

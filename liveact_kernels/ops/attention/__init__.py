@@ -1,5 +1,7 @@
 """Self attention of a block's queries over the window: memory slots, then the block's own keys; whole or in parts."""
 
+from typing import Any
+
 import torch
 
 from liveact_kernels.contract import ACT, Case, DType, Op, Rel, T, bf16, compute_kind, f32, fp8, int8
@@ -31,7 +33,7 @@ def draw_lse(g, shape, d):
     return torch.randn(shape, generator=g) * 0.3 + 3
 
 
-_CARRIED = {"has_out_old": True, "has_lse_old": True}
+_CARRIED: dict[str, Any] = {"has_out_old": True, "has_lse_old": True}
 
 
 def memory_dims(eight_bit: bool, act: torch.dtype = bf16) -> dict:

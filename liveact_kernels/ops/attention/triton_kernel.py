@@ -9,6 +9,7 @@ import triton.language as tl
 from liveact_kernels import tuned
 from liveact_kernels.common.flash import LOG2E, attend, carried_state, empty_state, log_sum, rows_of
 from liveact_kernels.common.tiles import OPTIONS, described, load_tile, store_tile, tma_takes
+from liveact_kernels.contract import mark
 
 
 @triton.jit
@@ -90,7 +91,10 @@ def launch_segment(
     )  # fmt: skip
 
 
-launch.requires_sass = launch_segment.requires_sass = ("HGMMA", "UTMALDG")
-launch.candidates = launch_segment.candidates = tuned.grid(
-    bm=(64, 128), bn=(64, 128), bn_mem=(64, 128), warps=(4, 8), stages=(1, 2, 3)
+mark(
+    launch, launch_segment,
+    requires_sass=("HGMMA", "UTMALDG"),
+    candidates=tuned.grid(
+        bm=(64, 128), bn=(64, 128), bn_mem=(64, 128), warps=(4, 8), stages=(1, 2, 3)
+    ),
 )

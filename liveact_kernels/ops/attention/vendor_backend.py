@@ -7,7 +7,7 @@ pays for that as its user would.
 import torch
 import torch.nn.functional as F
 
-from liveact_kernels.contract import FLASH, Rel, found
+from liveact_kernels.contract import FLASH, Rel, found, mark
 
 from .torch_backend import window
 
@@ -66,5 +66,10 @@ class _Quantised(Rel):
     SHRINK = 2.0  # quantisation noise adds to magnitudes, 1.3 u emulated on nine rows
 
 
-cudnn.takes, flash.takes, sage.takes = _takes(128, 8), _takes(256, 8), _takes(128, 1)
-sage.tol = _Quantised(24.0, "e4m3 probabilities and values, int8 queries and keys: 10 to 13 u emulated")
+mark(cudnn, takes=_takes(128, 8))
+mark(flash, takes=_takes(256, 8))
+mark(
+    sage,
+    takes=_takes(128, 1),
+    tol=_Quantised(24.0, "e4m3 probabilities and values, int8 queries and keys: 10 to 13 u emulated"),
+)

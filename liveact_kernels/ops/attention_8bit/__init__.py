@@ -1,6 +1,7 @@
 """Self attention on 8-bit tensor cores: int8 queries and keys, e4m3 values; memory slots, then the block's own."""
 
 import math
+from typing import Any
 
 import torch
 
@@ -58,7 +59,7 @@ def _padded(tokens: str):
 
 
 (_V_NEW, _K_NEW_SCALE), (_V_MEM, _K_MEM_SCALE) = _padded("R"), _padded("P")
-_MEMORY = dict.fromkeys(("has_k_mem", "has_k_mem_scale", "has_v_mem", "has_v_mem_scale"), True)
+_MEMORY: dict[str, Any] = dict.fromkeys(("has_k_mem", "has_k_mem_scale", "has_v_mem", "has_v_mem_scale"), True)
 _ROUGH = Rel(1.3, "e4m3 probabilities over their own sum, values that hardly cancel: 1.0 measured; NOTES.md has others")
 _CHIP = "exact probabilities; Hopper sums 8-bit products in some 14 bits"
 

@@ -13,6 +13,7 @@ from liveact_kernels.common.flash import LOG2E, rows_of
 from liveact_kernels.common.mma_order import PAD
 from liveact_kernels.common.tiles import OPTIONS, described, load_tile, store_tile, tma_takes
 from liveact_kernels.common.triton_rows import code, group_scale
+from liveact_kernels.contract import mark
 
 LOG2_MOST = tl.constexpr(math.log2(448))
 GROUP = tl.constexpr(PAD)
@@ -150,7 +151,10 @@ def launch(
     )  # fmt: skip
 
 
-launch.requires_sass = ("IGMMA", "QGMMA", "UTMALDG")
-launch.candidates = tuned.grid(
-    bm=(64, 128), bn=(64, 128), bn_mem=(64, 128), ahead=(0, 1), warps=(4, 8), stages=(2, 3)
+mark(
+    launch,
+    requires_sass=("IGMMA", "QGMMA", "UTMALDG"),
+    candidates=tuned.grid(
+        bm=(64, 128), bn=(64, 128), bn_mem=(64, 128), ahead=(0, 1), warps=(4, 8), stages=(2, 3)
+    ),
 )

@@ -8,6 +8,7 @@ import triton.language as tl
 from liveact_kernels import tuned
 from liveact_kernels.common.flash import LOG2E, attend, empty_state, rows_of
 from liveact_kernels.common.tiles import OPTIONS, load_tile, store_tile
+from liveact_kernels.contract import mark
 
 
 @triton.jit
@@ -49,5 +50,8 @@ def launch(out, q, k, v):
     )  # fmt: skip
 
 
-launch.requires_sass = ("HGMMA", "LDGSTS")
-launch.candidates = tuned.grid(bm=(32, 64, 128), heads=(1, 2, 4, 8), warps=(4, 8), stages=(1, 2))
+mark(
+    launch,
+    requires_sass=("HGMMA", "LDGSTS"),
+    candidates=tuned.grid(bm=(32, 64, 128), heads=(1, 2, 4, 8), warps=(4, 8), stages=(1, 2)),
+)

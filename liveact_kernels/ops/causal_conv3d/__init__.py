@@ -1,5 +1,7 @@
 """Every convolution of the causal video VAE but the upsampling one: any kernel, history as an argument."""
 
+from typing import Any
+
 import torch
 
 from liveact_kernels.contract import ACT, ByDtype, Case, Op, Rel, T, bf16, compute_kind, f32
@@ -19,11 +21,11 @@ CONV_TOL = ByDtype(
     }
 )
 
-_333 = {"KT": 3, "KH": 3, "KW": 3}
-_331 = {"KT": 3, "KH": 1, "KW": 1}
-_111 = {"KT": 1, "KH": 1, "KW": 1}
-_133 = {"KT": 1, "KH": 3, "KW": 3}
-_LIVE = {"rung": "device", "A": bf16, "has_prev": True}
+_333: dict[str, Any] = {"KT": 3, "KH": 3, "KW": 3}
+_331: dict[str, Any] = {"KT": 3, "KH": 1, "KW": 1}
+_111: dict[str, Any] = {"KT": 1, "KH": 1, "KW": 1}
+_133: dict[str, Any] = {"KT": 1, "KH": 3, "KW": 3}
+_LIVE: dict[str, Any] = {"rung": "device", "A": bf16, "has_prev": True}
 
 causal_conv3d = Op(
     "causal_conv3d",

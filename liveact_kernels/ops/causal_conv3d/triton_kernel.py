@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from liveact_kernels.common.conv import candidates, launch_conv
+from liveact_kernels.contract import mark
 
 
 def launch(out, x, w, bias, prev=None, residual=None, stride_t=1, stride=1, interleave=1):
@@ -10,5 +11,4 @@ def launch(out, x, w, bias, prev=None, residual=None, stride_t=1, stride=1, inte
     launch_conv("causal_conv3d", out, x, w, bias, prev, residual, stride_t, stride, interleave=interleave)
 
 
-launch.candidates = candidates
-launch.requires_sass = ("HGMMA", "LDGSTS")
+mark(launch, candidates=candidates, requires_sass=("HGMMA", "LDGSTS"))

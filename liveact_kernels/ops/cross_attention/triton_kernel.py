@@ -11,6 +11,7 @@ import triton.language as tl
 from liveact_kernels import tuned
 from liveact_kernels.common.flash import LOG2E, attend, empty_state, rows_of
 from liveact_kernels.common.tiles import OPTIONS, described, load_tile, store_tile, tma_takes
+from liveact_kernels.contract import mark
 
 
 @triton.jit
@@ -64,5 +65,8 @@ def launch(out, q, k_text, v_text, k_image, v_image, pad=1):
     )  # fmt: skip
 
 
-launch.requires_sass = ("HGMMA", "UTMALDG")
-launch.candidates = tuned.grid(bm=(64, 128), bn=(32, 64, 128), warps=(4, 8), stages=(1, 2, 3))
+mark(
+    launch,
+    requires_sass=("HGMMA", "UTMALDG"),
+    candidates=tuned.grid(bm=(64, 128), bn=(32, 64, 128), warps=(4, 8), stages=(1, 2, 3)),
+)

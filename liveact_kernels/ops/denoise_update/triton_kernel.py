@@ -7,6 +7,7 @@ import triton.language as tl
 
 from liveact_kernels import tuned
 from liveact_kernels.common.tiles import OPTIONS
+from liveact_kernels.contract import mark
 
 
 @triton.jit
@@ -44,4 +45,4 @@ def launch(out, tokens, latent, noise, c_latent, c_velocity, c_noise=0.0):
     )  # fmt: skip
 
 
-launch.candidates = tuned.grid(block=(32, 64, 128, 256), warps=(1, 2, 4, 8))
+mark(launch, candidates=tuned.grid(block=(32, 64, 128, 256), warps=(1, 2, 4, 8)))

@@ -10,7 +10,7 @@ import functools
 
 from liveact_kernels import tuned
 from liveact_kernels.common.cuda import addresses, enqueue
-from liveact_kernels.contract import SHORT, Dims
+from liveact_kernels.contract import SHORT, Dims, mark
 
 ROWS, STEP, GROUP, CLUSTER = 128, 128, 128, 2  # as csrc/ops/fp8_linear has them: tile rows, K of a step, scale group
 KINDS = {"bf16": 0, "f32": 1, "e4m3": 2}
@@ -103,5 +103,8 @@ def fp8_linear_gelu(x8, x_scale, a8, a_scale, w8, w_scale, b):
 
 
 for _op in (fp8_linear, fp8_linear_gate, fp8_linear_residual, fp8_linear_gelu):
-    _op.takes = functools.partial(takes, columns=GROUP) if _op is fp8_linear_gelu else takes
-    _op.requires_sass = ("QGMMA", "UTMALDG.2D.MULTICAST", "USETMAXREG", "LDG.E.128", "STG.E.128")
+    mark(
+        _op,
+        takes=functools.partial(takes, columns=GROUP) if _op is fp8_linear_gelu else takes,
+        requires_sass=("QGMMA", "UTMALDG.2D.MULTICAST", "USETMAXREG", "LDG.E.128", "STG.E.128"),
+    )

@@ -13,6 +13,7 @@ from liveact_kernels import tuned
 from liveact_kernels.common.gemm import affine, launch_gemm, products
 from liveact_kernels.common.tiles import OPTIONS, gelu_tanh, store_tile, tma_takes
 from liveact_kernels.common.triton_rows import code, group_scale
+from liveact_kernels.contract import mark
 
 GROUP = 128
 """Columns of one half of a tile and of one scale of the quantised output; the most of K summed at low precision."""
@@ -104,5 +105,4 @@ def fp8_linear_gelu(x8, x_scale, a8, a_scale, w8, w_scale, b):
 
 
 for _op in (fp8_linear, fp8_linear_gelu, fp8_linear_gate, fp8_linear_residual):
-    _op.candidates = _CANDIDATES
-    _op.requires_sass = ("QGMMA", "UTMALDG")
+    mark(_op, candidates=_CANDIDATES, requires_sass=("QGMMA", "UTMALDG"))

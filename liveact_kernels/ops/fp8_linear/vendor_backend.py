@@ -2,6 +2,8 @@
 
 import torch
 
+from liveact_kernels.contract import mark
+
 
 def scaled_mm(a8, a_scale, w8, w_scale, b, out_dtype=torch.bfloat16):
     """reference.fp8_linear with the bias in the library's epilogue, rounded to bf16 as it asks for.
@@ -23,4 +25,4 @@ def _takes(d) -> str | None:
     return None
 
 
-scaled_mm.takes = _takes
+mark(scaled_mm, takes=_takes)

@@ -15,6 +15,7 @@ from liveact_kernels.common.triton_rows import (
     split,
     store_part,
 )
+from liveact_kernels.contract import mark
 
 
 @triton.jit
@@ -42,4 +43,4 @@ def launch(out, x, y, gate):
     gate_residual_kernel[grid](out, x, y, gate, L, C, *split(C), c["rows"], num_warps=c["warps"], **OPTIONS)
 
 
-launch.candidates = ROWS_CANDIDATES
+mark(launch, candidates=ROWS_CANDIDATES)

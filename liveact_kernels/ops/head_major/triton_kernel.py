@@ -8,6 +8,7 @@ import triton.language as tl
 from liveact_kernels import tuned
 from liveact_kernels.common.mma_order import PAD
 from liveact_kernels.common.tiles import OPTIONS
+from liveact_kernels.contract import mark
 
 
 @triton.jit
@@ -46,4 +47,4 @@ def launch(v_t, k_scale_t, v_scale_t, v, k_scale, v_scale):
     )  # fmt: skip
 
 
-launch.candidates = tuned.grid(warps=(1, 2, 4, 8, 16))
+mark(launch, candidates=tuned.grid(warps=(1, 2, 4, 8, 16)))

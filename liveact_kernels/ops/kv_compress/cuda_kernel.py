@@ -7,7 +7,7 @@ import functools
 import torch
 
 from liveact_kernels.common.cuda import addresses, enqueue
-from liveact_kernels.contract import Dims, bf16, fp8, int8
+from liveact_kernels.contract import Dims, bf16, fp8, int8, mark
 
 from .schedule import entries
 
@@ -64,5 +64,8 @@ def operands(
     return [*to, *source, numbers.data_ptr(), len(schedule), tokens, P, H, D, int(eight_bit), int(raster)]
 
 
-launch.takes = takes
-launch.requires_sass = ("UCGABAR_ARV", "LDG.128", "STG.128")  # the cluster's barrier; 16-byte accesses
+mark(
+    launch,
+    takes=takes,
+    requires_sass=("UCGABAR_ARV", "LDG.128", "STG.128"),  # the cluster's barrier; 16-byte accesses
+)

@@ -14,6 +14,7 @@ from liveact_kernels import tuned
 from liveact_kernels.common.tiles import OPTIONS
 from liveact_kernels.common.triton_rope import rotate
 from liveact_kernels.common.triton_rows import code, group_scale, next_power_of_two
+from liveact_kernels.contract import mark
 
 from .schedule import entries
 
@@ -166,5 +167,8 @@ def launch(
     )  # fmt: skip
 
 
-launch.requires_sass = ("BAR",)  # between a chunk's loads and its stores
-launch.candidates = _candidates
+mark(
+    launch,
+    requires_sass=("BAR",),  # between a chunk's loads and its stores
+    candidates=_candidates,
+)

@@ -8,6 +8,7 @@ import triton
 from liveact_kernels import tuned
 from liveact_kernels.common.gemm import launch_gemm
 from liveact_kernels.common.tiles import tma_takes
+from liveact_kernels.contract import mark
 
 
 def _heuristic(at: tuned.Limits, M: int, N: int, K: int, bits: int) -> dict[str, int]:
@@ -59,5 +60,4 @@ def linear_residual(out, a, w, b, x):
 
 
 for _op in (linear, linear_gelu, linear_gate, linear_residual):
-    _op.candidates = _CANDIDATES
-    _op.requires_sass = ("HGMMA", "UTMALDG")
+    mark(_op, candidates=_CANDIDATES, requires_sass=("HGMMA", "UTMALDG"))

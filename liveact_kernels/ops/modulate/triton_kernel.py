@@ -19,6 +19,7 @@ from liveact_kernels.common.triton_rows import (
     split,
     store_part,
 )
+from liveact_kernels.contract import mark
 
 
 @triton.jit
@@ -112,4 +113,4 @@ def gate_modulate_quant(x_out, x8, x_scale, x, y, gate, mul, add, eps=1e-6):
 
 
 for _op in (modulate, modulate_quant, gate_modulate_quant):
-    _op.candidates = ROWS_CANDIDATES
+    mark(_op, candidates=ROWS_CANDIDATES)

@@ -8,6 +8,7 @@ import triton.language as tl
 from liveact_kernels import tuned
 from liveact_kernels.common.tiles import OPTIONS
 from liveact_kernels.common.triton_rows import load_part, load_vector, split, store_part
+from liveact_kernels.contract import mark
 
 
 @triton.jit
@@ -49,4 +50,4 @@ def launch(out, x, gamma, silu=True):
     norm_silu_kernel[grid](out, x, gamma, L, C, *split(C), silu, c["rows"], num_warps=c["warps"], **OPTIONS)
 
 
-launch.candidates = tuned.grid(rows=(8, 16, 32, 64, 128), warps=(1, 2, 4, 8))
+mark(launch, candidates=tuned.grid(rows=(8, 16, 32, 64, 128), warps=(1, 2, 4, 8)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from liveact_kernels.common.cuda import addresses, enqueue
-from liveact_kernels.contract import Dims, bf16
+from liveact_kernels.contract import Dims, bf16, mark
 
 
 def takes(d: Dims) -> str | None:
@@ -30,5 +30,4 @@ def operands(q, k, v, qkv, norm_q, norm_k, rope, eps=1e-6, peer=(None, None)) ->
     return [*addresses("qkv_norm_rope", **named), *q.shape, eps]
 
 
-launch.takes = takes
-launch.requires_sass = ("LDG.128", "STG.128")
+mark(launch, takes=takes, requires_sass=("LDG.128", "STG.128"))

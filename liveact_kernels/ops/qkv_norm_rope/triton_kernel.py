@@ -17,6 +17,7 @@ from liveact_kernels.common.triton_rows import (
     rsqrt,
     split,
 )
+from liveact_kernels.contract import mark
 
 
 @triton.jit
@@ -145,4 +146,4 @@ def qkv_norm_rope_8bit(q, k, v, q_scale, k_scale, v_scale, qkv, norm_q, norm_k, 
 
 
 for _op in (qkv_norm_rope, qkv_norm_rope_8bit):
-    _op.candidates = ROWS_CANDIDATES
+    mark(_op, candidates=ROWS_CANDIDATES)

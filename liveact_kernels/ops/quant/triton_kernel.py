@@ -8,6 +8,7 @@ import triton.language as tl
 from liveact_kernels import tuned
 from liveact_kernels.common.tiles import OPTIONS
 from liveact_kernels.common.triton_rows import code, group_scale, load_part, split, store_part
+from liveact_kernels.contract import mark
 
 
 @triton.jit
@@ -41,4 +42,4 @@ def launch(x8, x_scale, x, groups=1):
     quant_kernel[grid](x8, x_scale, x, L, C, *split(C), c["rows"], num_warps=c["warps"], **OPTIONS)
 
 
-launch.candidates = tuned.grid(rows=(8, 16, 32, 64, 128), warps=(1, 2, 4, 8))
+mark(launch, candidates=tuned.grid(rows=(8, 16, 32, 64, 128), warps=(1, 2, 4, 8)))

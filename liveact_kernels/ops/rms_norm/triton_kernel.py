@@ -16,6 +16,7 @@ from liveact_kernels.common.triton_rows import (
     split,
     store_part,
 )
+from liveact_kernels.contract import mark
 
 
 @triton.jit
@@ -43,4 +44,4 @@ def launch(out, x, weight, eps=1e-6):
     rms_norm_kernel[grid](out, x, weight, L, eps, C, *split(C), c["rows"], num_warps=c["warps"], **OPTIONS)
 
 
-launch.candidates = ROWS_CANDIDATES
+mark(launch, candidates=ROWS_CANDIDATES)

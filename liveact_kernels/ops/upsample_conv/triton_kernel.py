@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from liveact_kernels.common.conv import candidates, launch_conv
+from liveact_kernels.contract import mark
 
 
 def launch(out, x, w, bias):
@@ -10,5 +11,4 @@ def launch(out, x, w, bias):
     launch_conv("upsample_conv", out, x, w.unsqueeze(3), bias, up=2)
 
 
-launch.candidates = candidates
-launch.requires_sass = ("HGMMA", "LDGSTS")
+mark(launch, candidates=candidates, requires_sass=("HGMMA", "LDGSTS"))
