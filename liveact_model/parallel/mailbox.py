@@ -117,14 +117,3 @@ class Mailbox(ABC):
     @abstractmethod
     def _await(self, source: int, epoch: int, turn: int, what: str) -> None:
         """Until the signal of `source` is exactly `epoch`; PeerError, naming it and `what`, when it does not come."""
-
-
-def open_mailbox(wire: Wire, timeout_s: float) -> Mailbox:
-    """The mailbox that fits the ranks' devices."""
-    if wire.device == torch.device("cpu"):
-        from .shared_memory import SharedMemoryMailbox
-
-        return SharedMemoryMailbox(wire, timeout_s)
-    from .symmetric_memory import SymmetricMailbox
-
-    return SymmetricMailbox(wire, timeout_s)

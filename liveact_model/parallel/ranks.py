@@ -17,7 +17,8 @@ from liveact_model.errors import InputError
 
 from . import SeqParallel
 from .forms import FORMS
-from .mailbox import Mailbox, open_mailbox
+from .mailbox import Mailbox
+from .mailboxes import open_mailbox
 from .meeting import JOIN_WITHIN_S, Address, meet
 from .pieces import cut, join, pieces
 from .watch import DEAD_AFTER_S, Watch

@@ -20,6 +20,8 @@ from liveact_model.parallel import SeqParallel
 
 from .wan_blocks import Conv, History
 from .wan_coder import WHAT, Decoder, Encoder, WanVAEConfig
+from .wan_decoder import WanDecoder
+from .wan_split import SplitDecoder
 
 MEAN = (
     -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
@@ -115,8 +117,6 @@ class WanVAE(nn.Module):
 
     def stream_rows(self, parallel: SeqParallel, chunk: int = 8) -> WanDecoder:
         """A decoder that shares the rows of the picture with the other processes of `parallel`; see wan_split."""
-        from .wan_split import SplitDecoder
-
         return SplitDecoder(self, _positive(chunk), parallel)
 
     def decode_released(self, previous: Tensor | None, latents: Tensor, chunk: int = 8) -> Tensor:
@@ -131,40 +131,6 @@ class WanVAE(nn.Module):
             raise InputError(f"previous latents must be [z_dim, {RELEASED_CONTEXT}, h, w], got {list(previous.shape)}")
         repeated = self.temporal * (RELEASED_CONTEXT - 1) + 1
         return self.stream(chunk).decode(torch.cat((previous, latents), 1))[:, repeated:]
-
-
-class WanDecoder:
-    """Streaming decoder of one video; any chunking of the latent frames gives the same video frames."""
-
-    def __init__(self, vae: WanVAE, chunk: int):
-        self._vae, self._chunk = vae, chunk
-        self._history = History()
-        self._size: torch.Size | None = None
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor, clamp: bool = True) -> Tensor:
-        """Decode the next latents [z_dim, n, h, w] -> video [3, m, 8h, 8w] in [-1, 1], float32.
-
-        m = 4n - 3 on the first call, 4n later. `clamp=False` leaves values outside [-1, 1] as the network gives them.
-        Raises InputError for another shape, or a picture size that differs from the first call's.
-        """
-        z_dim, size = self._vae.z_dim, latents.shape[2:]
-        if latents.dim() != 4 or latents.shape[0] != z_dim or min(latents.shape) < 1:
-            raise InputError(f"latents must be [{z_dim}, n, h, w], none of them 0, got {list(latents.shape)}")
-        if self._size not in (None, size):
-            raise InputError(f"latents must stay {list(self._size)} high and wide within a stream, got {list(size)}")
-        self._size = size
-        with scope("vae_decode"):
-            frames = torch.cat([self._part(part) for part in latents.split(self._chunk, 1)]).float()
-        return (frames.clamp_(-1.0, 1.0) if clamp else frames).permute(3, 0, 1, 2)
-
-    def _part(self, latents: Tensor) -> Tensor:
-        vae = self._vae
-        z = latents.permute(1, 2, 3, 0).float() / vae.inv_std.float() + vae.mean.float()
-        return self._decode(vae.conv2(z.to(vae.mean.dtype).contiguous()))
-
-    def _decode(self, x: Tensor) -> Tensor:
-        return self._vae.decoder(x, self._history)
 
 
 def _statistics(z_dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from liveact_model.parallel import SeqParallel
 
-from .wan import WanDecoder, WanVAE
 from .wan_blocks import Upsample
 from .wan_coder import Decoder
+from .wan_decoder import Decodes, WanDecoder
 
 
 def halos(decoder: Decoder) -> list[int]:
@@ -27,7 +27,7 @@ def halos(decoder: Decoder) -> list[int]:
 class SplitDecoder(WanDecoder):
     """A WanDecoder of which every process of a group has one; the leading one gets the video, the others None."""
 
-    def __init__(self, vae: WanVAE, chunk: int, parallel: SeqParallel):
+    def __init__(self, vae: Decodes, chunk: int, parallel: SeqParallel):
         super().__init__(vae, chunk)
         self._parallel = parallel
         self._halos = halos(vae.decoder)
