@@ -16,17 +16,27 @@ With `levels` and a window that covers everything the result is the one-pass res
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from liveact_model.audio.levels import Levels
+from liveact_model.audio.levels import LevelMeter, Levels
 from liveact_model.audio.tempo import EMBEDDINGS_PER_SECOND, TempoStream
 from liveact_model.errors import InputError
 
-if TYPE_CHECKING:
-    from liveact_model.audio.wav2vec2 import Wav2Vec2AudioEncoder
+
+class Network(Protocol):
+    """What a stream asks of the encoder, which is `wav2vec2.Wav2Vec2AudioEncoder`."""
+
+    sample_rate: int
+    convolutions: Any
+
+    def meter(self) -> LevelMeter:
+        """A new meter of the statistics that it normalises by."""
+
+    def embed_window(self, waveform: Tensor, frames: int, levels: Levels) -> Tensor:
+        """Samples [n] -> [frames, blocks, channels]."""
 
 
 class Wav2Vec2Stream:
@@ -53,7 +63,7 @@ class Wav2Vec2Stream:
 
     def __init__(
         self,
-        encoder: Wav2Vec2AudioEncoder,
+        encoder: Network,
         fps: float,
         levels: Levels | None = None,
         *,
@@ -164,7 +174,7 @@ class Wav2Vec2Stream:
             self._samples, self._origin = [audio[stale:].clone()], self._origin + stale
 
 
-def _check_grid(encoder: Wav2Vec2AudioEncoder, hop: int) -> None:
+def _check_grid(encoder: Network, hop: int) -> None:
     """Frame f must sit at sample hop * f in every window: F frames have (F - 1) * k + 1 features for a whole k."""
     step, length = 1, hop
     for layer in encoder.convolutions:

@@ -6,22 +6,39 @@ one that the others must equal.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from liveact_kernels import ops
 
+from .mailbox import Mailbox
 from .pieces import cut, join, pieces
-
-if TYPE_CHECKING:
-    from .ranks import Ranks
+from .wire import Wire
 
 Memory = dict[str, Tensor | None]
 Result = tuple[Tensor, Tensor, Tensor]
 LAUNCHES = 2
 """Launches over remote keys at most: each one more starts earlier, and reads and writes the partial results again."""
+
+
+class Ranks(Protocol):
+    """What a form asks of the group, which is `ranks.Ranks`: who this is, whose tokens are whose, and ways to send."""
+
+    size: int
+    wire: Wire
+    tokens: list[range]
+
+    @property
+    def rank(self) -> int:
+        """The number of this process."""
+
+    def unshard(self, x: Tensor, frames: int) -> Tensor:
+        """All ranks' tokens of `frames` latent frames from this rank's."""
+
+    def mailbox(self, frames: int) -> Mailbox:
+        """Boxes that other ranks write into."""
 
 
 def gather(r: Ranks, layer: int, frames: int, q: Tensor, k: Tensor, v: Tensor, memory: Memory) -> Result:
