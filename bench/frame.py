@@ -33,9 +33,11 @@ from rows import Rows
 from run import chip_of, one_of
 from speech import noise
 
-from liveact_app.cli import Parser, answer, picture_size
+from liveact_app.arguments import picture_size
+from liveact_app.cli import Parser, answer
 from liveact_app.generate.loading import device_of
-from liveact_app.generate.ranks import FORMS, joined, place, settle
+from liveact_app.generate.ranks import FORMS, joined, settle
+from liveact_app.launch import place
 from liveact_kernels.cost.clock import Marks, quantile, synchronise
 from liveact_kernels.cost.hw import Chip
 from liveact_model.avatar import Avatar

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from liveact_app.generate.ranks import talks
+from liveact_app.launch import talks
 
 LOG_EVERY_S = 5.0
 # The rate shown is that of the last few blocks: the first one also pays for warming up.

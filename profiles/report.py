@@ -21,8 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from picture import draw
 from traces import OTHER, Profile, read
 
+from liveact_app.arguments import picture_size
 from liveact_app.budget.dryrun import record_block
-from liveact_app.cli import Parser, picture_size
+from liveact_app.cli import Parser
 from liveact_kernels.cost import hw
 from liveact_kernels.cost.budget import GROUPS, Budget, group_of
 from liveact_model.config import BLOCK_VIDEO_FRAMES, NAMED

@@ -20,7 +20,8 @@ MODEL = {
     "loading": ". checkpoint dit audio text image vae story",
 }  # fmt: skip
 APP = {
-    ".": "", "media": ".", "generate": ". media", "verify": ". media", "budget": ".", "story": ". budget",
+    ".": "", "media": ".", "generate": ". media", "verify": ". media", "budget": ".", "predict": ". budget",
+    "story": ". budget",
 }  # fmt: skip
 ROOMS = {"liveact_kernels": KERNELS, "liveact_model": MODEL, "liveact_app": APP}
 STORY = {"liveact_model": ("session", "steps", "avatar"), "liveact_app": ("doctor", "tune", "__main__")}

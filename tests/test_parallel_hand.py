@@ -12,7 +12,8 @@ import group
 import pytest
 
 from liveact_app.cli import answer, main
-from liveact_app.generate.ranks import joined, place
+from liveact_app.generate.ranks import joined
+from liveact_app.launch import place
 
 GENERATE = ["generate", "--image", "face.png", "--audio", "talk.wav", "--out", "v.mp4"]
 WELL = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29555"}

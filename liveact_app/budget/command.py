@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from liveact_app.cli import picture_size, whole_number
+from liveact_app.arguments import picture_size, whole_number
 from liveact_model.errors import InputError
 
 EPILOG = """

@@ -6,8 +6,9 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from liveact_app.arguments import picture_size, real_number, utf8_text, whole_number
 from liveact_app.backend import HELP
-from liveact_app.cli import EXIT_INTERRUPTED, picture_size, real_number, utf8_text, whole_number
+from liveact_app.cli import EXIT_INTERRUPTED
 from liveact_app.generate.job import VIDEO_SUFFIXES, Job, parse_edits
 from liveact_app.generate.ranks import FORMS
 from liveact_app.say import note
@@ -124,8 +125,9 @@ def run(
 
     Both default to a `timing.FrameBudget`, whose table is printed before the summary.
     """
-    from liveact_app.generate.ranks import follow, joined, place
+    from liveact_app.generate.ranks import follow, joined
     from liveact_app.generate.timing import FrameBudget
+    from liveact_app.launch import place
     from liveact_model.parallel import ALONE
 
     budget = FrameBudget()

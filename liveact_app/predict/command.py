@@ -7,8 +7,8 @@ import json
 import os
 import sys
 
+from liveact_app.arguments import whole_number
 from liveact_app.budget.command import sizes
-from liveact_app.cli import whole_number
 from liveact_model.errors import InputError
 
 EPILOG = """

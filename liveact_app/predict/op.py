@@ -12,7 +12,7 @@ from liveact_kernels.compiled.predict.explain import Iteration
 from liveact_kernels.compiled.predict.explain import iterations as steady
 from liveact_kernels.compiled.predict.frame import code_of, line
 from liveact_kernels.compiled.predict.launches import Called, case_of, grouped, launched
-from liveact_kernels.compiled.predict.tuning import Tried, attempts, questions
+from liveact_kernels.tune.predicted import Tried, attempts, questions
 from liveact_model.errors import InputError
 
 SHOWN = 10

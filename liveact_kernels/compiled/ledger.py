@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-PATH = Path(__file__).parents[1] / "profiles" / "resources.json"
+PATH = Path(__file__).parents[2] / "profiles" / "resources.json"
 
 Table = dict[str, dict]
 """op/case/kernel -> registers, spilled bytes, shared memory, warps, stages, instruction counts."""

@@ -28,10 +28,12 @@ from .dispatch import (
 from .op import REGISTRY, Op
 from .spec import ACT, FP8_MAX, INT8_MAX, SHORT, Case, Dims, DType, T, bf16, cast, compute_kind, f32, fp8, int8, to_fp8
 from .tolerance import ByDtype, Exact, Measured, Rel, Tolerance, Ulp
+from .trust import Outcome, check, distrusted, reason, small
 
 __all__ = [
     "ACT", "FLASH", "FP8_MAX", "FUNCTIONAL", "INT8_MAX", "OPTIONAL", "PREFERRED", "REGISTRY", "SHORT", "STATE",
-    "VENDORS", "ByDtype", "Call", "CallList", "Case", "DType", "Dims", "Exact", "Measured", "Op", "Recorder", "Rel",
-    "T", "Tolerance", "Ulp", "backend_of", "bf16", "capability", "cast", "chosen_for", "compute_kind", "f32", "found",
-    "fp8", "int8", "mark", "missing", "parse_backends", "poisoned", "record", "scope", "to_fp8", "unusable", "use",
+    "VENDORS", "ByDtype", "Call", "CallList", "Case", "DType", "Dims", "Exact", "Measured", "Op", "Outcome",
+    "Recorder", "Rel", "T", "Tolerance", "Ulp", "backend_of", "bf16", "capability", "cast", "check", "chosen_for",
+    "compute_kind", "distrusted", "f32", "found", "fp8", "int8", "mark", "missing", "parse_backends", "poisoned",
+    "reason", "record", "scope", "small", "to_fp8", "unusable", "use",
 ]  # fmt: skip

@@ -18,6 +18,7 @@ from .available import VENDORS
 from .dispatch import BACKENDS, FUNCTIONAL, STATE, Call, backend_of, pop, push, run_poisoned
 from .spec import Case, Dims, DType, T, cast, evaluate
 from .tolerance import Tolerance
+from .trust import distrusted
 
 REGISTRY: dict[str, Op] = {}
 """Every op by name; an Op adds itself when its folder is imported."""
@@ -221,7 +222,7 @@ class Op:
         label = f"{self.name}[{d.label()}]"
         if launch and (why := self.refused(backend, d)):
             raise ValueError(f"{label}: backend {backend!r} does not take this call: {why}")
-        if backend in VENDORS and (why := _distrusted(self, backend, device)):
+        if backend in VENDORS and (why := distrusted(self, backend, device)):
             raise ValueError(f"{label}: backend {backend!r} is not trusted here: {why}")
         outs = tuple((s.shape(d), s.dtype_of(d)) if s.present(d) else None for s in self.out.values())
         return Plan(d, device, backend, launch, label, outs)
@@ -258,12 +259,6 @@ class Op:
             for recorder in STATE.recorders:
                 recorder.add(call, seconds)
         return out[0] if len(out) == 1 else tuple(out)
-
-
-def _distrusted(op: Op, backend: str, device: torch.device) -> str | None:
-    from ..proof.selftest import distrusted  # needs Op
-
-    return distrusted(op, backend, device)
 
 
 def _run(plan: Plan, out: list | None, kw: Mapping[str, Any]) -> list:

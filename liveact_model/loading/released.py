@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..audio.windows import LATTER_ROWS
 from ..avatar import AudioEncoder, Avatar
+from ..checkpoint.files import Tensors, dit_files
 from ..checkpoint.footprint import must_fit
 from ..checkpoint.statedict import shape_of
 from ..config import DiTConfig
@@ -18,7 +19,6 @@ from ..dit import DiT
 from ..errors import InputError
 from ..schedule import TIMESTEPS
 from .keymap import check, infer_config, load
-from .weights import Tensors, dit_files
 
 DENOISER = "denoiser"
 VAE_FILE = "Wan2.1_VAE.pth"

@@ -6,13 +6,12 @@ Each function answers when the instruction may go on; an answer that is not late
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import Any
 
 from .code import Instruction
 from .rates import LATENCY
 
-if TYPE_CHECKING:
-    from .simulate import Simulation, Warp
+Simulation = Warp = Any  # of `simulate`, which asks; its types would import in a circle
 
 NEVER = float("inf")
 

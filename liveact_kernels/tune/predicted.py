@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from liveact_kernels import tuned
-from liveact_kernels.tune.search import combinations
+from liveact_kernels.compiled.predict import Unpredictable, code, rates
+from liveact_kernels.compiled.predict.estimate import Prediction, predict
+from liveact_kernels.compiled.predict.launches import Called, Launch, case_of, launched
+from liveact_kernels.compiled.predict.rates import Machine
 
-from . import Unpredictable, code, rates
-from .estimate import Prediction, predict
-from .launches import Called, Launch, case_of, launched
-from .rates import Machine
+from .search import combinations
 
 Config = Mapping[str, int]
 
