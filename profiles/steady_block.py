@@ -30,7 +30,8 @@ from measure import free_bytes  # noqa: E402
 from memory import predict, refuse  # noqa: E402
 from speech import noise  # noqa: E402
 
-from liveact_app.cli import Parser, picture_size  # noqa: E402
+from liveact_app.arguments import picture_size  # noqa: E402
+from liveact_app.cli import Parser  # noqa: E402
 from liveact_kernels.contract import STATE, scope  # noqa: E402
 from liveact_model.errors import InputError  # noqa: E402
 from liveact_model.session import Session  # noqa: E402

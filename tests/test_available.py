@@ -11,8 +11,7 @@ import torch
 
 from liveact_app.cli import main
 from liveact_kernels import ops
-from liveact_kernels.contract import VENDORS, available, backend_of, dispatch, missing, unusable, use
-from liveact_kernels.proof import selftest
+from liveact_kernels.contract import VENDORS, available, backend_of, dispatch, missing, trust, unusable, use
 from liveact_model.errors import InputError
 
 GPU = torch.device("cuda", 0)
@@ -144,17 +143,17 @@ def test_a_chosen_backend_that_is_missing_raises_with_the_reason(monkeypatch, ca
         with use(**chosen):
             with pytest.raises(ValueError, match=r"gate_residual: backend 'triton' cannot run here: triton .*"):
                 ops.gate_residual(**args)
-            assert "triton" in unusable("cpu") and not selftest.check(ops.gate_residual).ok
+            assert "triton" in unusable("cpu") and not trust.check(ops.gate_residual).ok
     assert unusable("cpu") is None
     assert main(["doctor", "--backend", "triton"]) == 2
     assert "--backend: 'triton' cannot run here: triton" in capsys.readouterr().err
 
 
 def test_the_self_test_says_why_the_faster_backend_is_not_used(monkeypatch):
-    monkeypatch.setattr(selftest, "missing", lambda backend, device: "not built: build it")
+    monkeypatch.setattr(trust, "missing", lambda backend, device: "not built: build it")
     op = op_with("torch", "cuda")
-    assert selftest.reason(op, GPU) == "best it has on cuda; not built: build it"
-    assert selftest.reason(op, "cpu") == "best it has on cpu"
+    assert trust.reason(op, GPU) == "best it has on cuda; not built: build it"
+    assert trust.reason(op, "cpu") == "best it has on cpu"
 
 
 BLOCK = """

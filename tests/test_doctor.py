@@ -11,8 +11,7 @@ from liveact_app.generate import loading
 from liveact_app.generate.job import Job
 from liveact_app.generate.loading import self_test
 from liveact_kernels import ops
-from liveact_kernels.contract import REGISTRY, bf16, f32, fp8, int8, use
-from liveact_kernels.proof import selftest
+from liveact_kernels.contract import REGISTRY, bf16, f32, fp8, int8, trust, use
 from liveact_kernels.proof.primitives import PRIMITIVES
 from liveact_model.errors import InputError
 
@@ -37,7 +36,7 @@ def test_a_wrong_or_missing_backend_is_found(capsys, fake, words):
     ops.rms_norm.backends["fake"] = fake
     try:
         with use(rms_norm="fake"):
-            outcome = selftest.check(ops.rms_norm)
+            outcome = trust.check(ops.rms_norm)
         assert not outcome.ok and outcome.backend == "fake"
         assert main(["doctor", "--backend", "rms_norm=fake"]) == 1
     finally:
@@ -49,7 +48,7 @@ def test_a_wrong_or_missing_backend_is_found(capsys, fake, words):
 def test_the_self_test_is_small():
     """What keeps it below a second: few elements, and no import of torch's compiler, which takes seconds."""
     for op in REGISTRY.values():
-        for case in selftest.small(op, "torch", each=True):
+        for case in trust.small(op, "torch", each=True):
             assert sum(x.numel() for x in op.make(case).values() if isinstance(x, torch.Tensor)) < 1_000_000
     assert all(torch.Size(shape).numel() < 100_000 for p in PRIMITIVES for shape in p.shapes)
     code = "import sys; from liveact_kernels.proof import selftest; selftest.run(); "
@@ -59,9 +58,9 @@ def test_the_self_test_is_small():
 
 def test_each_dtype_is_tested_on_a_cpu():
     wide, narrow = frozenset([f32]), frozenset([bf16])
-    found = {selftest._dtypes(ops.linear, case) for case in selftest.small(ops.linear, "torch", each=True)}
+    found = {trust._dtypes(ops.linear, case) for case in trust.small(ops.linear, "torch", each=True)}
     assert {wide, narrow} <= {kinds - (wide if kinds > wide else frozenset()) for kinds in found}
-    assert len(selftest.small(ops.linear, "torch", each=False)) == 1
+    assert len(trust.small(ops.linear, "torch", each=False)) == 1
 
 
 @pytest.fixture

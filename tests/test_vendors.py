@@ -10,9 +10,8 @@ from torch.nn.attention import SDPBackend
 
 from liveact_kernels import contract, ops
 from liveact_kernels.common.softmax import attend
-from liveact_kernels.contract import Case, bf16, dispatch, missing, use
+from liveact_kernels.contract import Case, bf16, dispatch, missing, trust, use
 from liveact_kernels.ops.attention import memory_dims
-from liveact_kernels.proof import selftest
 
 WINDOW = Case("window", L=9, R=8, P=7, H=2, D=32, **memory_dims(True))
 QKV = {k: torch.randn(6, 2, 16, generator=torch.Generator().manual_seed(0)).to(bf16) for k in ("q", "k_new", "v_new")}
@@ -30,10 +29,10 @@ def vendor(monkeypatch):
 
     monkeypatch.setattr(dispatch, "missing", lambda backend, device: None)
     missing.cache_clear()
-    selftest.distrusted.cache_clear()
+    trust.distrusted.cache_clear()
     yield install
     missing.cache_clear()
-    selftest.distrusted.cache_clear()
+    trust.distrusted.cache_clear()
 
 
 def batched(q, k, v):
@@ -112,7 +111,7 @@ def test_a_library_that_computes_something_else_is_refused_with_the_reason(vendo
     vendor("sageattention", sageattn=GARBAGE[what])
     words = {"writes nothing": "NaN|nan", "raises": "RuntimeError: no kernel image"}.get(what, "worst row")
     with use(attention="sage"):
-        outcome = selftest.check(ops.attention)
+        outcome = trust.check(ops.attention)
         assert not outcome.ok and outcome.backend == "sage", outcome
         with pytest.raises(ValueError, match=rf"backend 'sage' is not trusted here: .*({words})"):
             ops.attention(**QKV)
@@ -124,7 +123,7 @@ def test_a_library_is_tested_once_per_device(vendor):
     with use(attention="sage"):
         for _ in range(3):
             ops.attention(**QKV)
-    first = len(selftest.small(ops.attention, "sage", each=True)) + 3  # the test itself, then three calls
+    first = len(trust.small(ops.attention, "sage", each=True)) + 3  # the test itself, then three calls
     assert len(calls) == first
     assert torch.equal(ops.attention(**QKV), ops.attention(**QKV)) and len(calls) == first  # not the default
 

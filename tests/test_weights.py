@@ -7,12 +7,12 @@ import small
 import torch
 from safetensors.torch import load_file, save_file
 
+from liveact_model.checkpoint.files import Tensors, dit_files
 from liveact_model.config import DiTConfig
 from liveact_model.dit import DiT
 from liveact_model.errors import InputError
 from liveact_model.loading import load_avatar, save_ours
 from liveact_model.loading.keymap import UNUSED, export, infer_config, load, targets
-from liveact_model.checkpoint.files import Tensors, dit_files
 
 
 def reload(state, config, precision="float32"):

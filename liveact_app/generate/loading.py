@@ -70,6 +70,7 @@ def dtypes_of(job: Job) -> frozenset[torch.dtype]:
 
 def self_test(device: str, dtypes: frozenset[torch.dtype] | None = None) -> None:
     """Refuse to start on what computes the wrong thing here, in any of `dtypes`: a version number proves nothing."""
+    from liveact_kernels.contract import REGISTRY
     from liveact_kernels.proof import selftest
 
     if device != "cpu":  # where it may have to compile them
@@ -78,7 +79,7 @@ def self_test(device: str, dtypes: frozenset[torch.dtype] | None = None) -> None
     if not wrong:
         return
     first = wrong[0]
-    if first.op not in selftest.REGISTRY:
+    if first.op not in REGISTRY:
         raise InputError(
             f"--device: expected a {device} on which torch {torch.__version__} computes the right thing, but "
             f"{first.op}, {first.why}, is wrong ({first.said}); another --dtype or another torch may do"
