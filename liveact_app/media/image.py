@@ -11,6 +11,7 @@ from torch import Tensor
 
 from liveact_app.media.files import require_file
 from liveact_app.media.picture_file import MAX_PROFILE_BYTES, open_bytes, to_srgb
+from liveact_app.media.pixels import smaller, to_rgb
 from liveact_app.progress import note
 from liveact_model.errors import InputError
 
@@ -19,7 +20,10 @@ MAX_SIDE_PX = 16384
 MAX_PIXELS = 100_000_000
 # Named formats only: some of Pillow's other plugins start external programs (EPS) or are not pictures at all.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "HEIF")
-LARGE_PIXELS = 1 << 24  # from here on a picture is made smaller while it is decoded
+LARGE_PIXELS = 1 << 24  # from here on a JPEG is made smaller while it is decoded
+MOST_PIXELS = 1 << 25  # what is larger is made smaller right after
+# Formats whose decoders hold several copies of the whole picture.
+WHOLE_COPIES = {"WEBP": 40_000_000, "JPEG2000": 40_000_000, "HEIF": 40_000_000, "AVIF": 40_000_000}
 
 
 def load_image(path: str | os.PathLike, size: tuple[int, int], argument: str = "--image") -> Tensor:
@@ -83,12 +87,14 @@ def _decode(path: str, argument: str) -> Image.Image:
     PngImagePlugin.MAX_TEXT_CHUNK = MAX_PROFILE_BYTES  # the limit of a profile too
     try:
         formats = [name for name in FORMATS if name in Image.OPEN]
-        with open_bytes(path) as file, Image.open(file, formats=formats) as image:
-            _check_size(image.size, path, argument)
+        with open_bytes(path) as file:
+            image = Image.open(file, formats=formats)
+            _check_size(image, path, argument)
             if image.width * image.height > LARGE_PIXELS:
                 image.draft(None, (4096, 4096))
             _load(image, path)
-            return _to_rgb(to_srgb(ImageOps.exif_transpose(image)))
+            image = smaller(image, MOST_PIXELS)
+            return to_rgb(to_srgb(ImageOps.exif_transpose(image)))
     except (InputError, MemoryError):
         raise
     except Image.DecompressionBombError:
@@ -120,9 +126,12 @@ def _load(image: Image.Image, path: str) -> None:
 
 def _flat_rows(image: Image.Image) -> int:
     """Equal rows at the bottom: what a JPEG decoder makes of data that is not there."""
-    rows = np.asarray(image)
-    same = (rows[1:] == rows[:-1]).reshape(len(rows) - 1, -1).all(axis=1)[::-1]
-    return int(np.argmin(same)) if not same.all() else len(rows)
+    for end in range(image.height, 1, -255):  # in pieces that share a row
+        rows = np.asarray(image.crop((0, max(0, end - 256), image.width, end)))
+        same = (rows[1:] == rows[:-1]).reshape(len(rows) - 1, -1).all(axis=1)[::-1]
+        if not same.all():
+            return image.height - end + int(np.argmin(same))
+    return image.height
 
 
 def _reason(error: Exception) -> str:
@@ -131,28 +140,13 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
-def _check_size(size: tuple[int, int], path: str, argument: str) -> None:
-    w, h = size
+def _check_size(image: Image.Image, path: str, argument: str) -> None:
+    (w, h), most = image.size, WHOLE_COPIES.get(image.format, MAX_PIXELS)
     if min(w, h) < MIN_SIDE_PX:
         raise InputError(f"{argument}: expected both sides of at least {MIN_SIDE_PX} pixels, {path!r} is {w}x{h}")
-    if max(w, h) > MAX_SIDE_PX or w * h > MAX_PIXELS:
+    if max(w, h) > MAX_SIDE_PX or w * h > most:
+        kind = f" in {image.format}" if most < MAX_PIXELS else ""
         raise InputError(
-            f"{argument}: expected at most {MAX_SIDE_PX} pixels a side and {MAX_PIXELS // 1_000_000} megapixels, "
+            f"{argument}: expected at most {MAX_SIDE_PX} pixels a side and {most // 1_000_000} megapixels{kind}, "
             f"{path!r} is {w}x{h}"
         )
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        # 16-bit grey: Pillow's own conversion clips at 255 in some versions, so scale by hand.
-        grey = np.asarray(image)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise ValueError("grey values outside 16 bits")
-        strips = (np.rint(grey[at : at + 256] / 257.0).astype(np.uint8) for at in range(0, len(grey), 256))
-        image = Image.fromarray(np.concatenate(list(strips)))
-    elif image.mode == "F":
-        raise ValueError("floating-point pixels have no agreed white level; save it as 8 or 16 bit")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
