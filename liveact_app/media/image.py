@@ -13,6 +13,7 @@ from liveact_app.media.files import require_file
 from liveact_app.media.picture_file import MAX_PROFILE_BYTES, open_bytes, to_srgb
 from liveact_app.media.pixels import smaller, to_rgb
 from liveact_app.progress import note
+from liveact_app.streams import libraries_silenced
 from liveact_model.errors import InputError
 
 MIN_SIDE_PX = 16
@@ -22,8 +23,8 @@ MAX_PIXELS = 100_000_000
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "HEIF")
 LARGE_PIXELS = 1 << 24  # from here on a JPEG is made smaller while it is decoded
 MOST_PIXELS = 1 << 25  # what is larger is made smaller right after
-# Formats whose decoders hold several copies of the whole picture.
-WHOLE_COPIES = {"WEBP": 40_000_000, "JPEG2000": 40_000_000, "HEIF": 40_000_000, "AVIF": 40_000_000}
+# Formats whose decoders hold several copies of the whole picture: at most these many pixels.
+WHOLE_COPIES = {"WEBP": 40_000_000, "JPEG2000": 30_000_000, "AVIF": 60_000_000}
 
 
 def load_image(path: str | os.PathLike, size: tuple[int, int], argument: str = "--image") -> Tensor:
@@ -50,10 +51,13 @@ def read_image(path: str | os.PathLike, argument: str = "--image") -> Image.Imag
         InputError: no such file, not a readable picture, a side outside 16..16384 pixels or over 100 megapixels.
     """
     path = require_file(path, argument)
-    with warnings.catch_warnings():
-        # The size is checked below before any pixel is decoded, so Pillow's own warning has nothing to add.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return _decode(path, argument)
+    with warnings.catch_warnings(), libraries_silenced():
+        # Sizes are checked below, and what else Pillow warns of either stops the decoding or changes nothing.
+        warnings.simplefilter("ignore")
+        image, fact = _decode(path, argument)
+    if fact:
+        note(fact)
+    return image
 
 
 def fit_image(image: Image.Image, size: tuple[int, int]) -> Tensor:
@@ -81,7 +85,7 @@ def fit_image(image: Image.Image, size: tuple[int, int]) -> Tensor:
     return torch.from_numpy(pixels / 255.0 * 2.0 - 1.0).permute(2, 0, 1).contiguous()
 
 
-def _decode(path: str, argument: str) -> Image.Image:
+def _decode(path: str, argument: str) -> tuple[Image.Image, str]:
     Image.init()
     pillow_heif.register_heif_opener()
     PngImagePlugin.MAX_TEXT_CHUNK = MAX_PROFILE_BYTES  # the limit of a profile too
@@ -92,9 +96,9 @@ def _decode(path: str, argument: str) -> Image.Image:
             _check_size(image, path, argument)
             if image.width * image.height > LARGE_PIXELS:
                 image.draft(None, (4096, 4096))
-            _load(image, path)
+            fact = _load(image, path)
             image = smaller(image, MOST_PIXELS)
-            return to_rgb(to_srgb(ImageOps.exif_transpose(image)))
+            return to_rgb(to_srgb(ImageOps.exif_transpose(image))), fact
     except (InputError, MemoryError):
         raise
     except Image.DecompressionBombError:
@@ -105,10 +109,11 @@ def _decode(path: str, argument: str) -> Image.Image:
         raise InputError(f"{argument}: expected a readable image, cannot decode {path!r} ({_reason(error)})") from error
 
 
-def _load(image: Image.Image, path: str) -> None:
-    """Decode the pixels; a JPEG that only lacks its end is taken while most of it is there."""
+def _load(image: Image.Image, path: str) -> str:
+    """Decode the pixels; a JPEG that only lacks its end is taken while most of it is there, and a line says so."""
     try:
         image.load()
+        return ""
     except OSError:
         if image.format != "JPEG":
             raise
@@ -121,7 +126,7 @@ def _load(image: Image.Image, path: str) -> None:
         if missing > image.height / 2:
             raise
         lost = f"; {missing} of {image.height} rows may be missing" if missing > image.height / 16 else ""
-        note(f"{path!r} has no end marker{lost}")
+        return f"{path!r} has no end marker{lost}"
 
 
 def _flat_rows(image: Image.Image) -> int:
