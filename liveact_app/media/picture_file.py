@@ -26,12 +26,9 @@ def _kept(file: io.BufferedIOBase, size: int) -> list[tuple[int, int]]:
     kept, at = [], 8
     while len(head := file.read(8)) == 8:
         length, name = int.from_bytes(head[:4], "big"), head[4:]
-        whole = length <= size - at
-        end = at + length + 12 if whole else size
-        useless = whole and (
-            name in _TEXT or (name == b"iCCP" and (length > MAX_PROFILE_BYTES or not _is_profile(file.read(length))))
-        )
-        if not useless:
+        end = min(at + length + 12, size)
+        wrong = name == b"iCCP" and (length > MAX_PROFILE_BYTES or not _is_profile(file.read(length)))
+        if name not in _TEXT and not wrong:
             kept.append((at, end))
         at = file.seek(end)
     return kept
