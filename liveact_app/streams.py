@@ -88,6 +88,24 @@ def _discard(stream: TextIO | None) -> None:
 
 
 @contextlib.contextmanager
+def libraries_silenced() -> Iterator[None]:
+    """What C libraries write to standard error inside goes nowhere (libtiff warns of every tag it does not know)."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@contextlib.contextmanager
 def guarded() -> Iterator[None]:
     """Standard output raises OutputLost and standard error raises nothing inside."""
     for number in range(3):  # a file that is opened later must not become standard error, which libraries write to

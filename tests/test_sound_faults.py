@@ -96,6 +96,57 @@ def test_damage_is_silent_and_a_cut_file_says_so(tmp_path):
         scan(tmp_path / "a.flac")
 
 
+@pytest.mark.parametrize("size", [1, 500, 5000, 60_000])
+@pytest.mark.parametrize("kind", ["zeros", "noise", "tags"])
+@pytest.mark.parametrize("rate", [44100, 22050])
+def test_junk_in_front_of_an_mp3_is_skipped(tmp_path, size, kind, rate):
+    encode(tmp_path / "a.mp3", "libmp3lame", [voice(rate)], rate)
+    whole = heard(scan(tmp_path / "a.mp3"))
+    tag = b"ID3\4\0\0" + bytes((0, 0, size >> 7 & 127, size & 127)) + bytes(size & 16383) if kind == "tags" else b""
+    junk = tag + (np.random.default_rng(1).bytes(size) if kind == "noise" else bytes(size))
+    (tmp_path / "b.mp3").write_bytes(junk + (tmp_path / "a.mp3").read_bytes())
+    info = scan(tmp_path / "b.mp3")
+    assert np.array_equal(heard(info), whole)
+    assert all("bytes that are no sound" in note for note in info.notes) and (info.notes or size < 1000)
+
+
+@pytest.mark.parametrize("container", ["webm", "mkv"])
+def test_a_hole_in_the_time_stamps_is_silent(tmp_path, container):
+    path = tmp_path / f"a.{container}"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libopus", rate=48000, layout="mono")
+        for i in range(100):
+            sound = voice(48000)[i % 50 * 960 : (i % 50 + 1) * 960, 0]
+            frame = av.AudioFrame.from_ndarray(sound.astype(np.float32)[None], format="flt", layout="mono")
+            frame.sample_rate, frame.pts = 48000, i * 960
+            for packet in stream.encode(frame):
+                if i >= 50:
+                    packet.pts, packet.dts = packet.pts + 96000, packet.dts + 96000
+                file.mux(packet)
+        for packet in stream.encode(None):
+            packet.pts, packet.dts = packet.pts + 96000, packet.dts + 96000
+            file.mux(packet)
+    info = scan(path)
+    sound = heard(info)
+    assert abs(info.seconds - 4) < 0.05 and "leaves out 2.0" in info.notes[0] and len(info.notes) == 1
+    assert np.abs(sound[16500:47500]).max() < 1e-6 and sound[48500:].std() > 0.15 and sound[:15500].std() > 0.15
+
+
+def test_the_decoders_write_nothing(tmp_path, capfd):
+    encode(tmp_path / "a.mp3", "libmp3lame", [voice(44100, 3)], 44100)
+    encode(tmp_path / "a.m4a", "aac", [voice(44100, 3)], 44100)
+    soundfile.write(tmp_path / "a.flac", voice(44100, 3), 44100)
+    soundfile.write(tmp_path / "a.ogg", voice(44100, 3), 44100)
+    for name in ("a.mp3", "a.m4a", "a.flac", "a.ogg"):
+        data = bytearray((tmp_path / name).read_bytes())
+        for at in (0.5, 0.6, 0.7):
+            data[int(len(data) * at)] ^= 0x55
+        (tmp_path / name).write_bytes(data)
+        heard(scan(tmp_path / name))
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "")
+
+
 def test_samples_over_full_scale_are_limited(tmp_path):
     soundfile.write(tmp_path / "a.wav", voice(16000) * 4, 16000, subtype="FLOAT")
     info = scan(tmp_path / "a.wav")

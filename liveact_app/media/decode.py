@@ -62,10 +62,11 @@ class Decoder:
 
     def __iter__(self) -> Iterator[Piece]:
         bounds = link_bounds(self.path)
+        self.junk += bounds[0][0]
         for begin, end in bounds:
             before = self.heard
             try:
-                yield from self._link(begin, end, len(bounds) > 1)
+                yield from self._link(begin, end, len(bounds) > 1 or begin > 0)
             except InputError:
                 raise
             except BROKEN as error:

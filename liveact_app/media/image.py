@@ -11,7 +11,9 @@ from torch import Tensor
 
 from liveact_app.media.files import require_file
 from liveact_app.media.picture_file import MAX_PROFILE_BYTES, open_bytes, to_srgb
+from liveact_app.media.pixels import smaller, to_rgb
 from liveact_app.say import note
+from liveact_app.streams import libraries_silenced
 from liveact_model.errors import InputError
 
 MIN_SIDE_PX = 16
@@ -19,7 +21,10 @@ MAX_SIDE_PX = 16384
 MAX_PIXELS = 100_000_000
 # Named formats only: some of Pillow's other plugins start external programs (EPS) or are not pictures at all.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "HEIF")
-LARGE_PIXELS = 1 << 24  # from here on a picture is made smaller while it is decoded
+LARGE_PIXELS = 1 << 24  # from here on a JPEG is made smaller while it is decoded
+MOST_PIXELS = 1 << 25  # what is larger is made smaller right after
+# Formats whose decoders hold several copies of the whole picture: at most these many pixels.
+WHOLE_COPIES = {"WEBP": 40_000_000, "JPEG2000": 30_000_000, "AVIF": 60_000_000}
 
 
 def load_image(path: str | os.PathLike, size: tuple[int, int], argument: str = "--image") -> Tensor:
@@ -46,10 +51,13 @@ def read_image(path: str | os.PathLike, argument: str = "--image") -> Image.Imag
         InputError: no such file, not a readable picture, a side outside 16..16384 pixels or over 100 megapixels.
     """
     path = require_file(path, argument)
-    with warnings.catch_warnings():
-        # The size is checked below before any pixel is decoded, so Pillow's own warning has nothing to add.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return _decode(path, argument)
+    with warnings.catch_warnings(), libraries_silenced():
+        # Sizes are checked below, and what else Pillow warns of either stops the decoding or changes nothing.
+        warnings.simplefilter("ignore")
+        image, fact = _decode(path, argument)
+    if fact:
+        note(fact)
+    return image
 
 
 def fit_image(image: Image.Image, size: tuple[int, int]) -> Tensor:
@@ -77,18 +85,20 @@ def fit_image(image: Image.Image, size: tuple[int, int]) -> Tensor:
     return torch.from_numpy(pixels / 255.0 * 2.0 - 1.0).permute(2, 0, 1).contiguous()
 
 
-def _decode(path: str, argument: str) -> Image.Image:
+def _decode(path: str, argument: str) -> tuple[Image.Image, str]:
     Image.init()
     pillow_heif.register_heif_opener()
     PngImagePlugin.MAX_TEXT_CHUNK = MAX_PROFILE_BYTES  # the limit of a profile too
     try:
         formats = [name for name in FORMATS if name in Image.OPEN]
-        with open_bytes(path) as file, Image.open(file, formats=formats) as image:
-            _check_size(image.size, path, argument)
+        with open_bytes(path) as file:
+            image = Image.open(file, formats=formats)
+            _check_size(image, path, argument)
             if image.width * image.height > LARGE_PIXELS:
                 image.draft(None, (4096, 4096))
-            _load(image, path)
-            return _to_rgb(to_srgb(ImageOps.exif_transpose(image)))
+            fact = _load(image, path)
+            image = smaller(image, MOST_PIXELS)
+            return to_rgb(to_srgb(ImageOps.exif_transpose(image))), fact
     except (InputError, MemoryError):
         raise
     except Image.DecompressionBombError:
@@ -99,10 +109,11 @@ def _decode(path: str, argument: str) -> Image.Image:
         raise InputError(f"{argument}: expected a readable image, cannot decode {path!r} ({_reason(error)})") from error
 
 
-def _load(image: Image.Image, path: str) -> None:
-    """Decode the pixels; a JPEG that only lacks its end is taken while most of it is there."""
+def _load(image: Image.Image, path: str) -> str:
+    """Decode the pixels; a JPEG that only lacks its end is taken while most of it is there, and a line says so."""
     try:
         image.load()
+        return ""
     except OSError:
         if image.format != "JPEG":
             raise
@@ -115,14 +126,17 @@ def _load(image: Image.Image, path: str) -> None:
         if missing > image.height / 2:
             raise
         lost = f"; {missing} of {image.height} rows may be missing" if missing > image.height / 16 else ""
-        note(f"{path!r} has no end marker{lost}")
+        return f"{path!r} has no end marker{lost}"
 
 
 def _flat_rows(image: Image.Image) -> int:
     """Equal rows at the bottom: what a JPEG decoder makes of data that is not there."""
-    rows = np.asarray(image)
-    same = (rows[1:] == rows[:-1]).reshape(len(rows) - 1, -1).all(axis=1)[::-1]
-    return int(np.argmin(same)) if not same.all() else len(rows)
+    for end in range(image.height, 1, -255):  # in pieces that share a row
+        rows = np.asarray(image.crop((0, max(0, end - 256), image.width, end)))
+        same = (rows[1:] == rows[:-1]).reshape(len(rows) - 1, -1).all(axis=1)[::-1]
+        if not same.all():
+            return image.height - end + int(np.argmin(same))
+    return image.height
 
 
 def _reason(error: Exception) -> str:
@@ -131,28 +145,13 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
-def _check_size(size: tuple[int, int], path: str, argument: str) -> None:
-    w, h = size
+def _check_size(image: Image.Image, path: str, argument: str) -> None:
+    (w, h), most = image.size, WHOLE_COPIES.get(image.format, MAX_PIXELS)
     if min(w, h) < MIN_SIDE_PX:
         raise InputError(f"{argument}: expected both sides of at least {MIN_SIDE_PX} pixels, {path!r} is {w}x{h}")
-    if max(w, h) > MAX_SIDE_PX or w * h > MAX_PIXELS:
+    if max(w, h) > MAX_SIDE_PX or w * h > most:
+        kind = f" in {image.format}" if most < MAX_PIXELS else ""
         raise InputError(
-            f"{argument}: expected at most {MAX_SIDE_PX} pixels a side and {MAX_PIXELS // 1_000_000} megapixels, "
+            f"{argument}: expected at most {MAX_SIDE_PX} pixels a side and {most // 1_000_000} megapixels{kind}, "
             f"{path!r} is {w}x{h}"
         )
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        # 16-bit grey: Pillow's own conversion clips at 255 in some versions, so scale by hand.
-        grey = np.asarray(image)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise ValueError("grey values outside 16 bits")
-        strips = (np.rint(grey[at : at + 256] / 257.0).astype(np.uint8) for at in range(0, len(grey), 256))
-        image = Image.fromarray(np.concatenate(list(strips)))
-    elif image.mode == "F":
-        raise ValueError("floating-point pixels have no agreed white level; save it as 8 or 16 bit")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
