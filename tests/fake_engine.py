@@ -85,7 +85,7 @@ def load_avatar(name_or_dir, dtype="auto", wav2vec_dir=None, device="cpu"):
 
 def modules():
     """Name -> module, to be put in sys.modules."""
-    session, weights = ModuleType("liveact_model.session"), ModuleType("liveact_model.loading.weights")
+    session, weights = ModuleType("liveact_model.session"), ModuleType("liveact_model.loading")
     session.Session, weights.load_avatar, weights.AVATARS = Session, load_avatar, ("tiny",)
     return {session.__name__: session, weights.__name__: weights}
 

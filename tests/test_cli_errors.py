@@ -225,6 +225,6 @@ def test_a_message_of_several_lines_becomes_one(place, capsys, monkeypatch):
     def broken(*args, **kwargs):
         raise InputError("model: expected two files,\n   found one")
 
-    monkeypatch.setattr(sys.modules["liveact_model.loading.weights"], "load_avatar", broken)
+    monkeypatch.setattr(sys.modules["liveact_model.loading"], "load_avatar", broken)
     assert main(command()) == 2
     assert error_of(capsys) == "liveact: error: model: expected two files, found one"
