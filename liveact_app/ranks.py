@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -134,6 +135,8 @@ def _join(here: Place, device: str, form: str) -> Ranks:
     join_within_s = _seconds("LIVEACT_JOIN_WITHIN", JOIN_WITHIN_S)
     dead_after_s = _seconds("LIVEACT_DEAD_AFTER", DEAD_AFTER_S)
     at = resolve(here.host, here.port, here.near)
+    if at.near and "lo" in (name for _, name in socket.if_nameindex()):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else it listens where the machine's name points
     store = open_store(at, here.rank == 0 and not here.hosted, here.size, join_within_s)
     return connect(
         device, form, store=store, rank=here.rank, size=here.size, at=at, join_within_s=join_within_s,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -156,8 +154,6 @@ def connect(
     links = meet(dist.PrefixStore("liveact", store), rank, size, at, join_within_s)
     watch = Watch(links, rank, size, dead_after_s)
     watch.start()
-    if at.near and "lo" in (name for _, name in socket.if_nameindex()):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else it listens where the machine's name points
     own = "gloo" if shared_device else dist.get_default_backend_for_device(device)
     backend = own if own == "gloo" else f"cpu:gloo,{device.type}:{own}"  # objects and orders travel through the host
     try:
