@@ -15,7 +15,7 @@ from liveact_model.parallel.ranks import connect
 
 PRELOAD = [
     "pytest", "numpy", "torch.testing", "liveact_model.parallel.shared_memory", "liveact_model.parallel.ranks",
-    "liveact_model.session", "liveact_model.vae.wan_tiles", "liveact_app.verify", "liveact_model.text.umt5",
+    "liveact_model.session", "liveact_model.vae.wan_tiles", "liveact_app.verify.cases", "liveact_model.text.umt5",
     "liveact_model.image.clip", "torch._meta_registrations", "torch._refs.nn.functional", "torch._dynamo",
 ]  # fmt: skip
 """What every rank would import anyway; a name that is missing here only costs time."""

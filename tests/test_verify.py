@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from liveact_app.cli import main
-from liveact_app.verify import REPLAYS, find, replay
+from liveact_app.verify.cases import REPLAYS, find, replay
 from liveact_app.verify.dit import Replay
 from liveact_app.verify.golden import load
 from liveact_model.errors import InputError

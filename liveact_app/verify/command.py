@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     """Replay, print a row per check, and return the exit code."""
     from liveact_app.media.files import check_output
     from liveact_app.media.pending import PendingFile
-    from liveact_app.verify import find, replay
+    from liveact_app.verify.cases import find, replay
     from liveact_app.verify.junit import junit
     from liveact_app.verify.report import Report
 
