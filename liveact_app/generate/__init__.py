@@ -1,1 +1,1 @@
-"""A picture and a recording become a video: `command` and `job` what is asked, `render` the loop, `ranks` the helpers."""
+"""A picture and a recording become a video: `command` and `job` say what is asked, `render` has the loop."""
