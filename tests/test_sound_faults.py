@@ -151,6 +151,8 @@ def test_samples_over_full_scale_are_limited(tmp_path):
     soundfile.write(tmp_path / "a.wav", voice(16000) * 4, 16000, subtype="FLOAT")
     info = scan(tmp_path / "a.wav")
     assert "over full scale" in info.notes[0] and np.abs(heard(info)).max() == 1
+    with AudioReader(info) as reader:  # what the video gets
+        assert max(np.abs(chunk).max() for chunk in reader) == 1
 
 
 def test_a_file_that_shrank_after_the_scan_ends_early(tmp_path):
