@@ -23,7 +23,8 @@ FAR_DB, NEAR_DB, FAST_S, SLOW_S = 6.0, 1.0, 0.15, 8.0
 
 def loudness_db(power: Tensor) -> Tensor:
     """Mel power [n, bands] -> dB [n]."""
-    return 10.0 * torch.log10(power.sum(1) + 1e-12)
+    # Rounded, because the last bits of a vectorised logarithm depend on how many frames come at once.
+    return (torch.log10(power.double().sum(1) + 1e-12) * 640).round().float() / 64
 
 
 def gain_db(level: float) -> float:
