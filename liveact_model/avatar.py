@@ -36,8 +36,13 @@ class ImageEncoder(Protocol):
 class AudioStream(Protocol):
     """Audio of one Session, pushed as it comes and forgotten as it is used; indices are video frames from 0."""
 
-    ready: int
-    total: int | None
+    @property
+    def ready(self) -> int:
+        """Number of video frames whose embedding is final."""
+
+    @property
+    def total(self) -> int | None:
+        """Number of video frames of the whole audio; None until `close`."""
 
     def push(self, samples: Tensor) -> None:
         """Append mono samples [n]."""

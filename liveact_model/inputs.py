@@ -80,8 +80,8 @@ def prompt_text(prompt: Any) -> str:
 
 def number(value: Any, name: str, low: float, high: float) -> float:
     """A real number in [low, high]. Raises InputError."""
-    ok = isinstance(value, Real) and not isinstance(value, bool | np.bool_) and low <= value <= high
-    if not ok:
+    real = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+    if not (real and low <= value <= high):
         raise InputError(f"{name}: expected {low:g} to {high:g}, got {shown(value)}")
     return float(value)
 

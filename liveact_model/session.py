@@ -89,9 +89,13 @@ class Session:
     def _start(self, image: Tensor | None, prompt: str, bits: dict[str, bool]) -> None:
         dit, vae, share = self.avatar.dit, self.avatar.vae, self.parallel.share
         image = None if image is None else image.to(self.avatar.anchor().device)
-        y = share(lambda: conditioning(vae, image, dit.config.window_slots)).to(dit.dtype)
+        def given() -> Tensor:
+            assert image is not None, "the leading process has it, and only that one is asked"
+            return image
+
+        y = share(lambda: conditioning(vae, given(), dit.config.window_slots)).to(dit.dtype)
         times = [dit.at(t) for t in self.avatar.timesteps]
-        rows = share(lambda: self.avatar.image.encode(image, y[-vae.z_dim :, 0]))
+        rows = share(lambda: self.avatar.image.encode(given(), y[-vae.z_dim :, 0]))
         self._prompt_text = prompt
         self._prompt = dit.prompt(share(lambda: self._encode(prompt)), dit.image_kv(rows))
         self._decoder = self.parallel.decoder(vae)
@@ -136,7 +140,7 @@ class Session:
 
     def _listen(self, levels: Any | None) -> Any:
         """The audio stream, with the statistics of the whole recording where they are known and of use."""
-        encoder = self.avatar.audio
+        encoder: Any = self.avatar.audio  # with `measure` or without, see AudioEncoder
         if levels is None:
             return encoder.stream(self.fps)
         if not hasattr(encoder, "measure"):
@@ -175,6 +179,7 @@ class Session:
 
     def _take_prompt(self, rows: Tensor | None) -> None:
         rows = self.parallel.share(lambda: rows)
+        assert rows is not None, "the leading process has them"
         same_shapes = self._prompt.take(self.avatar.dit.prompt(rows, self._prompt.image))
         if self._graphs is not None and not same_shapes:
             self._later.capture(self._graphs) if self.blocks_made else self.capture()

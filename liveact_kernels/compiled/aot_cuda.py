@@ -87,6 +87,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"no CUDA kernels to check: {error}")
         return 0
     book, wrong = Ledger(f"nvcc {module.BUILD['nvcc']}"), []
+    assert module.__file__ is not None, "a built extension is a file"
     for chip in module.ARCHS:
         table = kernels(Path(module.__file__), chip)
         for key, entry in table.items():

@@ -23,7 +23,7 @@ COUNTED = (
 def tools() -> Path:
     """Folder of cuobjdump and nvdisasm; raises ModuleNotFoundError without Triton."""
     spec = importlib.util.find_spec("triton")
-    if spec is None:
+    if spec is None or spec.origin is None:
         how = "cuobjdump and nvdisasm come with triton: pip install 'liveact[triton]'"
         raise ModuleNotFoundError(how, name="triton")
     return Path(spec.origin).parent / "backends" / "nvidia" / "bin"

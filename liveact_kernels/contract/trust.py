@@ -81,7 +81,8 @@ def reason(op: Testable, device: torch.device | str) -> str:
 def check(op: Testable, device: torch.device | str = "cpu") -> Outcome:
     """Run an op's small cases with poisoned outputs; a backend that is missing or raises is reported, not hidden."""
     device = torch.device(device)
-    backend, failed, said, kinds = chosen_for(op) or "none", [], [], frozenset()
+    backend, failed, said = chosen_for(op) or "none", [], []
+    kinds: frozenset[torch.dtype] = frozenset()
     try:
         backend = backend_of(op, device)
         for case in small(op, backend, each=device.type == "cpu"):
@@ -116,7 +117,8 @@ def small(op: Testable, backend: str, each: bool) -> list[Case]:
 
     Raises ValueError when it takes none that runs everywhere.
     """
-    whys, found, cases = [], {}, [c for c in op.cases if c.rung == "cpu"]
+    found: dict[frozenset[torch.dtype], Case] = {}
+    whys, cases = [], [c for c in op.cases if c.rung == "cpu"]
     for case in sorted(cases, key=lambda c: math.prod(v for v in c.dims.values() if type(v) is int)):
         if why := op.refused(backend, op.dims_of(case)):
             whys.append(why)

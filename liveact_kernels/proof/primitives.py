@@ -48,7 +48,7 @@ def _attention(q, k, v):
 
 
 _HEADS = (2, 3, 40, 32)
-_BOTH = {
+_BOTH: dict[str, tuple[Callable[..., torch.Tensor], tuple[tuple[int, ...], ...], str]] = {
     "linear": (F.linear, ((33, 256), (320, 256), (320,)), "every network"),
     "scaled_dot_product_attention": (_attention, (_HEADS, _HEADS, _HEADS), "the encoders"),
     "layer_norm": (lambda x, w, b: F.layer_norm(x, w.shape, w, b), ((33, 96), (96,), (96,)), "the encoders"),

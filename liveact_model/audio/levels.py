@@ -51,19 +51,20 @@ class LevelMeter:
         for piece in samples.split(self._piece):
             wide = piece.to(torch.float64)
             self._sums += torch.stack([torch.tensor(float(len(piece))).double(), wide.sum(), wide.square().sum()])
-            if self._conv is not None:
-                self._update_conv(torch.cat([self._tail, piece]))
+            if self._conv is not None and self._conv_sums is not None:
+                self._conv_sums += self._sums_of(self._conv, torch.cat([self._tail, piece]))
 
     @torch.no_grad()
-    def _update_conv(self, samples: Tensor) -> None:
-        (kernel,), (stride,) = self._conv.kernel_size, self._conv.stride
+    def _sums_of(self, conv: nn.Conv1d, samples: Tensor) -> Tensor:
+        (kernel,), (stride,) = conv.kernel_size, conv.stride
         outputs = max(0, (len(samples) - kernel) // stride + 1)
         self._tail = samples[outputs * stride :].clone()
-        if outputs:
-            weight = self._conv.weight.float()
-            out = F.conv1d(samples.to(weight.device)[None, None], weight, stride=stride)[0]
-            sums = torch.stack([torch.full_like(out[:, 0], outputs), out.sum(1), out.square().sum(1)])
-            self._conv_sums += sums.cpu().double()
+        if not outputs:
+            return torch.zeros(3, conv.out_channels, dtype=torch.float64)
+        weight = conv.weight.float()
+        out = F.conv1d(samples.to(weight.device)[None, None], weight, stride=stride)[0]
+        sums = torch.stack([torch.full_like(out[:, 0], outputs), out.sum(1), out.square().sum(1)])
+        return sums.cpu().double()
 
     def levels(self) -> Levels:
         """The statistics so far (of at least one sample)."""

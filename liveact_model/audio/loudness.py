@@ -61,7 +61,8 @@ class RunningLevel:
     """The gain of a live stream, one step per video frame; it depends on the frames before alone."""
 
     def __init__(self, fps: float, per_video_frame: int):
-        self._frames: deque[float] = deque(maxlen=max(8, round(WINDOW_S * fps * per_video_frame)))
+        self._room = max(8, round(WINDOW_S * fps * per_video_frame))
+        self._frames: deque[float] = deque(maxlen=self._room)
         self._step = 1 / fps
         self._gain, self._fast, self._heard = 0.0, False, False
 
@@ -80,6 +81,6 @@ class RunningLevel:
         order = sorted(self._frames)
         top, low = order[int(0.95 * (len(order) - 1))], order[int(0.05 * len(order))]
         active = [x for x in order if x >= top - GATE_DB]
-        if top < FLOOR_DB or top - low < SPREAD_DB or len(active) < ACTIVE * self._frames.maxlen:
+        if top < FLOOR_DB or top - low < SPREAD_DB or len(active) < ACTIVE * self._room:
             return None
         return gain_db(float(10 * torch.tensor([10 ** (x / 10) for x in active]).mean().log10()))

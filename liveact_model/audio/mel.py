@@ -1,6 +1,6 @@
 """Streaming log-mel front end of the tiny model: four mel frames of 32 bands per video frame."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 
 import torch
@@ -63,7 +63,7 @@ class MelEncoder:
         stream = self.stream(fps, gain_db)
         stream.push(samples)
         stream.close()
-        return stream.embeddings(0, stream.total)
+        return stream.embeddings(0, stream.ready)
 
 
 class MelStream:
@@ -80,7 +80,7 @@ class MelStream:
         # An exact rational keeps frame positions free of drift however long the stream runs.
         self._hop = Fraction(SAMPLE_RATE, FRAMES_PER_VIDEO) / Fraction(fps).limit_denominator(1001)
         self._gain_db, self._level = gain_db, RunningLevel(fps, FRAMES_PER_VIDEO)
-        self.heard = None  # called with the loudness of new mel frames, dB [n]
+        self.heard: Callable[[Tensor], object] | None = None  # called with the loudness of new mel frames, dB [n]
         self._window = torch.hann_window(WINDOW)
         self._filters = mel_filters()
         self._samples = torch.zeros(WINDOW // 2)  # the audio is preceded by silence

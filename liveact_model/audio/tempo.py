@@ -91,6 +91,7 @@ class TempoStream:
 
         frame = av.AudioFrame.from_ndarray(block.numpy()[None], format="flt", layout="mono")
         frame.sample_rate, frame.time_base = self.sample_rate, Fraction(1, self.sample_rate)
+        assert self._graph is not None, "at 25 fps nothing is filtered"
         self._graph.push(frame)
         out = [torch.empty(0)]
         while True:
@@ -111,8 +112,8 @@ def _atempo(fps: float, sample_rate: int):
     import av.filter  # imported here: audio at 25 fps needs no PyAV
 
     graph = av.filter.Graph()
-    rate = {"sample_rate": sample_rate, "time_base": Fraction(1, sample_rate)}
-    chain = [graph.add_abuffer(format="flt", layout="mono", **rate)]
+    step = Fraction(1, sample_rate)
+    chain = [graph.add_abuffer(sample_rate=sample_rate, format="flt", layout="mono", time_base=step)]
     chain += [graph.add("atempo", f"{factor:.9f}") for factor in factors(EMBEDDINGS_PER_SECOND / fps)]
     chain.append(graph.add("abuffersink"))
     for source, sink in pairwise(chain):

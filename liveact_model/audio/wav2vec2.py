@@ -45,6 +45,9 @@ class Wav2Vec2AudioEncoder(nn.Module):
     """
 
     sample_rate = SAMPLE_RATE
+    convolutions: Any  # transformers' modules, of which torch knows only that they are modules
+    projection: Any
+    encoder: Any
 
     def __init__(
         self, state: Mapping[str, Tensor], settings: Mapping[str, Any], normalize: bool = True,
@@ -104,12 +107,13 @@ class Wav2Vec2AudioEncoder(nn.Module):
             x = layer(x)
         return x
 
-    def _channel_norm(self, layer: nn.Module, x: Tensor, levels: Levels) -> Tensor:
+    def _channel_norm(self, layer: Any, x: Tensor, levels: Levels) -> Tensor:
         """The first layer's group norm (one channel per group) with given statistics, in float32: [1, C, T] -> same.
 
         `levels` measured the convolution of raw samples; of normalised ones its mean is (m - mean * sum(w)) / scale.
         """
         offset, scale = (levels.mean, levels.scale) if self.normalize else (0.0, 1.0)
+        assert levels.conv_mean is not None and levels.conv_variance is not None, "measured, if grouped"
         taps = layer.conv.weight.float().sum((1, 2))
         mean = (levels.conv_mean.to(taps.device, torch.float32) - offset * taps) / scale
         if layer.conv.bias is not None:

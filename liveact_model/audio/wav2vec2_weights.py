@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from liveact_model.audio.wide import WideConv1d
 from liveact_model.checkpoint.jsonfile import read_json
@@ -24,7 +24,7 @@ WEIGHT_NORM_NAMES = (
 )
 
 
-def build(settings: Mapping[str, Any], where: str | Path = "its settings") -> nn.Module:
+def build(settings: Mapping[str, Any], where: str | Path = "its settings") -> Any:
     """transformers' Wav2Vec2Model on the meta device, the positional convolution with a plain weight and in float32.
 
     Raises:
@@ -36,9 +36,10 @@ def build(settings: Mapping[str, Any], where: str | Path = "its settings") -> nn
 
     settings = validated(Speech, dict(settings), where, "audio encoder config").model_dump()
     off = ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout", "layerdrop")
-    off_values = dict.fromkeys((*off, "mask_time_prob", "mask_feature_prob"), 0.0)
+    options: dict[str, Any] = dict.fromkeys((*off, "mask_time_prob", "mask_feature_prob"), 0.0)
+    options["attn_implementation"] = "sdpa"
     try:
-        config = Wav2Vec2Config(**settings, **off_values, attn_implementation="sdpa")
+        config = Wav2Vec2Config(**settings, **options)
         with torch.device("meta"):
             model = Wav2Vec2Model(config)
             width, kernel = config.hidden_size, config.num_conv_pos_embeddings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -42,7 +43,7 @@ class Tensors(Mapping[str, Tensor]):
     def __init__(self, files: list[Path]):
         from safetensors import SafetensorError, safe_open  # a model of random weights needs no files
 
-        self._files = {}
+        self._files: dict[str, Any] = {}  # key -> the open file that has it
         for path in files:
             if path.exists() and not path.is_file():  # a pipe would be waited for
                 raise InputError(f"model: expected a complete safetensors file {path}, which is no regular file")

@@ -18,7 +18,7 @@ from ..inputs import shown
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def validated(schema: type[Model], values: dict[str, Any], where: Path, what: str = "model") -> Model:
+def validated(schema: type[Model], values: dict[str, Any], where: str | Path, what: str = "model") -> Model:
     """The values of a file in their schema.
 
     Raises:

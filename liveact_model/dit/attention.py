@@ -48,7 +48,8 @@ class SelfAttention(nn.Module):
         self, x: Tensor, norm: Norm, gate: Tensor, rope: Tensor, window: Window, layer: int, frames: int
     ) -> Tensor:
         """x + gate * SelfAttention(LN(x) * mul + add); rope [L, D/2, 2] of these tokens of `frames` latent frames."""
-        taps, taps_v = self.taps, self.taps_v
+        taps: Tensor = self.taps
+        taps_v: Tensor | None = self.taps_v
         if self.memory == "mean":
             taps, taps_v = torch.full_like(taps, 1 / TAPS), None
         row = {"qkv": self.qkv(self.qkv.norm(x, *norm)), "norm_q": self.norm_q, "norm_k": self.norm_k, "rope": rope}
@@ -57,7 +58,8 @@ class SelfAttention(nn.Module):
             y, scale = window.attend_codes(layer, frames, new, taps, taps_v, dtype)
             a = y.flatten(-2) if scale is None else Quantised(y.flatten(-2), scale, x.dtype)
         else:
-            a = self.o.accept(window.attend(layer, frames, *ops.qkv_norm_rope(**row), taps, taps_v).flatten(-2))
+            q, k, v = ops.qkv_norm_rope(**row)
+            a = self.o.accept(window.attend(layer, frames, q, k, v, taps, taps_v).flatten(-2))
         return self.o.gate(a, x, gate)
 
 

@@ -149,11 +149,11 @@ class Window:
     def _update(self, layer, mem, k, v, taps, taps_v, k_scale=None, v_scale=None) -> None:
         schedule = self.first if mem is None else self.schedule
         rows = self.rope[: k.shape[0] + (0 if mem is None else mem.k.shape[0])]
-        old = LayerMemory(None, None) if mem is None else mem
+        old = (None,) * 4 if mem is None else (mem.k, mem.v, mem.k_scale, mem.v_scale)
         k_dtype, v_dtype = (torch.int8, torch.float8_e4m3fn) if self.eight_bit else (k.dtype, v.dtype)
         args = {
             "k_new": k, "v_new": v, "k_new_scale": k_scale, "v_new_scale": v_scale,
-            "k_mem": old.k, "v_mem": old.v, "k_scale": old.k_scale, "v_scale": old.v_scale,
+            "k_mem": old[0], "v_mem": old[1], "k_scale": old[2], "v_scale": old[3],
             "taps": taps, "taps_v": taps_v, "rope": rows, "schedule": schedule, "tokens": self.tokens,
             "grouping": self.grouping, "k_dtype": k_dtype, "v_dtype": v_dtype,
         }  # fmt: skip
@@ -162,12 +162,12 @@ class Window:
             return
         kept = Slots.reference.stop * self.tokens  # these stay as they are
         if torch.is_grad_enabled():  # training keeps the graph: no write in place
-            new = ops.kv_compress(**args)
-            pairs = zip((mem.k, mem.v, mem.k_scale, mem.v_scale), new)
-            self.layers[layer] = LayerMemory(*(None if n is None else torch.cat((o[:kept], n)) for o, n in pairs))
+            k, v, *scales = ops.kv_compress(**args)
+            k, v = torch.cat((mem.k[:kept], k)), torch.cat((mem.v[:kept], v))
+            pairs = zip((mem.k_scale, mem.v_scale), scales)
+            self.layers[layer] = LayerMemory(k, v, *(None if n is None else torch.cat((o[:kept], n)) for o, n in pairs))
             return
-        parts = (mem.k, mem.v, mem.k_scale, mem.v_scale)
-        ops.kv_compress(**args, out=tuple(None if t is None else t[kept:] for t in parts))
+        ops.kv_compress(**args, out=tuple(None if t is None else t[kept:] for t in old))
 
     def nbytes(self) -> int:
         """Bytes held, constant from the second block on."""

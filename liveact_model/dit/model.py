@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class DiT(nn.Module):
         self.patch = Linear(c.in_dim * PATCH * PATCH, c.dim)
         self.time, self.text, self.image = TimeEmbedding(c), TextEmbedding(c), ImageEmbedding(c)
         self.audio = AudioProjection(c)
-        self.blocks = nn.ModuleList(Block(c) for _ in range(c.num_layers))
+        self.blocks = cast(Sequence[Block], nn.ModuleList(Block(c) for _ in range(c.num_layers)))
         self.head = Head(c)
 
     def to_precision(self, precision: str) -> DiT:

@@ -31,6 +31,10 @@ class Linear(nn.Module):
     Callers hand in what `accept` or `norm` made for this layer, so that the same block code runs every precision.
     """
 
+    weight: nn.Parameter | None
+    w8: Tensor
+    w_scale: Tensor
+
     def __init__(self, K: int, N: int, bias: bool = True):
         super().__init__()
         self.K, self.N = K, N
@@ -48,7 +52,7 @@ class Linear(nn.Module):
 
         One scale per output channel; the released recipe has one per tensor.
         """
-        if self.is_fp8:
+        if self.weight is None:
             if precision != "fp8":
                 raise ValueError("Linear.to_precision: the weights behind the e4m3 codes are gone, load them again")
             return
@@ -71,16 +75,19 @@ class Linear(nn.Module):
         if not self.is_fp8:
             return x
         groups = self.K // GROUP if self.K % GROUP == 0 else 1
-        return Quantised(*ops.quant(x=x, groups=groups), x.dtype)
+        x8, scale = ops.quant(x=x, groups=groups)
+        return Quantised(x8, scale, x.dtype)
 
     def norm(self, x: Tensor, mul: Tensor, add: Tensor) -> Activation:
         """LayerNorm(x) * mul + add as this layer wants it; mul, add [K] f32."""
         if not self.is_fp8:
             return ops.modulate(x=x, mul=mul, add=add)
-        return Quantised(*ops.modulate_quant(x=x, mul=mul, add=add), x.dtype)
+        x8, scale = ops.modulate_quant(x=x, mul=mul, add=add)
+        return Quantised(x8, scale, x.dtype)
 
     def _args(self, a: Activation) -> dict:
         if self.is_fp8:
+            assert isinstance(a, Quantised), "`accept` or `norm` of this layer made it"
             scales = {"a_scale": a.x_scale, "w_scale": self.w_scale}
             return {"a8": a.x8, "w8": self.w8, "b": self.bias, **scales}
         return {"a": a, "w": self.weight, "b": self.bias}
@@ -96,7 +103,8 @@ class Linear(nn.Module):
         if then.is_fp8 != self.is_fp8:
             raise ValueError("Linear.gelu: a layer and the one it feeds must both be e4m3 or both not")
         if self.is_fp8:
-            return Quantised(*ops.fp8_linear_gelu(**self._args(a)), a.dtype)
+            x8, scale = ops.fp8_linear_gelu(**self._args(a))
+            return Quantised(x8, scale, a.dtype)
         return ops.linear_gelu(**self._args(a))
 
     def gate(self, a: Activation, x: Tensor, gate: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -89,10 +90,11 @@ class CLIPShape:
         }
 
 
-def _build(shape: CLIPShape) -> nn.Module:
+def _build(shape: CLIPShape) -> Any:
     """transformers' tower on the meta device, without the last block and the final norm."""
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
+    attention: dict[str, Any] = {"attn_implementation": "sdpa"}  # missing in transformers' hints
     config = CLIPVisionConfig(
         hidden_size=shape.dim,
         intermediate_size=shape.mlp,
@@ -102,7 +104,7 @@ def _build(shape: CLIPShape) -> nn.Module:
         patch_size=shape.patch,
         hidden_act="gelu",
         layer_norm_eps=shape.eps,
-        attn_implementation="sdpa",
+        **attention,
     )
     with torch.device("meta"):
         model = CLIPVisionModel(config)
@@ -145,6 +147,8 @@ class CLIPImageEncoder(nn.Module):
         InputError: a key is missing, extra or has the wrong shape (the first one is named), or the sizes are not
             those of a square tower.
     """
+
+    tower: Any  # transformers' module, of which torch knows only that it is a module
 
     def __init__(self, state: Mapping[str, Tensor], heads: int = 16, eps: float = 1e-5, what: str = WHAT):
         super().__init__()

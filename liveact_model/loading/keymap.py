@@ -121,7 +121,7 @@ def load(
             module[name] = nn.Parameter(value, requires_grad=False)
         else:
             setattr(module, name, nn.Parameter(value, requires_grad=False))
-        if linear and name == "bias" and precision == "fp8":
+        if isinstance(module, Linear) and name == "bias" and precision == "fp8":
             module.to_precision("fp8")
     dit.dtype = torch.float32 if precision == "float32" else torch.bfloat16
     return dit.eval()
@@ -129,7 +129,7 @@ def load(
 
 def export(dit: DiT) -> dict[str, Tensor]:
     """The released tensors of an unquantised DiT."""
-    out = {}
+    out: dict[str, Tensor] = {}
     for path, keys, shapes in targets(dit.config):
         module, name = _owner(dit, path)
         value = module[name] if isinstance(module, nn.ParameterDict) else getattr(module, name)

@@ -67,8 +67,8 @@ def load_released(
         if got != want:
             raise InputError(f"model: expected {want} in {folder / part}, as the denoiser's {key} takes, found {got}")
     if (vae.spatial, vae.temporal) != (8, 4):
-        found = f"{vae.spatial} and {vae.temporal}"
-        raise InputError(f"model: expected {folder / VAE_FILE} to scale space by 8 and time by 4, found {found}")
+        scales = f"{vae.spatial} and {vae.temporal}"
+        raise InputError(f"model: expected {folder / VAE_FILE} to scale space by 8 and time by 4, found {scales}")
     if precision == "float32":
         wider = sum(p.numel() * 4 for part in (audio, text, image) for p in part.parameters() if p.itemsize < 4)
         must_fit(wider, f"model: the encoders of {str(folder)!r} in float32")

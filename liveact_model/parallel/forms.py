@@ -55,9 +55,11 @@ def ring(r: Ranks, layer: int, frames: int, q: Tensor, k: Tensor, v: Tensor, mem
         source = (r.rank - hop) % r.size
         arriving = r.wire.shift(held, frames * len(r.tokens[source]))
         state = _meet(q, *held, memory if hop == 1 else {}, state)
-        held = met[source] = arriving()
+        k_next, v_next = arriving()
+        held = met[source] = (k_next, v_next)
     out, _ = _meet(q, *held, {}, state)
-    return out, *(join([met[s][i] for s in range(r.size)], frames) for i in (0, 1))
+    k, v = (join([met[s][i] for s in range(r.size)], frames) for i in (0, 1))
+    return out, k, v
 
 
 def overlap(r: Ranks, layer: int, frames: int, q: Tensor, k: Tensor, v: Tensor, memory: Memory) -> Result:
@@ -71,14 +73,15 @@ def overlap(r: Ranks, layer: int, frames: int, q: Tensor, k: Tensor, v: Tensor, 
         for i in batch:
             box.wait(order[i], f"layer {layer}")
         start, count = sum(rows[: batch.start]), sum(rows[batch.start : batch.stop])
-        here = [t[start : start + count] for t in box.arrived()]
-        state = _meet(q, *here, {}, state)
+        k_here, v_here = (t[start : start + count] for t in box.arrived())
+        state = _meet(q, k_here, v_here, {}, state)
     whole = []
     for own, arrived in zip((k, v), box.arrived()):
         parts = dict(zip(order, arrived.split(rows))) | {r.rank: own}
         whole.append(join([parts[s] for s in range(r.size)], frames))
     box.done()
-    return state[0], *whole
+    k, v = whole
+    return state[0], k, v
 
 
 def ulysses(r: Ranks, layer: int, frames: int, q: Tensor, k: Tensor, v: Tensor, memory: Memory) -> Result:

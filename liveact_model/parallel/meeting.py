@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch.distributed as dist
 
@@ -58,7 +58,8 @@ def open_store(at: Address, leads: bool, size: int, within_s: float = JOIN_WITHI
     Raises InputError where the leading rank cannot listen, and PeerError where nobody answers within `within_s`.
     """
     until = time.monotonic() + within_s
-    where, more = f"{at.host} port {at.port}", {}
+    where = f"{at.host} port {at.port}"
+    more: dict[str, Any] = {}
     if leads:
         host = at.host if _is_loopback(at.host) else "127.0.0.1"
         more = {"is_master": True, "master_listen_fd": _listen(at).detach()}
@@ -134,9 +135,10 @@ def meet(
             s.setblocking(False)
             s.bind((host, 0))
         ports = [s and s.getsockname()[1] for s in mine]
-        for r, (other, theirs) in enumerate(_gather(store, "beat", rank, size, (host, ports), until, within_s)):
-            if r != rank:
-                mine[r].connect((other, theirs[rank]))
+        everyone = _gather(store, "beat", rank, size, (host, ports), until, within_s)
+        for peer, (other, theirs) in zip(mine, everyone):
+            if peer is not None:
+                peer.connect((other, theirs[rank]))
         return mine
     except (RuntimeError, OSError) as error:
         if isinstance(error, PeerError):

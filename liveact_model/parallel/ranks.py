@@ -40,15 +40,12 @@ class Ranks(SeqParallel):
         if form not in FORMS:
             raise InputError(f"parallel form: expected one of {', '.join(FORMS)}, got {form!r}")
         self.wire, self.form = wire, form
+        self.whole_memory = form != "ulysses"
         self.rank, self.size, self.leads = wire.rank, wire.size, wire.rank == 0
         self.tokens: list[range] = []  # each rank's piece of a latent frame; set by the first shard
-        self._mail, self._mailbox = mail or (lambda w: open_mailbox(w, SIGNAL_TIMEOUT_S)), None
+        self._mail = mail or (lambda w: open_mailbox(w, SIGNAL_TIMEOUT_S))
+        self._mailbox: Mailbox | None = None
         self._closed = False
-
-    @property
-    def whole_memory(self) -> bool:
-        """See SeqParallel."""
-        return self.form != "ulysses"
 
     # ---- tokens -----------------------------------------------------------------------------------------------------
 
@@ -134,7 +131,7 @@ class _Elsewhere:
 
 
 def connect(
-    device: torch.device | str, form: str = "gather", *, store: dist.Store, rank: int, size: int,
+    device: torch.device | str, form: str = "gather", *, store: dist.TCPStore, rank: int, size: int,
     at: Address | None = None, join_within_s: float = JOIN_WITHIN_S, dead_after_s: float = DEAD_AFTER_S,
     mail: Callable[[Wire], Mailbox] | None = None, shared_device: bool = False,
 ) -> Ranks:  # fmt: skip
@@ -161,6 +158,8 @@ def connect(
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
     except RuntimeError as error:
         raise watch.blame(error) from error
-    wire = Wire(dist.group.WORLD, device, watch, staged=shared_device)
+    world = dist.group.WORLD
+    assert world is not None, "init_process_group has just made it"
+    wire = Wire(world, device, watch, staged=shared_device)
     wire.barrier()
     return Ranks(wire, form, mail)

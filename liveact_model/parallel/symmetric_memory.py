@@ -23,10 +23,11 @@ class SymmetricMailbox(Mailbox):
     synchronisation: no frame is made of what did not arrive.
     """
 
+    _memory: Tensor  # all boxes of this rank, once there is something to send
+
     def __init__(self, wire: Wire, timeout_s: float, boxes: int = BOXES):
         super().__init__(wire, timeout_s, boxes)
         self._side = torch.Stream(device=wire.device)
-        self._memory: Tensor | None = None
         self._size = 0
 
     def _main(self) -> torch.Stream:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from typing import Any
 
@@ -61,7 +61,7 @@ class Wire:
         parts = out.to(x.device).unbind()
         return [o[: n * each].view(x.dtype).view(n, *x.shape[1:]) for o, n in zip(parts, rows)]
 
-    def swap(self, parts: list[Tensor], shapes: list[tuple[int, ...]]) -> list[Tensor]:
+    def swap(self, parts: list[Tensor], shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
         """Send parts[r] to rank r and receive what each rank had for this one, of the given shapes."""
         dtype = parts[0].dtype
         sent = torch.cat([self._outgoing(p) for p in parts])
@@ -93,7 +93,7 @@ class Wire:
 
     def broadcast(self, value: Any, source: int = 0) -> Any:
         """`value` of rank `source`: a tensor, or anything that pickles."""
-        box = [None]
+        box: list[Any] = [None]
         if self.rank == source:
             plain = not isinstance(value, Tensor)
             box = [pickle.dumps((plain, value if plain else (tuple(value.shape), value.dtype)))]

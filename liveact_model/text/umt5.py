@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -132,10 +133,12 @@ def _refusing(path: Path) -> Iterator[None]:
         raise InputError(f"tokenizer_dir: expected a loadable tokenizer in {path}, got: {reason:.200}") from error
 
 
-def _build(shape: UMT5Shape) -> nn.Module:
+def _build(shape: UMT5Shape) -> Any:
     """transformers' encoder stack on the meta device: 5.7 B parameters must not be drawn at random first."""
     from transformers import UMT5Config, UMT5EncoderModel
 
+    # the position bias rules out fused attention, and L is at most a few hundred; missing in transformers' hints
+    attention: dict[str, Any] = {"attn_implementation": "eager"}
     config = UMT5Config(
         vocab_size=shape.vocab,
         d_model=shape.dim,
@@ -149,7 +152,7 @@ def _build(shape: UMT5Shape) -> nn.Module:
         feed_forward_proj="gated-gelu",
         dropout_rate=0.0,
         use_cache=False,
-        attn_implementation="eager",  # the position bias rules out fused attention, and L is at most a few hundred
+        **attention,
     )
     with torch.device("meta"):
         return UMT5EncoderModel(config).encoder
@@ -170,6 +173,8 @@ class UMT5TextEncoder(nn.Module):
     Raises:
         InputError: a key is missing, extra or has the wrong shape (the first one is named).
     """
+
+    encoder: Any  # transformers' module, of which torch knows only that it is a module
 
     def __init__(
         self,

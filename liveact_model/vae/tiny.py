@@ -15,6 +15,12 @@ CELL = 4  # pixels per side folded into channels before the first convolution
 PACKED = 3 * 4 * CELL * CELL  # RGB x 4 video frames x cell
 
 
+def _silence(layer: nn.Module) -> None:
+    """Weights and bias 0: what adds its output adds nothing at first."""
+    for p in layer.parameters():
+        nn.init.zeros_(p)
+
+
 class _Residual(nn.Module):
     """Two normalised 3x3 convolutions; the identity at initialisation."""
 
@@ -24,8 +30,7 @@ class _Residual(nn.Module):
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.norm2 = nn.GroupNorm(8, channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        _silence(self.conv2)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
@@ -37,8 +42,7 @@ class _TimeMix(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.conv = nn.Conv2d(2 * channels, channels, 1)
-        nn.init.zeros_(self.conv.weight)
-        nn.init.zeros_(self.conv.bias)
+        _silence(self.conv)
 
     def forward(self, x: Tensor, batch: int, previous: Tensor | None) -> tuple[Tensor, Tensor]:
         """`previous` [B, 1, C, h, w] or None at the start, where the first frame stands in for it; also returned."""
@@ -61,6 +65,8 @@ class TinyVAE(nn.Module):
 
     spatial = 8
     temporal = 4
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -90,10 +96,9 @@ class TinyVAE(nn.Module):
         )
         self.dec_out = nn.Sequential(_Residual(fine), _Residual(fine), nn.SiLU(), nn.Conv2d(fine, PACKED, 3, padding=1))
         for last in (self.enc_out[-1], self.dec_out[-1]):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+            _silence(last)
         with torch.no_grad():
-            self.enc_out[-1].bias[z_dim:] = -5.0  # a nearly noiseless posterior to start from
+            self.enc_out[-1].get_parameter("bias")[z_dim:] = -5.0  # a nearly noiseless posterior to start from
         self.register_buffer("mean", torch.zeros(z_dim))
         self.register_buffer("std", torch.ones(z_dim))
 

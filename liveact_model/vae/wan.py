@@ -41,6 +41,9 @@ class WanVAE(nn.Module):
     constants, not weights, and may be assigned; a z_dim other than the released 16 starts with zeros and ones.
     """
 
+    mean: Tensor
+    inv_std: Tensor
+
     def __init__(self, config: WanVAEConfig | None = None):
         super().__init__()
         self.config = c = config or WanVAEConfig()
@@ -115,7 +118,7 @@ class WanVAE(nn.Module):
         """A decoder with its own state; it computes at most `chunk` latent frames at a time."""
         return WanDecoder(self, _positive(chunk))
 
-    def stream_rows(self, parallel: SeqParallel, chunk: int = 8) -> WanDecoder:
+    def stream_rows(self, parallel: SeqParallel, chunk: int = 8) -> SplitDecoder:
         """A decoder that shares the rows of the picture with the other processes of `parallel`; see wan_split."""
         return SplitDecoder(self, _positive(chunk), parallel)
 

@@ -6,6 +6,8 @@ chunk through it, so chunks of any length give the frames of the whole video at 
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -64,13 +66,15 @@ class Conv(nn.Module):
         """x [F, H, W, C] -> [F/stride_t * interleave, H/stride, W/stride, O/interleave] (+ residual)."""
         w = self.taps()
         before = w.shape[3] - self.stride_t
-        prev = history.get(self) if before else None
+        past = history if before else None
+        assert past is not None or not before, "a kernel longer than its stride looks back"
+        prev = None if past is None else past.get(self)
         out = causal_conv3d(
             x=x, w=w, bias=self.bias, prev=prev, residual=residual,
             stride_t=self.stride_t, stride=self.stride, interleave=self.interleave,
         )  # fmt: skip
-        if before:
-            history.keep(self, x, before)
+        if past is not None:
+            past.keep(self, x, before)
         return out
 
 
@@ -145,19 +149,19 @@ class Upsample(nn.Module):
         super().__init__()
         self.resample = nn.ModuleDict({"1": Conv(channels, channels // 2, (3, 3))})
         self.time_conv = Conv(channels, 2 * channels, (3, 1, 1)) if temporal else None
-        if temporal:
+        if self.time_conv is not None:
             self.time_conv.interleave = 2
 
     def forward(self, x: Tensor, history: History) -> Tensor:
         """x [F, H, W, C] -> [F, 2F or 2F-1, 2H, 2W, C/2]."""
         if self.time_conv is not None:
-            x = self._double(x, history)
-        conv = self.resample["1"]
+            x = self._double(self.time_conv, x, history)
+        conv = cast(Conv, self.resample["1"])
         return upsample_conv(x=x, w=conv.taps().squeeze(3), bias=conv.bias)
 
-    def _double(self, x: Tensor, history: History) -> Tensor:
-        if history.get(self.time_conv) is not None:
-            return self.time_conv(x, history)
+    def _double(self, conv: Conv, x: Tensor, history: History) -> Tensor:
+        if history.get(conv) is not None:
+            return conv(x, history)
         # the video's first frame is not doubled, and counts as zeros in what the frames after it look back on
-        history.keep(self.time_conv, torch.zeros_like(x[:1]), 2)
-        return x if len(x) == 1 else torch.cat((x[:1], self.time_conv(x[1:], history)))
+        history.keep(conv, torch.zeros_like(x[:1]), 2)
+        return x if len(x) == 1 else torch.cat((x[:1], conv(x[1:], history)))

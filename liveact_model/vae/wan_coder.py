@@ -61,7 +61,8 @@ class Encoder(nn.Module):
     def __init__(self, c: WanVAEConfig):
         super().__init__()
         self.conv1 = Conv(3, c.dim, (3, 3, 3))
-        layers, width = [], c.dim
+        layers: list[nn.Module] = []
+        width = c.dim
         for i, mult in enumerate(c.dim_mult):
             for _ in range(c.num_res_blocks):
                 layers.append(ResBlock(width, c.dim * mult))
@@ -88,7 +89,8 @@ class Decoder(nn.Module):
         width = c.dim * c.dim_mult[-1]
         self.conv1 = Conv(c.z_dim, width, (3, 3, 3))
         self.middle = _middle(width)
-        layers, temporal = [], c.temporal_downsample[::-1]
+        layers: list[nn.Module] = []
+        temporal = c.temporal_downsample[::-1]
         for i, mult in enumerate(c.dim_mult[::-1]):
             for _ in range(c.num_res_blocks + 1):
                 layers.append(ResBlock(width, c.dim * mult))

@@ -29,8 +29,8 @@ class Decodes(Protocol):
         """The product in front of the decoder."""
 
 
-class WanDecoder:
-    """Streaming decoder of one video; any chunking of the latent frames gives the same video frames."""
+class Decoding:
+    """The decoding of one video as far as it has come."""
 
     def __init__(self, vae: Decodes, chunk: int):
         self._vae, self._chunk = vae, chunk
@@ -38,12 +38,7 @@ class WanDecoder:
         self._size: torch.Size | None = None
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, clamp: bool = True) -> Tensor:
-        """Decode the next latents [z_dim, n, h, w] -> video [3, m, 8h, 8w] in [-1, 1], float32.
-
-        m = 4n - 3 on the first call, 4n later. `clamp=False` leaves values outside [-1, 1] as the network gives them.
-        Raises InputError for another shape, or a picture size that differs from the first call's.
-        """
+    def _next(self, latents: Tensor, clamp: bool) -> Tensor:
         z_dim, size = self._vae.z_dim, latents.shape[2:]
         if latents.dim() != 4 or latents.shape[0] != z_dim or min(latents.shape) < 1:
             raise InputError(f"latents must be [{z_dim}, n, h, w], none of them 0, got {list(latents.shape)}")
@@ -61,3 +56,15 @@ class WanDecoder:
 
     def _decode(self, x: Tensor) -> Tensor:
         return self._vae.decoder(x, self._history)
+
+
+class WanDecoder(Decoding):
+    """Streaming decoder of one video; any chunking of the latent frames gives the same video frames."""
+
+    def decode(self, latents: Tensor, clamp: bool = True) -> Tensor:
+        """Decode the next latents [z_dim, n, h, w] -> video [3, m, 8h, 8w] in [-1, 1], float32.
+
+        m = 4n - 3 on the first call, 4n later. `clamp=False` leaves values outside [-1, 1] as the network gives them.
+        Raises InputError for another shape, or a picture size that differs from the first call's.
+        """
+        return self._next(latents, clamp)

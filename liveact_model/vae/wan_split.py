@@ -12,7 +12,7 @@ from liveact_model.parallel import SeqParallel
 
 from .wan_blocks import Upsample
 from .wan_coder import Decoder
-from .wan_decoder import Decodes, WanDecoder
+from .wan_decoder import Decodes, Decoding
 
 
 def halos(decoder: Decoder) -> list[int]:
@@ -24,7 +24,7 @@ def halos(decoder: Decoder) -> list[int]:
     return need[::-1]
 
 
-class SplitDecoder(WanDecoder):
+class SplitDecoder(Decoding):
     """A WanDecoder of which every process of a group has one; the leading one gets the video, the others None."""
 
     def __init__(self, vae: Decodes, chunk: int, parallel: SeqParallel):
@@ -34,7 +34,7 @@ class SplitDecoder(WanDecoder):
 
     def decode(self, latents: Tensor, clamp: bool = True) -> Tensor | None:
         """As WanDecoder.decode; called by all processes alike."""
-        return self._parallel.collect(super().decode(latents, clamp), 2, latents.shape[2], self._vae.spatial)
+        return self._parallel.collect(self._next(latents, clamp), 2, latents.shape[2], self._vae.spatial)
 
     def _decode(self, x: Tensor) -> Tensor:
         """Latent frames [n, h, w, C] of the whole picture -> this process's rows of [m, 8h, 8w, 3]."""

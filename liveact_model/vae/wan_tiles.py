@@ -79,7 +79,7 @@ def decode_tiled(vae: WanVAE, latents: Tensor, tiles: int, parallel: SeqParallel
         frames = vae.stream().decode(latents[:, :, y.start : y.stop, x.start : x.stop])
         return frames[:, :, s * y.low : s * y.high, s * x.low : s * x.high]
 
-    return _assemble(code, latents.shape[-2:], tiles, DECODE_OVERLAP, parallel)
+    return _assemble(code, (latents.shape[-2], latents.shape[-1]), tiles, DECODE_OVERLAP, parallel)
 
 
 def encode_tiled(vae: WanVAE, video: Tensor, tiles: int, parallel: SeqParallel = ALONE) -> Tensor:

@@ -58,7 +58,7 @@ def predict(
     bounds["HBM"] = 1e6 * moved / machine.dram
     bounds["L2"] = 1e6 * found.l2
     bounds["power"] = 1e6 * max((n / rates.POWER[kind] for kind, n in flops.items() if kind in rates.POWER), default=0)
-    limiter = max(bounds, key=bounds.get)
+    limiter = max(bounds, key=lambda name: bounds[name])
     simulated = machine.us(found.total)
     return Prediction(
         max(simulated, bounds[limiter]), simulated, bounds[limiter], limiter, bounds, found.cycles, s.regs, s.resident,

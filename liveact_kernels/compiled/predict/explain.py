@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from .code import Instruction
@@ -58,7 +58,7 @@ def _log(s: Setting, items: Items, trips: dict[int, int]) -> list[tuple[float, I
 
 def _iteration(name: str, log: list[tuple[float, Instruction, str]], end: float) -> Iteration:
     """From the second entry of the log to `end`; the first tells when the one before it issued."""
-    reasons: Counter = Counter()
+    reasons: defaultdict[str, float] = defaultdict(int)
     longest = []
     for (before, last, _), (t, i, why) in itertools.pairwise(log):
         own = min(t - before, max(1, last.stall))
@@ -67,4 +67,4 @@ def _iteration(name: str, log: list[tuple[float, Instruction, str]], end: float)
             reasons[why or OTHERS] += t - before - own
             longest.append((t - before - own, i, why or OTHERS))
     longest.sort(key=lambda row: -row[0])
-    return Iteration(name, round(end - log[1][0]), len(log) - 1, reasons, longest[:8])
+    return Iteration(name, round(end - log[1][0]), len(log) - 1, Counter(reasons), longest[:8])

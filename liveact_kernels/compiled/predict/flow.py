@@ -36,7 +36,9 @@ class Loop:
 
 def blocks(listing: Listing) -> list[Block]:
     """Basic blocks in address order, successors and cold ones marked."""
-    found, labels, current = [], {}, None
+    found: list[Block] = []
+    labels: dict[str, int] = {}
+    current: Block | None = None
     for item in listing:
         if isinstance(item, str):
             if current is None or current.code:
@@ -61,7 +63,7 @@ def _successors(b: Block, labels: dict[str, int], count: int) -> list[int]:
     last = b.code[-1]
     if last.base != "BRA":
         return [] if last.always else fall
-    taken = labels.get(last.target)
+    taken = None if last.target is None else labels.get(last.target)
     conditional = not last.always or re.match(r"!?U?P\d", last.args)
     out = fall if conditional else []
     return out if taken is None or taken in out else [*out, taken]

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from liveact_kernels.contract import REGISTRY
@@ -140,11 +141,11 @@ def line(shape: Called, chip: Chip, machine: Machine, cubins: dict[str, bytes]) 
         found = launched(op, case_of(d))
         for one in found:
             key = ["triton", hashlib.sha256(one.cubin).hexdigest(), one.grid, one.shared, one.args]
-            out.triton.append(_kept(key, machine, lambda one=one: predict(one, machine, flops, moved / len(found))))
+            out.triton.append(_kept(key, machine, partial(predict, one, machine, flops, moved / len(found))))
     folder, model = library.OPS.get(op.name, ("", None))
-    if folder in cubins and "cuda" in op.backends and not op.refused("cuda", d):
+    if model and folder in cubins and "cuda" in op.backends and not op.refused("cuda", d):
         key = ["cuda", hashlib.sha256(cubins[folder]).hexdigest(), op.name, str(sorted(vars(d).items(), key=str))]
-        out.cuda = _kept(key, machine, lambda: model(cubins[folder], d, machine, op, flops, moved))
+        out.cuda = _kept(key, machine, partial(model, cubins[folder], d, machine, op, flops, moved))
     return out
 
 

@@ -59,6 +59,7 @@ def _nested(s: Setting, items: Items) -> tuple:
     k = s.kernel
     inner = max(loops_on(items), key=lambda i: (k.loops[i].depth, _multiplies(k, i)))
     outer = k.loops[inner].parent
+    assert outer is not None, "a walk that is not flat has its steps in a loop over tiles"
 
     def time(tiles: int, steps: int) -> float:
         return s.run([k.trace(items, {outer: tiles, inner: steps})] * s.resident, items, Memory())
@@ -113,7 +114,9 @@ def loops(s: Setting) -> Found:
     """Waves of blocks, each its loops' trips and what is around them."""
     k, w, grid = s.kernel, s.work, s.launch.blocks
     variants = k.variants() if w.alike else [k.walk()[0]]
-    total, slowest, cycles = Counter(), 0.0, {}
+    total: Counter = Counter()
+    cycles: dict[str, int] = {}
+    slowest = 0.0
     for items in variants:
         trips = trips_of(s, items)
         total.update(scaled(k.cost(items, trips), 1 / len(variants)))
@@ -123,6 +126,8 @@ def loops(s: Setting) -> Found:
             slowest, cycles = whole, {f"loop {i} x{trips[i]}": round(c) for i, c in per.items()}
             cycles["outside loops"] = round(outside)
     waves = grid / (s.machine.sms * s.resident)
+    full: float
+    on_sm: float
     if s.resident == 1:
         full, on_sm = math.ceil(waves), max(1, math.ceil(grid / s.machine.sms))
     else:  # blocks refill places as they end: half a wave is lost at the end

@@ -28,7 +28,9 @@ KINDS = {"bf16": "13__nv_bfloat16", "e4m3": "h", "f32": "f"}
 
 def cubins() -> dict[str, bytes]:
     """Folder of csrc/ops -> machine code for sm_90. Raises ImportError without a built extension."""
-    library = Path(extension().__file__).resolve()
+    built = extension().__file__
+    assert built is not None, "a built extension is a file"
+    library = Path(built).resolve()
     with tempfile.TemporaryDirectory() as folder:
         tool("cuobjdump", "-xelf", f"sm_{rates.ARCH}a", library, cwd=folder)
         return {p.name.split(".")[0]: p.read_bytes() for p in Path(folder).glob("*.cubin")}
@@ -50,11 +52,11 @@ def _trip(k: Kernel, loop: int) -> Items:
 
 def _prediction(
     machine: Machine, cycles: float, pipes: dict[str, float], memory: dict[str, float], parts: dict[str, float],
-    held: tuple, macs: float = 0.0,
+    held: tuple[int, int, str], macs: float = 0.0,
 ) -> Prediction:  # fmt: skip
     """pipes in cycles of the busiest SM; memory (and power) in seconds."""
     bounds = {n: machine.us(c) for n, c in pipes.items()} | {n: 1e6 * t for n, t in memory.items()}
-    limiter, simulated = max(bounds, key=bounds.get), machine.us(cycles)
+    limiter, simulated = max(bounds, key=lambda n: bounds[n]), machine.us(cycles)
     return Prediction(
         max(simulated, bounds[limiter]), simulated, bounds[limiter], limiter, bounds,
         {n: round(c) for n, c in parts.items()}, *held, macs,

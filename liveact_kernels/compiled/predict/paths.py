@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -47,7 +47,8 @@ class Kernel:
         for b in self.blocks:
             if b.cold or len(b.next) != 2 or any(self.blocks[s].cold for s in b.next):
                 continue
-            if min(len(self.only(*b.next)), len(self.only(*b.next[::-1]))) >= ALTERNATIVE:
+            one, other = b.next
+            if min(len(self.only(one, other)), len(self.only(other, one))) >= ALTERNATIVE:
                 out.append(b.n)
         return out
 
@@ -95,7 +96,7 @@ class Kernel:
 
         first = out_of(last) if last is not None else []
         every = sorted((s for m in sorted(loop.body) for s in out_of(m)), key=lambda s: -self._size(s))
-        after = (first or every or [None])[0]
+        after = next(iter(first or every), None)
         if inside is not None and after is not None and after not in self.loops[inside].body:
             return None
         return after
@@ -183,7 +184,7 @@ def trip_of(items: Items, loop: int) -> Items:
 
 def cost(code: list[Instruction]) -> Counter:
     """One warp's pass: cycles per pipe of its sub-partition, of the SM (`tensor`, `shared`), multiply-adds, bytes."""
-    c: Counter = Counter()
+    c: defaultdict[str, float] = defaultdict(int)
     for i in code:
         c["issue"] += 1
         c[i.pipe] += i.cost
@@ -198,7 +199,7 @@ def cost(code: list[Instruction]) -> Counter:
             c["loaded"] += 32 * rates.width(i.op)
         if i.base in ("STG", "ST"):
             c["stored"] += 32 * rates.width(i.op)
-    return c
+    return Counter(c)
 
 
 def scaled(c: Mapping[str, float], factor: float) -> Counter:

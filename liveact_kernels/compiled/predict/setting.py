@@ -73,4 +73,4 @@ def resident(machine: Machine, regs: int, threads: int, shared: int) -> tuple[in
         "places": 32,
     }
     n = min(by.values())
-    return max(1, n), min(by, key=by.get)
+    return max(1, n), min(by, key=lambda name: by[name])

@@ -49,6 +49,9 @@ class Warp:
     __slots__ = ("batch", "batches", "block", "blocked", "done", "groups", "passed", "pos", "ready", "row",
                  "scoreboard", "setters", "trace", "why")  # fmt: skip
 
+    batches: list[float]
+    blocked: tuple | None
+
     def __init__(self, block: int, row: int, trace: Trace, ready: float):
         self.block, self.row = block, row
         self.passed: Counter = Counter()  # waits, over all blocks that have this place: barriers count on
@@ -154,6 +157,7 @@ class Simulation:
         """Occupy the pipe; when the result is there."""
         free = self.free
         if i.pipe == "tensor":
+            assert i.product is not None, "what this pipe takes multiplies"
             free["tensor"] = max(free["tensor"], t) + rates.product_cycles(i.product, i.from_registers)
             end = free["tensor"] + LATENCY["product_tail"]
             if "gsb0" in i.args:

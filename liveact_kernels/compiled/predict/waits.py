@@ -6,14 +6,50 @@ Each function answers when the instruction may go on; an answer that is not late
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from .code import Instruction
 from .rates import LATENCY
 
-Simulation = Warp = Any  # of `simulate`, which asks; its types would import in a circle
-
 NEVER = float("inf")
+
+
+class Warp(Protocol):
+    """What a wait looks at of `simulate.Warp`, which asks."""
+
+    block: int
+    row: int
+    ready: float
+    groups: list[float]
+    batches: list[float]
+    blocked: tuple | None
+    passed: Counter
+
+
+class Copies(Protocol):
+    """Of `simulate.Copies`: which wait belongs to which mbarriers, by address."""
+
+    @property
+    def waits(self) -> Mapping[int, object]:
+        """Address -> mbarriers."""
+
+
+class Simulation(Protocol):
+    """Of `simulate.Simulation`: its warps, and what came to barriers and mbarriers."""
+
+    per: int
+    arrived: dict[tuple, list[float]]
+    landed: dict[tuple, list[float]]
+
+    @property
+    def copies(self) -> Copies:
+        """Bulk copies."""
+
+    @property
+    def warps(self) -> Sequence[Warp]:
+        """All that are here."""
 
 
 def _oldest(pending: list[float], left: int) -> float:
@@ -30,6 +66,7 @@ def _wait_products(sim: Simulation, w: Warp, i: Instruction, epoch: int, t: floa
     if "DEPBAR" not in i.op:
         return t
     left = _count(i, "gsb0")
+    assert left is not None, "it says how many groups may be left"
     until = _oldest(w.groups, left)
     if until <= t and left < len(w.groups):
         w.groups = w.groups[len(w.groups) - left :]
@@ -51,8 +88,8 @@ def _wait_barrier(sim: Simulation, w: Warp, i: Instruction, epoch: int, t: float
     if "SYNC" not in i.op and "RED" not in i.op:
         return t
     m = re.search(r"(0x[0-9a-f]+|R\d+), (0x[0-9a-f]+)", i.args)
-    some = bool(m) and int(m[2], 16) < 128 * sim.per
-    need = max(1, int(m[2], 16) // 128) if some else sim.per
+    threads = int(m[2], 16) if m else 128 * sim.per
+    need = max(1, threads // 128) if threads < 128 * sim.per else sim.per
     if need == 1:
         return t
     key = (w.block, i.address, w.passed[i.address], w.row // need if m else 0)

@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Final, Literal
 
-Args = Mapping[str, int]
+Args = Mapping[str, Any]  # numbers: sizes are whole, scales are not
 Grid = tuple[int, ...]
-TILES, LOOPS, ROWS = "tiles", "loops", "rows"
+TILES: Final = "tiles"
+LOOPS: Final = "loops"
+ROWS: Final = "rows"
 
 
 @dataclass(frozen=True)
