@@ -89,6 +89,7 @@ class Session:
     def _start(self, image: Tensor | None, prompt: str, bits: dict[str, bool]) -> None:
         dit, vae, share = self.avatar.dit, self.avatar.vae, self.parallel.share
         image = None if image is None else image.to(self.avatar.anchor().device)
+
         def given() -> Tensor:
             assert image is not None, "the leading process has it, and only that one is asked"
             return image

@@ -8,9 +8,15 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
+
+if sys.version_info >= (3, 11):
+    from importlib.resources.abc import Traversable
+else:
+    from importlib.abc import Traversable
 
 CEILINGS = ("datasheet", "measured")
 MEASURED_FILE = "hw_measured.json"
@@ -39,12 +45,12 @@ CHIPS = {
 """By the name that `--chip` takes."""
 
 
-def measured_file() -> resources.abc.Traversable:
+def measured_file() -> Traversable:
     """Where measured ceilings are kept."""
     return resources.files(__package__) / MEASURED_FILE
 
 
-def measured(path: resources.abc.Traversable | None = None) -> dict[str, dict]:
+def measured(path: Traversable | None = None) -> dict[str, dict]:
     """Measured ceilings by chip, of `path` or of the package's own file; empty before the first measurement.
 
     Raises ValueError for a file of another form.

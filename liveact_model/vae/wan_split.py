@@ -25,7 +25,7 @@ def halos(decoder: Decoder) -> list[int]:
 
 
 class SplitDecoder(Decoding):
-    """A WanDecoder of which every process of a group has one; the leading one gets the video, the others None."""
+    """Like WanDecoder. Every process of a group has one; the leading one gets the video, the others None."""
 
     def __init__(self, vae: Decodes, chunk: int, parallel: SeqParallel):
         super().__init__(vae, chunk)
