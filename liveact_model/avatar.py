@@ -60,8 +60,8 @@ class AudioStream(Protocol):
 class AudioEncoder(Protocol):
     """Mono float32 at sample_rate -> embeddings [blocks, channels] per video frame.
 
-    An encoder whose network normalises by the statistics of the whole audio also has `measure(pieces, fps)` and
-    takes what that returns as a second argument of `stream`; see `Avatar.measure_audio`.
+    An encoder that normalises by statistics of the whole audio also has `measure(pieces, fps)` and `measured`, the type
+    of what that returns, and takes such a value as a second argument of `stream`; see `Avatar.measure_audio`.
     """
 
     blocks: int

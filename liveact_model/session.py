@@ -144,8 +144,10 @@ class Session:
         encoder: Any = self.avatar.audio  # with `measure` or without, see AudioEncoder
         if levels is None:
             return encoder.stream(self.fps)
-        if not hasattr(encoder, "measure"):
-            raise InputError(f"audio_levels: expected None, which this model measures, got {shown(levels)}")
+        measured = getattr(encoder, "measured", None)  # the type of what `measure` finds
+        if measured is None or type(levels) is not measured:
+            what = "what measure_audio returns, or None" if measured else "None, since this model measures nothing"
+            raise InputError(f"audio_levels: expected {what}, got {shown(levels)}")
         return encoder.stream(self.fps, levels)
 
     def _encode(self, prompt: str) -> Tensor:

@@ -37,7 +37,7 @@ done
 known=$("$python" -c "
 import sys; sys.path.insert(0, '.')
 from liveact_kernels import ops
-from liveact_kernels.contract.dispatch import REGISTRY
+from liveact_kernels.contract import REGISTRY
 print(' '.join(sorted(REGISTRY)))")
 if [[ " $known " != *" ${op:-?} "* ]]; then
   echo "ncu.sh: --op: expected one of ${known// /, }, got '$op'" >&2

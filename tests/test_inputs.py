@@ -125,7 +125,7 @@ ARGUMENTS = [
     ({"sampler": None}, "sampler: expected one of renoise, euler, got None"),
     ({"audio_cfg": [2]}, r"audio_cfg: expected 1 to 10, got \[2\]"),
     ({"eight_bit_memory": "no"}, "eight_bit_memory: expected True or False, got 'no'"),
-    ({"audio_levels": 3}, "audio_levels: expected None, which this model measures, got 3"),
+    ({"audio_levels": 3}, "audio_levels: expected what measure_audio returns, or None, got 3"),
     ({"avatar": "tiny"}, "avatar: expected a model as load_avatar returns it, got 'tiny'"),
 ]
 

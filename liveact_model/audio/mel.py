@@ -40,6 +40,7 @@ class MelEncoder:
     blocks = 1
     channels = CHANNELS
     sample_rate = SAMPLE_RATE
+    measured = float  # what `measure` returns
 
     def stream(self, fps: float, gain_db: float | None = None) -> "MelStream":
         """A fresh stream whose frame index is the video frame index at `fps` (video frames per second, 1 to 60).

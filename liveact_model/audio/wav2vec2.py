@@ -45,6 +45,7 @@ class Wav2Vec2AudioEncoder(nn.Module):
     """
 
     sample_rate = SAMPLE_RATE
+    measured = Levels  # what `measure` returns
     convolutions: Any  # transformers' modules, of which torch knows only that they are modules
     projection: Any
     encoder: Any
