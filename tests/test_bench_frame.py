@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
 NETWORK = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48,
-    "conv_dim": (16,) * 7, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 4,
+    "conv_dim": [16] * 7, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 4,
 }  # fmt: skip
 SMALL = CONFIG.with_(in_dim=36, out_dim=16, audio_blocks=2, audio_channels=32)
 SMALL_VAE = WanVAEConfig(dim=8, num_res_blocks=1)
