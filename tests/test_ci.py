@@ -67,7 +67,8 @@ def test_targets_and_files_exist(path):
 
 
 def test_ci_runs_what_people_run():
-    assert set(commands(load(WORKFLOWS[0]))) >= {f"make {target}" for target in ("test", "aot", "verify", "lockcheck", "floors")}
+    wanted = ("test", "aot", "verify", "lockcheck", "floors")
+    assert set(commands(load(WORKFLOWS[0]))) >= {f"make {target}" for target in wanted}
     matrix = load(WORKFLOWS[0])["jobs"]["cpu"]["strategy"]["matrix"]
     assert matrix["python"] == ["3.10", "3.11", "3.12", "3.13"]
 
