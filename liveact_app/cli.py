@@ -26,6 +26,7 @@ COMMANDS = (
 )
 
 EXIT_BAD_INPUT = 2
+LONGEST_SENTENCE = 450
 EXIT_INTERRUPTED = 130
 EXIT_NO_READER = 141  # what a shell shows for a program that SIGPIPE ended
 
@@ -81,8 +82,10 @@ def build_parser() -> Parser:
 def _complain(name: str, error: Exception | str, code: int, aloud: bool = True) -> int:
     """Say what is wrong in one sentence (messages of decoders can span lines) and return the exit code."""
     if aloud:
-        word = "" if code == EXIT_INTERRUPTED else "error: "
-        print(f"{name}: {word}{' '.join(str(error).split())}", file=sys.stderr)
+        word, text = "" if code == EXIT_INTERRUPTED else "error: ", " ".join(str(error).split())
+        if len(text) > LONGEST_SENTENCE:  # it repeats what was given, of any length: its two ends say enough
+            text = f"{text[: LONGEST_SENTENCE - 150]} ... {text[-145:]}"
+        print(f"{name}: {word}{text}", file=sys.stderr)
     return code
 
 

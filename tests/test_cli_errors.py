@@ -159,6 +159,13 @@ def test_two_dashes_are_a_value_like_any_other(place, capsys, option):
     assert f"--{option}" in error and "'--'" in error
 
 
+def test_a_sentence_stays_one_however_long_the_value(place, capsys):
+    for changed in ({"seed": "9" * 5000}, {"parallel": "a" * 20000}, {"edit_prompt": f"[{'1' * 5000},2]=x"}):
+        assert main(command(**changed)) == 2
+        error = error_of(capsys)
+        assert len(error) < 500 and f"--{next(iter(changed)).replace('_', '-')}" in error
+
+
 def test_a_report_does_not_overwrite_the_edits(place, capsys, tmp_path):
     edits = tmp_path / "edits.json"
     edits.write_text('{"[0,1]": "he nods"}')
