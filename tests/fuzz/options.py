@@ -95,7 +95,7 @@ def _outputs(draw: Draw, place: Place) -> Case:
         "é" * 125 + ".mp4",
         "d/" * 2500 + "v.mp4", "link.mp4", "dangling.mp4", "loop.mp4", "d.mp4", "d", "pipe.mp4", "old.mp4/v.mp4",
         "v.mp4/",
-        "", "-", "--", "/dev/null", "/dev/full.mp4", "/proc/v.mp4", "/sys/v.mp4", "../in/talk.wav", "hard.mp4",
+        "", "-", "--", "/dev/null", "/dev/full", "/proc/v.mp4", "/sys/v.mp4", "../in/talk.wav", "hard.mp4",
         "v.avi", "v",
         "nowhere/v.mp4", "~/v.mp4", "v.mp4.", "v.mp4\t", "v.tar.mp4",
     )  # fmt: skip
