@@ -98,7 +98,8 @@ def compiled(source: str) -> str:
 
 
 SPILL = """
-from liveact_kernels import aot, tuned
+from liveact_kernels import tuned
+from liveact_kernels.compiled import aot
 from liveact_kernels.contract.op import REGISTRY
 op = REGISTRY["quant"]
 for rows in (1, 4):  # more of them take Triton 3.7 minutes
@@ -114,7 +115,8 @@ def test_a_kernel_that_spills_is_found():
 
 
 IN_PLACE = """
-from liveact_kernels import aot, tuned
+from liveact_kernels import tuned
+from liveact_kernels.compiled import aot
 from liveact_kernels.contract.op import REGISTRY
 op = REGISTRY["kv_compress"]
 with tuned.pinned(stages=1):  # no barriers but its own
@@ -140,7 +142,8 @@ def test_the_interpreter_is_refused(capsys, monkeypatch):
 
 TABLE = """
 import sys
-from liveact_kernels import aot, tuned
+from liveact_kernels import tuned
+from liveact_kernels.compiled import aot
 entries = {"quant": {"L=327680,C=128": {"warps": 3}, "L=1,C=1": {}}, "rms_norm": {"L=8192,C=5120": {"rows": 2}}}
 tuned.table = lambda chip: entries if chip == "h200" else {}
 _, wrong = aot.compiled(["quant", "rms_norm"], "sm_90a")
