@@ -45,8 +45,8 @@ class Tensors(Mapping[str, Tensor]):
 
         self._files: dict[str, Any] = {}  # key -> the open file that has it
         for path in files:
-            if path.exists() and not path.is_file():  # a pipe would be waited for
-                raise InputError(f"model: expected a complete safetensors file {path}, which is no regular file")
+            if path.exists() and not (path.is_file() and path.stat().st_size):  # a pipe would be waited for
+                raise InputError(f"model: expected a complete safetensors file {path}, which is empty or no regular file")
             try:
                 handle = safe_open(str(path), framework="pt")
                 keys = handle.keys()

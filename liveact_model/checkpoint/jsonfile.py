@@ -23,6 +23,8 @@ def read_json(path: Path, what: str = "model") -> dict[str, Any]:
             raise OSError("not a regular file")  # reading a pipe could wait for ever
         if path.exists() and path.stat().st_size > MAX_BYTES:
             raise ValueError(f"{path.stat().st_size} bytes, over {MAX_BYTES}")
+        if path.exists() and not path.stat().st_size:
+            raise ValueError("nothing in it")  # or a file of the kernel's, which may be waited for, too
         text = path.read_bytes().decode("utf-8")
         value = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_number)
     except RecursionError as error:

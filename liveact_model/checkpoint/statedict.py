@@ -32,6 +32,8 @@ def load_pickle(path: str | Path, what: str) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{what}: expected a weight file {path}, but there is none")
+    if not path.stat().st_size:  # also what the kernel's own files say, which may be waited for
+        raise InputError(f"{what}: expected {path} to be a torch weight file, found nothing in it")
     try:
         zipped = _check_archive(path)
         if not zipped:  # files older than torch 1.6 are not zip archives and cannot be mapped

@@ -104,7 +104,7 @@ def load_tokenizer(directory: str | Path, text_len: int) -> Tokenizer:
     path = Path(directory) / TOKENIZER_FILE
     if not Path(directory).is_dir():
         raise InputError(f"tokenizer_dir: expected a directory with a tokenizer, got {directory}")
-    if not path.is_file() or path.stat().st_size > TOKENIZER_BYTES:
+    if not path.is_file() or not 0 < path.stat().st_size <= TOKENIZER_BYTES:
         found = f"{path.stat().st_size} bytes" if path.is_file() else "none"
         raise InputError(f"tokenizer_dir: expected a {TOKENIZER_FILE} in {directory}, found {found}")
     with _refusing(path):
