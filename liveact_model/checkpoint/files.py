@@ -46,7 +46,7 @@ class Tensors(Mapping[str, Tensor]):
         self._files: dict[str, Any] = {}  # key -> the open file that has it
         for path in files:
             if path.exists() and not (path.is_file() and path.stat().st_size):  # a pipe would be waited for
-                raise InputError(f"model: expected a complete safetensors file {path}, which is empty or no regular file")
+                raise InputError(f"model: expected a complete safetensors file {path}, found none or nothing in it")
             try:
                 handle = safe_open(str(path), framework="pt")
                 keys = handle.keys()
