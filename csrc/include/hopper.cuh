@@ -108,6 +108,16 @@ __device__ __forceinline__ float fast_reciprocal(float x) {
   return x;
 }
 
+// Four numbers as e4m3 codes, the first one lowest; to nearest even, saturating.
+__device__ __forceinline__ uint32_t e4m3_word(float a, float b, float c, float d) {
+  uint32_t word;
+  asm("{\n.reg .b16 low, high;\ncvt.rn.satfinite.e4m3x2.f32 low, %2, %1;\ncvt.rn.satfinite.e4m3x2.f32 high, %4, %3;\n"
+      "mov.b32 %0, {low, high};\n}"
+      : "=r"(word)
+      : "f"(a), "f"(b), "f"(c), "f"(d));
+  return word;
+}
+
 // ---- barriers in shared memory, by address ---------------------------------------------------------------------
 
 __device__ __forceinline__ void barrier_init(uint32_t bar, uint32_t arrivals) {
@@ -147,6 +157,14 @@ __device__ __forceinline__ void barrier_arrive(uint32_t bar, uint32_t rank) {
       : "memory");
 }
 
+// One arrival at a barrier of this block.
+__device__ __forceinline__ void barrier_arrive(uint32_t bar) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
+}
+
+// What this thread wrote to shared memory is there for the copy engine and the tensor cores, after the next barrier.
+__device__ __forceinline__ void shared_written() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
 // ---- tensor copies ---------------------------------------------------------------------------------------------
 
 
@@ -170,17 +188,36 @@ __device__ __forceinline__ void copy_box(const TensorMap* map, void* to, uint32_
         : "memory");
 }
 
+// `bytes` adjacent bytes; both addresses and the count are multiples of 16.
+__device__ __forceinline__ void copy_row(const void* from, void* to, uint32_t bar, uint32_t bytes) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                   shared_address(to)),
+               "l"(from), "r"(bytes), "r"(bar)
+               : "memory");
+}
+
 // ---- warpgroup products ----------------------------------------------------------------------------------------
 
 __device__ __forceinline__ void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void products_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 
-// Until at most PENDING groups run. The empty asm tells the compiler that the accumulators change here.
-template <int PENDING, int COUNT>
-__device__ __forceinline__ void products_wait(float (&d)[COUNT]) {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+// The compiler shall think that these are read and changed here.
+template <int COUNT>
+__device__ __forceinline__ void touch(float (&d)[COUNT]) {
 #pragma unroll
   for (int i = 0; i < COUNT; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+template <class T, int COUNT>
+__device__ __forceinline__ void touch(T (&d)[COUNT]) {
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i) asm volatile("" : "+r"(d[i])::"memory");
+}
+
+// Until at most PENDING groups run; `of` are the registers that those which end have written or read.
+template <int PENDING, class... T>
+__device__ __forceinline__ void products_wait(T&... of) {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+  (touch(of), ...);
 }
 
 #define NAMES(t) "%" #t "0,%" #t "1,%" #t "2,%" #t "3,%" #t "4,%" #t "5,%" #t "6,%" #t "7,%" #t "8,%" #t "9,"
@@ -218,9 +255,39 @@ __device__ __forceinline__ void wgmma<256>(float (&d)[128], uint64_t a, uint64_t
                  "+f"(d[126]), "+f"(d[127])
                : "l"(a), "l"(b), "r"((int)add));
 }
-#undef NAMES
+// The same with a (64 x 32) in registers: words of four adjacent columns, of rows g and g + 8, then 16 columns on
+// (PTX ISA, "A fragment" of 8-bit operands; g is a lane's quad). They must not change until the product has ended.
+template <int N>
+__device__ void wgmma(float (&d)[N / 2], const uint32_t* a, uint64_t b, bool add);
+
+template <>
+__device__ __forceinline__ void wgmma<136>(float (&d)[68], const uint32_t* a, uint64_t b, bool add) {
+  asm volatile(WGMMA("136", NAMES() NAMES(1) NAMES(2) NAMES(3) NAMES(4) NAMES(5)
+                            "%60,%61,%62,%63,%64,%65,%66,%67", "{%68,%69,%70,%71}", "%72", "%73")
+               : REGS(), REGS(1), REGS(2), REGS(3), REGS(4), REGS(5), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]),
+                 "+f"(d[63]), "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add));
+}
 #undef REGS
 #undef WGMMA
+
+// int8 operands, exact sums.
+#define REGS(t) \
+  "+r"(d[t##0]), "+r"(d[t##1]), "+r"(d[t##2]), "+r"(d[t##3]), "+r"(d[t##4]), "+r"(d[t##5]), "+r"(d[t##6]), \
+      "+r"(d[t##7]), "+r"(d[t##8]), "+r"(d[t##9])
+template <int N>
+__device__ void wgmma(int (&d)[N / 2], uint64_t a, uint64_t b, bool add);
+
+template <>
+__device__ __forceinline__ void wgmma<128>(int (&d)[64], uint64_t a, uint64_t b, bool add) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\nwgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8 {" NAMES() NAMES(1)
+          NAMES(2) NAMES(3) NAMES(4) NAMES(5) "%60,%61,%62,%63}, %64, %65, p;\n}"
+      : REGS(), REGS(1), REGS(2), REGS(3), REGS(4), REGS(5), "+r"(d[60]), "+r"(d[61]), "+r"(d[62]), "+r"(d[63])
+      : "l"(a), "l"(b), "r"((int)add));
+}
+#undef NAMES
+#undef REGS
 
 #endif
 

@@ -36,17 +36,20 @@ struct Barrier {
 };
 
 struct Copy {
-  const TensorMap* map;
+  TensorMap map;  // by value: the lane that asked may be gone when the copy is made
   uint32_t to, bar;
   int column, row;
   unsigned block;
+  uint32_t bytes = 0;  // more than 0: so many from map.base, as they lie
 };
 
+// d (64 x n over the warpgroup) = or += a w^T: float sums of e4m3 products, or integers of int8 ones.
 struct Product {
-  float* d;
-  uint64_t a, w;
+  void* d;
+  uint64_t a, w;  // operands in shared memory
+  const uint32_t* words;  // a's four words where it is in registers, else null
   int n;
-  bool add;
+  bool add, integers;
 };
 
 // What the engines of one cluster hold; made anew when a launch or its next cluster begins.
@@ -87,14 +90,19 @@ inline uint32_t swizzled(uint32_t address) { return address ^ (address >> 7 & 7)
 
 inline void carry_out(const Copy& c) {
   uint8_t* memory = memory_of(c.block);
-  for (int r = 0; r < c.map->box_rows; ++r)
+  Barrier& b = barrier(c.block, c.bar);
+  if (c.bytes) {
+    std::memcpy(memory + c.to, c.map.base, c.bytes);
+    b.bytes -= c.bytes;
+    return settle(b);
+  }
+  for (int r = 0; r < c.map.box_rows; ++r)
     for (int k = 0; k < 128; ++k) {
       const int row = c.row + r, column = c.column + k;
-      const bool inside = row < c.map->rows && column < c.map->columns;
-      memory[swizzled(c.to + r * 128 + k)] = inside ? c.map->base[size_t(row) * c.map->columns + column] : 0;
+      const bool inside = row < c.map.rows && column < c.map.columns;
+      memory[swizzled(c.to + r * 128 + k)] = inside ? c.map.base[size_t(row) * c.map.columns + column] : 0;
     }
-  Barrier& b = barrier(c.block, c.bar);
-  b.bytes -= c.map->box_rows * 128;
+  b.bytes -= c.map.box_rows * 128;
   settle(b);
 }
 
@@ -126,27 +134,53 @@ inline float cut_sum(float acc, const float* x, const float* y, int bits) {
   return sum;
 }
 
-inline void multiply(const Product& p) {
+// 32 codes of an operand's row, as they lie in shared memory.
+inline void read_row(uint8_t* to, uint64_t descriptor, int row) {
+  if (descriptor >> 62 != 1) throw std::runtime_error("an operand is not in the 128-byte swizzle");
+  const uint8_t* memory = memory_of(rank_of(*cpu::now));
+  const uint32_t start = (descriptor & 0x3fff) << 4, eight_rows = (descriptor >> 32 & 0x3fff) << 4;
+  const uint32_t at = start + row / 8 * eight_rows + row % 8 * 128;
+  for (int k = 0; k < 32; ++k) to[k] = memory[swizzled(at + k)];
+}
+
+// The same of a left operand in registers: lane t of a quad has columns 4 t .. of 16, in words 0 (row g) and 1 (row
+// g + 8), and of the next 16 in words 2 and 3. `group`, `index`: which product it is of those that this lane has issued.
+inline void gather_row(uint8_t* to, int half, size_t group, size_t index) {
+  const cpu::Fiber* quad = cpu::now - threadIdx.x % 4;
+  for (int k = 0; k < 32; ++k) {
+    const Product& p = engines.groups.at(quad + k % 16 / 4)[group][index];
+    to[k] = uint8_t(p.words[k / 16 * 2 + half] >> 8 * (k % 4));
+  }
+}
+
+inline void multiply(const Product& p, size_t group, size_t index) {
   static const std::vector<float> value = [] {
     std::vector<float> v(256);
     for (int i = 0; i < 256; ++i) v[i] = __half2float(__half(__nv_cvt_fp8_to_halfraw(i, __NV_E4M3)));
     return v;
   }();
-  const uint8_t* memory = memory_of(rank_of(*cpu::now));
-  const auto read = [memory](float* to, uint64_t descriptor, int row) {
-    if (descriptor >> 62 != 1) throw std::runtime_error("an operand is not in the 128-byte swizzle");
-    const uint32_t start = (descriptor & 0x3fff) << 4, eight_rows = (descriptor >> 32 & 0x3fff) << 4;
-    const uint32_t at = start + row / 8 * eight_rows + row % 8 * 128;
-    for (int k = 0; k < 32; ++k) to[k] = value[memory[swizzled(at + k)]];
-  };
   const int warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32;
+  const auto number = [&](uint8_t code) { return p.integers ? float(int8_t(code)) : value[code]; };
+  uint8_t codes[32];
   float a[2][32], w[32];
-  for (int h = 0; h < 2; ++h) read(a[h], p.a, 16 * warp + lane / 4 + 8 * h);
+  for (int h = 0; h < 2; ++h) {
+    if (p.words) gather_row(codes, h, group, index);
+    else read_row(codes, p.a, 16 * warp + lane / 4 + 8 * h);
+    for (int k = 0; k < 32; ++k) a[h][k] = number(codes[k]);
+  }
   for (int j = 0; j < p.n / 8; ++j)
     for (int c = 0; c < 2; ++c) {
-      read(w, p.w, 8 * j + 2 * (lane % 4) + c);
+      read_row(codes, p.w, 8 * j + 2 * (lane % 4) + c);
+      for (int k = 0; k < 32; ++k) w[k] = number(codes[k]);
       for (int h = 0; h < 2; ++h) {
-        float& d = p.d[4 * j + 2 * h + c];
+        const int i = 4 * j + 2 * h + c;
+        if (p.integers) {
+          int& d = static_cast<int*>(p.d)[i];
+          if (!p.add) d = 0;
+          for (int k = 0; k < 32; ++k) d += int(a[h][k] * w[k]);
+          continue;
+        }
+        float& d = static_cast<float*>(p.d)[i];
         if (!p.add) d = 0;
         if (engines.bits) d = cut_sum(d, a[h], w, engines.bits);
         else for (int k = 0; k < 32; ++k) d += a[h][k] * w[k];
@@ -173,6 +207,12 @@ template <int>
 void take_registers() {}
 
 inline uint32_t kept(uint32_t x) { return x; }
+inline uint32_t e4m3_word(float a, float b, float c, float d) {
+  const float x[4] = {a, b, c, d};
+  uint32_t word = 0;
+  for (int i = 0; i < 4; ++i) word |= uint32_t(__nv_cvt_float_to_fp8(x[i], __NV_SATFINITE, __NV_E4M3)) << 8 * i;
+  return word;
+}
 inline float fast_exp2(float x) { return std::exp2(x); }
 inline float fast_reciprocal(float x) { return 1 / x; }
 
@@ -196,11 +236,19 @@ inline void barrier_arrive(uint32_t bar, uint32_t rank) {
   settle(b);
 }
 
+inline void barrier_arrive(uint32_t bar) { barrier_arrive(bar, cluster_rank()); }
+inline void shared_written() {}
+
+inline void copy_row(const void* from, void* to, uint32_t bar, uint32_t bytes) {
+  if (shared_address(to) % 16 || uintptr_t(from) % 16 || bytes % 16)
+    throw std::runtime_error("a row is copied that is not in whole 16 bytes");
+  engines.copies.push_back({{static_cast<const uint8_t*>(from)}, shared_address(to), bar, 0, 0, cluster_rank(), bytes});
+}
 inline void copy_box(const TensorMap* map, void* to, uint32_t bar, int column, int row, bool both) {
   if (shared_address(to) % 1024) throw std::runtime_error("a swizzled box does not start at a multiple of 1024");
   for (unsigned block = 0; block < 2; ++block)
     if (both || block == cluster_rank())
-      engines.copies.push_back({map, shared_address(to), bar, column, row, block});
+      engines.copies.push_back({*map, shared_address(to), bar, column, row, block});
 }
 
 inline void prefetch_l2(const void*) {}
@@ -211,16 +259,27 @@ inline void products_begin() {
 }
 template <int N>
 void wgmma(float (&d)[N / 2], uint64_t a, uint64_t w, bool add) {
-  engines.groups[cpu::now].back().push_back({d, a, w, N, add});
+  engines.groups[cpu::now].back().push_back({d, a, w, nullptr, N, add, false});
+}
+template <int N>
+void wgmma(float (&d)[N / 2], const uint32_t* a, uint64_t w, bool add) {
+  engines.groups[cpu::now].back().push_back({d, 0, w, a, N, add, false});
+}
+template <int N>
+void wgmma(int (&d)[N / 2], uint64_t a, uint64_t w, bool add) {
+  engines.groups[cpu::now].back().push_back({d, a, w, nullptr, N, add, true});
 }
 inline void products_commit() { engines.groups[cpu::now].emplace_back(); }
-template <int PENDING, int COUNT>
-void products_wait(float (&)[COUNT]) {
+template <int PENDING, class... T>
+void products_wait(T&...) {
   stall();
-  auto& groups = engines.groups[cpu::now];
-  for (; int(groups.size()) > PENDING + 1; groups.erase(groups.begin()))
-    for (const Product& p : groups.front()) multiply(p);
   cpu::wait_at(cpu::At::WARP);  // wgmma's instructions are the whole warp's: no lane goes on alone
+  auto& groups = engines.groups[cpu::now];
+  const size_t ended = std::max(0, int(groups.size()) - 1 - PENDING);
+  for (size_t g = 0; g < ended; ++g)
+    for (size_t i = 0; i < groups[g].size(); ++i) multiply(groups[g][i], g, i);
+  cpu::wait_at(cpu::At::WARP);  // registers of other lanes were read
+  groups.erase(groups.begin(), groups.begin() + ended);
 }
 
 }  // namespace hopper

@@ -101,5 +101,9 @@ attention_8bit = Op(
         Case("live_512x512_bf16", rung="device", L=8192, R=8192, P=6144, H=40, D=128, out_dtype=bf16, **_MEMORY),
         Case("live_416x720", rung="device", L=9360, R=9360, P=7020, H=40, D=128, out_dtype=fp8, **_MEMORY),
     ],
-    backends={"torch": f"{__name__}.torch_backend:attention_8bit", "triton": f"{__name__}.triton_kernel:launch"},
+    backends={
+        "torch": f"{__name__}.torch_backend:attention_8bit",
+        "triton": f"{__name__}.triton_kernel:launch",
+        "cuda": f"{__name__}.cuda_kernel:launch",
+    },
 )
