@@ -162,7 +162,7 @@ struct State {
   float total[2];             // of probabilities up to the last flush
   float fade[2], unit[2];     // what total, and what is in shared memory, is worth by now: the product of all factors
 };
-constexpr int GROUP = 4;
+constexpr int GROUP = 2;
 
 // Scores times their keys' scales, in place of s; keys that do not exist: never the largest, probability 0.
 __device__ __forceinline__ void scale_scores(const View& view, int stage, int keys, const int (&s)[BN / 2],
