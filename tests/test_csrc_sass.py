@@ -12,6 +12,8 @@ pytest.importorskip("triton", reason="nvdisasm comes with triton")
 
 from liveact_kernels import _C
 from liveact_kernels.compiled import aot_cuda
+from liveact_kernels.compiled.predict import code, library
+from liveact_kernels.compiled.predict.paths import Kernel
 
 
 @pytest.fixture(scope="module")
@@ -32,3 +34,39 @@ def test_a_spill_a_missing_instruction_and_a_missing_kernel_are_named(table):
     assert f"{spilling} spills 8 bytes" in said
     assert "kv_compress has no LDG.128 instruction" in said
     assert "qkv_norm_rope has no kernel" in said
+
+
+def test_a_fence_in_a_loop_is_seen_and_one_behind_it_is_not(table):
+    """Compiled from mbarrier arrivals, with .release.cluster (MEMBAR, ERRBAR) in the loop or once after it."""
+    functions = code.parse((ROOT / "tests/sass/fences.sass").read_text())
+    assert aot_cuda.fences_in_loops(functions["fence_in_loop"]) == 15  # five arrivals of the unrolled loop
+    assert sum(getattr(i, "base", "") in aot_cuda.FENCES for i in functions["fence_after_loop"]) == 3
+    assert aot_cuda.fences_in_loops(functions["fence_after_loop"]) == 0
+    key = next(iter(table))
+    assert f"{key} has 3 of MEMBAR, ERRBAR in loops" in aot_cuda.check({key: table[key] | {aot_cuda.FENCED: 3}}, 90)
+
+
+def waited_for(trip):
+    """Loads whose result has not come when the cluster's barrier is told of this block, and loads before its wait."""
+    pending, late, told = {}, [], False
+    for i in trip:
+        for s in i.waits:
+            pending.pop(s, None)
+        told = (told or i.base == "UCGABAR_ARV") and i.base != "UCGABAR_WAIT"
+        late += [*pending.values()] if i.base == "UCGABAR_ARV" else [i.op] if told and i.base == "LDG" else []
+        if i.base == "LDG":
+            pending[i.writes] = i.op
+    return late
+
+
+def test_what_a_chunk_reads_has_come_before_its_block_says_so():
+    """kv_compress arrives without order of memory: only loads that have returned may be behind it."""
+    kernels = [Kernel(f) for n, f in code.load(library.cubins()["kv_compress"]).functions.items() if "kv_compress" in n]
+    loops = [(k, n) for k in kernels for n in range(len(k.loops)) if library._base(k, n, "UCGABAR_ARV") == 1]
+    trips = [k.flat(library._trip(k, n)) for k, n in loops]
+    assert len(trips) == 4 * len(kernels) and not any(waited_for(trip) for trip in trips)
+    trip = trips[0]
+    last = max(n for n, i in enumerate(trip) if i.base == "LDG")
+    told = next(n for n, i in enumerate(trip) if i.base == "UCGABAR_ARV")
+    assert waited_for([*trip[: last + 1], *trip[told:]]), "told as soon as the last load was asked for"
+    assert waited_for([*trip[:last], *trip[last + 1 : told + 1], trip[last]]), "loaded between telling and waiting"

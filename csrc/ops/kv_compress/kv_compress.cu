@@ -164,7 +164,7 @@ __device__ void walked(const Params& p, const Side& s, int e, const float* taps)
         folded<Store, KEYS, HEADS, COUNT, In::MEMORY>(p, s, entry, taps, j, head, lane, y[n]);
       else folded<Store, KEYS, HEADS, COUNT, In::EITHER>(p, s, entry, taps, j, head, lane, y[n]);
     }
-    if (OLD && p.overlaps) la::cluster_arrive();
+    if (OLD && p.overlaps) la::cluster_arrive_read();
 #pragma unroll
     for (int n = 0; n < EACH; ++n) coded<Store, HEADS>(p.lanes, y[n], scale[n]);
     if (OLD && p.overlaps) la::cluster_wait();
