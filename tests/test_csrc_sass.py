@@ -10,10 +10,13 @@ if importlib.util.find_spec("liveact_kernels._C") is None:
     pytest.skip("liveact_kernels._C is not built (no nvcc?)", allow_module_level=True)
 pytest.importorskip("triton", reason="nvdisasm comes with triton")
 
-from liveact_kernels import _C
+from liveact_kernels import _C, tuned
 from liveact_kernels.compiled import aot_cuda
 from liveact_kernels.compiled.predict import code, library
 from liveact_kernels.compiled.predict.paths import Kernel
+from liveact_kernels.compiled.predict.rates import MACHINES
+from liveact_kernels.contract import REGISTRY, Dims, bf16
+from liveact_kernels.ops.fp8_linear import cuda_kernel as fp8_linear
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +73,15 @@ def test_what_a_chunk_reads_has_come_before_its_block_says_so():
     told = next(n for n, i in enumerate(trip) if i.base == "UCGABAR_ARV")
     assert waited_for([*trip[: last + 1], *trip[told:]]), "told as soon as the last load was asked for"
     assert waited_for([*trip[:last], *trip[last + 1 : told + 1], trip[last]]), "loaded between telling and waiting"
+
+
+@pytest.mark.parametrize("bn,out", [(bn, out) for out in ("bf16", "e4m3") for bn in fp8_linear.WIDTHS[out]])
+def test_tiles_are_chosen_by_the_clocks_that_their_code_is_predicted_to_take(bn, out):
+    op = REGISTRY["fp8_linear_gelu" if out == "e4m3" else "fp8_linear"]
+    more = {"A": bf16} if out == "e4m3" else {"out_dtype": bf16}
+    d = Dims(M=8192, N=15360, K=5120, G=1, has_b=True, **more)
+    with tuned.pinned(bn=bn, side=0):
+        p = library.fp8_linear(library.cubins()["fp8_linear"], d, MACHINES["h200"], op, op.flops(d), op.bytes(d))
+    step, end = fp8_linear.CLOCKS[out][bn]
+    assert p.cycles["step simulated"] == pytest.approx(step, rel=0.02)
+    assert p.cycles["tile end"] == pytest.approx(end, rel=0.05)
