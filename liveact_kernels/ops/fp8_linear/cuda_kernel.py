@@ -22,7 +22,7 @@ CLOCKS = {
     "f32": {128: (542, 4528)},
 }  # fmt: skip
 """Predicted, not measured: clocks of a step of K, and of a tile beyond its steps, on one SM, promoted, as
-`python -m liveact_kernels.compiled.predict` replays them (tests hold them together); float32 as bf16, it has no choice."""
+`python -m liveact_kernels.compiled.predict` replays them (tests hold them together); float32 has no choice: as bf16."""
 L2 = 39
 """Bytes per clock that an SM gets of tiles that many SMs fetch at once, as the predictor assumes."""
 
