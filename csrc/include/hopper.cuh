@@ -170,6 +170,12 @@ __device__ __forceinline__ void shared_written() { asm volatile("fence.proxy.asy
 
 __device__ __forceinline__ void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
+// 16 bytes from global to shared memory, not waited for; words_wait waits for all of this thread's.
+__device__ __forceinline__ void copy_words(float* to, const float* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from) : "memory");
+}
+__device__ __forceinline__ void words_wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
 // The map's box at (row, column) into shared memory; `both` writes it at the same place of both blocks and completes
 // the same barrier of each.
 __device__ __forceinline__ void copy_box(const TensorMap* map, void* to, uint32_t bar, int column, int row,

@@ -2,9 +2,9 @@
 
     python -m liveact_kernels.compiled.aot_cuda [--update]
 
-It fails on a spill, on an instruction that an op's launch names in `requires_sass` and none of its kernels has, and on
-any change of the ledger; `--update` rewrites the ledger, and the commit says why. Each nvcc has a ledger of its own;
-with one that has none everything else is checked, and it says so.
+It fails on a spill, on a fence of memory inside a loop, on an instruction that an op's launch names in `requires_sass`
+and none of its kernels has, and on any change of the ledger; `--update` rewrites the ledger, and the commit says why.
+Each nvcc has a ledger of its own; with one that has none everything else is checked, and it says so.
 """
 
 from __future__ import annotations
@@ -21,9 +21,14 @@ from .. import ops  # noqa: F401 - fills the registry
 from ..common.cuda import extension
 from ..contract import REGISTRY
 from .ledger import Ledger, Table
+from .predict import code, flow
 from .sass import COUNTED, counts, faults, missing, tool
 
 MORE = ("LDG.64", "STG.64", "LDS.128", "SHFL", "UCGABAR_ARV", "UTMALDG.MULTICAST", "SYNCS")
+
+FENCES = ("MEMBAR", "ERRBAR")
+"""What an arrival with a scope wider than its block becomes: hundreds of cycles, in a loop once per step."""
+FENCED = "fences in loops"
 
 
 def launches() -> Iterator[tuple[str, Callable]]:
@@ -47,20 +52,30 @@ def demangled(name: str) -> str:
     return re.sub(r"^void |\([^()]*\)$", "", said)
 
 
+def fences_in_loops(listing: code.Listing) -> int:
+    """Fences in the natural loops of a function; a wait that only tries again is no loop."""
+    found = flow.blocks(listing)
+    inside = set().union(*(loop.body for loop in flow.loops(found)))
+    return sum(i.base in FENCES for n in inside for i in found[n].code)
+
+
 def kernels(library: Path, chip: str) -> Table:
-    """folder/kernel -> registers, spilled bytes, static shared memory, instruction counts. A folder of csrc/ops has one
-    file with its name, and that is what the machine code's part is called."""
+    """folder/kernel -> registers, spilled bytes, static shared memory, fences in loops if any, instruction counts. A
+    folder of csrc/ops has one file with its name, and that is what the machine code's part is called."""
     names = dict.fromkeys([*COUNTED, *MORE, *[n for _, f in launches() for w in required(f) for n in w.split("|")]])
     table: Table = {}
     with tempfile.TemporaryDirectory() as folder:
         tool("cuobjdump", "-xelf", chip, library.resolve(), cwd=folder)
         for cubin in sorted(Path(folder).glob("*.cubin")):
             used = tool("cuobjdump", "-res-usage", cubin)
-            parts = re.split(r"^\.text\.(\S+):$", tool("nvdisasm", "-c", cubin), flags=re.M)
-            sass = dict(zip(parts[1::2], parts[2::2]))
+            text = tool("nvdisasm", "-c", "-hex", cubin)
+            parts = re.split(r"^\.text\.(\S+):$", text, flags=re.M)
+            sass, listings = dict(zip(parts[1::2], parts[2::2])), code.parse(text)
             for name, numbers in re.findall(r"Function (\S+):\s*(REG:.*)", used):
                 n = {k: int(v) for k, v in re.findall(r"\b(REG|STACK|LOCAL|SHARED):(\d+)", numbers)}
                 use = {"regs": n["REG"], "spill": n["STACK"] + n["LOCAL"], "shared": n["SHARED"]}
+                if fences := fences_in_loops(listings[name]):
+                    use[FENCED] = fences
                 table[f"{cubin.name.split('.')[0]}/{demangled(name)}"] = use | {"sass": counts(sass[name], names)}
     return table
 
@@ -68,6 +83,9 @@ def kernels(library: Path, chip: str) -> Table:
 def check(table: Table, arch: int) -> list[str]:
     """What is wrong with the kernels whatever the ledger says, one sentence each."""
     said = [f"{key} {fault}" for key, entry in table.items() for fault in faults(entry, arch)]
+    said += [
+        f"{key} has {entry[FENCED]} of {', '.join(FENCES)} in loops" for key, entry in table.items() if FENCED in entry
+    ]
     for op, launch in launches():
         folder = launch.__module__.split(".")[-2]
         own = [entry for key, entry in table.items() if key.startswith(f"{folder}/")]

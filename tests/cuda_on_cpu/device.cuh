@@ -199,6 +199,7 @@ T* shared_memory() {
 }
 
 inline void cluster_arrive() { ++cpu::now->arrivals; }
+inline void cluster_arrive_read() { cluster_arrive(); }
 inline void cluster_wait() { cpu::wait_at(cpu::At::CLUSTER); }
 
 }  // namespace la

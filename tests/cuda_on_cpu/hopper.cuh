@@ -13,7 +13,7 @@
 
 inline float __expf(float x) { return std::exp(x); }
 inline float __fdividef(float a, float b) { return a / b; }
-inline void __syncwarp() {}
+inline void __syncwarp() { cpu::wait_at(cpu::At::WARP); }
 inline uint32_t __shfl_xor_sync(unsigned all, uint32_t word, int mask) {
   float x;
   std::memcpy(&x, &word, 4);
@@ -57,6 +57,7 @@ struct Engines {
   std::map<std::pair<unsigned, uint32_t>, Barrier> barriers;
   std::vector<Copy> copies;
   std::map<const cpu::Fiber*, std::vector<std::vector<Product>>> groups;  // the last is still open
+  std::map<const cpu::Fiber*, std::vector<std::pair<float*, const float*>>> words;
   std::mt19937 random{7};
   int idle = 0;  // turns since something happened
   int bits = 0;  // of a product's sum; 0: all that float32 has
@@ -252,6 +253,18 @@ inline void copy_box(const TensorMap* map, void* to, uint32_t bar, int column, i
 }
 
 inline void prefetch_l2(const void*) {}
+
+// Carried out at once or as late as its wait allows.
+inline void copy_words(float* to, const float* from) {
+  if (shared_address(to) % 16 || reinterpret_cast<uintptr_t>(from) % 16)
+    throw std::runtime_error("an asynchronous copy of 16 bytes is not aligned to them");
+  if (engines.random() % 2) std::memcpy(to, from, 16);
+  else engines.words[cpu::now].push_back({to, from});
+}
+inline void words_wait() {
+  for (const auto& [to, from] : engines.words[cpu::now]) std::memcpy(to, from, 16);
+  engines.words[cpu::now].clear();
+}
 
 inline void products_begin() {
   auto& groups = engines.groups[cpu::now];

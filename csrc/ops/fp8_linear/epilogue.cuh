@@ -40,9 +40,41 @@ __device__ __forceinline__ void quad_transpose(uint32_t (&w)[4], int q) {
     }
 }
 
-__device__ __forceinline__ float2 pair_at(const float* p, int column, float missing) {
-  return p ? __ldg(reinterpret_cast<const float2*>(p + column)) : make_float2(missing, missing);
-}
+// What a tile's columns need, in shared memory, a copy for each warp: fetched while the tile is multiplied, since a load
+// from L2 at the end would be waited for again and again. Three times BN floats.
+template <int BN>
+struct Vectors {
+  static constexpr int FLOATS = 3 * BN;
+  float* mine;
+
+  // All lanes of the warp call. Past N something finite is read, and never written.
+  template <class Out>
+  __device__ __forceinline__ void fetch(Out, const Epilogue& e, int n) const {
+    constexpr int COUNT = sizeof(Out) == 1 ? 2 : 3;  // codes have no gate
+    const float* const from[] = {e.w_scale, e.b, e.gate};
+    __syncwarp();  // every lane has read the last tile's
+#pragma unroll
+    for (int v = 0; v < COUNT; ++v)
+#pragma unroll
+      for (int i = 0; i < ceil_div(BN, 128); ++i) {
+        const int at = 128 * i + threadIdx.x % 32 * 4;
+        const float missing = v == 1 ? 0.f : 1.f;
+        if (at >= BN) continue;
+        if (from[v]) hopper::copy_words(mine + v * BN + at, from[v] + min(n + at, e.N - 4));
+        else *reinterpret_cast<float4*>(mine + v * BN + at) = make_float4(missing, missing, missing, missing);
+      }
+  }
+  __device__ __forceinline__ void wait() const {
+    hopper::words_wait();
+    __syncwarp();
+  }
+  __device__ __forceinline__ float2 pair(int v, int at) const {
+    return *reinterpret_cast<const float2*>(mine + v * BN + at);
+  }
+  __device__ __forceinline__ float2 scale(int at) const { return pair(0, at); }
+  __device__ __forceinline__ float2 bias(int at) const { return pair(1, at); }
+  __device__ __forceinline__ float2 gate(int at) const { return pair(2, at); }
+};
 
 // x (1 + tanh(u)) / 2 as x / (1 + exp(-2 u)), u = sqrt(2 / pi) (x + 0.044715 x^3): no cancellation, and a denominator
 // past 2^126 gives the right limit, 0. -2 u log2(e) is one polynomial: five instructions and two of the slow pipe.
@@ -79,18 +111,11 @@ __device__ __forceinline__ void affine(const float (&rows)[2], float2 scale, flo
   }
 }
 
-// What 32 columns of a bf16 output need: this lane's pairs of columns; x as it lies in memory, eight columns a lane.
+// 32 columns of x as they lie in memory, eight columns a lane.
 struct Chunk {
-  float2 scale[4], bias[4], gate[4];
   uint4 x[2];
 
   __device__ __forceinline__ void load(const Epilogue& e, const Place& at, int column) {
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const int mine = min(column + 8 * j + 2 * at.q, e.N - 2);  // past N: read, never written
-      scale[j] = pair_at(e.w_scale, mine, 1.f), bias[j] = pair_at(e.b, mine, 0.f);
-      gate[j] = pair_at(e.gate, mine, 1.f);
-    }
     const int mine = column + 8 * at.q;
     for (int h = 0; h < 2; ++h)
       if (e.x && at.row[h] < e.M && mine < e.N)
@@ -111,9 +136,10 @@ __device__ __forceinline__ void prefetch_x(bf16, const Epilogue& e, int m, int n
 template <int BN, class Out>
 __device__ __forceinline__ void prefetch_x(Out, const Epilogue&, int, int, int) {}
 
-// bf16: 32 columns at a time; what the next 32 need is on its way meanwhile.
+// bf16: 32 columns at a time; x of the next 32 is on its way meanwhile.
 template <int BN>
-__device__ __forceinline__ void finish(bf16, const Epilogue& e, const Place& at, float (&acc)[BN / 2]) {
+__device__ __forceinline__ void finish(bf16, const Epilogue& e, const Vectors<BN>& of, const Place& at,
+                                       float (&acc)[BN / 2]) {
   float rows[2];
   load_row_scales(e, at, rows);
   Chunk next;
@@ -131,10 +157,12 @@ __device__ __forceinline__ void finish(bf16, const Epilogue& e, const Place& at,
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       float* v = acc + 16 * c + 4 * j;
-      affine(rows, now.scale[j], now.bias[j], v);
+      const int own = 32 * c + 8 * j + 2 * at.q;
+      affine(rows, of.scale(own), of.bias(own), v);
+      const float2 gate = of.gate(own);
       for (int h = 0; h < 2; ++h) {
         const float2 add = unpacked(x[h][j]);
-        y[h][j] = packed(v[2 * h] * now.gate[j].x + add.x, v[2 * h + 1] * now.gate[j].y + add.y);
+        y[h][j] = packed(v[2 * h] * gate.x + add.x, v[2 * h + 1] * gate.y + add.y);
       }
     }
     for (int h = 0; h < 2; ++h) {
@@ -148,15 +176,16 @@ __device__ __forceinline__ void finish(bf16, const Epilogue& e, const Place& at,
 
 // float32: a quad's pairs are 32 adjacent bytes already.
 template <int BN>
-__device__ __forceinline__ void finish(float, const Epilogue& e, const Place& at, float (&acc)[BN / 2]) {
+__device__ __forceinline__ void finish(float, const Epilogue& e, const Vectors<BN>& of, const Place& at,
+                                       float (&acc)[BN / 2]) {
   float rows[2];
   load_row_scales(e, at, rows);
 #pragma unroll
   for (int j = 0; j < BN / 8; ++j) {
-    const int mine = at.column + 8 * j + 2 * at.q;
+    const int own = 8 * j + 2 * at.q, mine = at.column + own;
     if (mine >= e.N) continue;
-    affine(rows, pair_at(e.w_scale, mine, 1.f), pair_at(e.b, mine, 0.f), acc + 4 * j);
-    const float2 gate = pair_at(e.gate, mine, 1.f);
+    affine(rows, of.scale(own), of.bias(own), acc + 4 * j);
+    const float2 gate = of.gate(own);
     for (int h = 0; h < 2; ++h) {
       if (at.row[h] >= e.M) continue;
       const size_t i = (size_t)at.row[h] * e.N + mine;
@@ -187,7 +216,8 @@ __device__ __forceinline__ void store_codes(const Epilogue& e, const Place& at, 
 
 // e4m3 of GELU: 128 columns at a time, one scale per row; four lanes hold all of a row's 128.
 template <int BN>
-__device__ __forceinline__ void finish(e4m3, const Epilogue& e, const Place& at, float (&acc)[BN / 2]) {
+__device__ __forceinline__ void finish(e4m3, const Epilogue& e, const Vectors<BN>& of, const Place& at,
+                                       float (&acc)[BN / 2]) {
   float rows[2];
   load_row_scales(e, at, rows);
 #pragma unroll
@@ -197,8 +227,8 @@ __device__ __forceinline__ void finish(e4m3, const Epilogue& e, const Place& at,
     float top[2] = {0.f, 0.f};
 #pragma unroll
     for (int j = 0; j < GROUP / 8; ++j) {
-      const int mine = min(column, e.N - GROUP) + 8 * j + 2 * at.q;  // past N: read, never written
-      affine(rows, pair_at(e.w_scale, mine, 1.f), pair_at(e.b, mine, 0.f), v + 4 * j);
+      const int own = GROUP * g + 8 * j + 2 * at.q;
+      affine(rows, of.scale(own), of.bias(own), v + 4 * j);
       for (int i = 0; i < 4; ++i) {
         v[4 * j + i] = gelu_tanh(v[4 * j + i]);
         top[i / 2] = fmaxf(top[i / 2], fabsf(v[4 * j + i]));

@@ -26,9 +26,10 @@ template <int BN>
 struct Ring {
   static constexpr int A = BM * BK, W = BN * BK, STAGE = A + W;
   static constexpr int STAGES = 200 * 1024 / STAGE < 6 ? 200 * 1024 / STAGE : 6;
-  static constexpr int BYTES = 1024 + STAGES * (STAGE + 2 * BARRIER);  // 1024: room to align
+  static constexpr int VECTORS = Vectors<BN>::FLOATS * sizeof(float);  // of a warp
+  static constexpr int BYTES = 1024 + STAGES * (STAGE + 2 * BARRIER) + MULTIPLYING_WARPS * VECTORS;  // 1024: to align
 
-  uint8_t *a, *w;
+  uint8_t *a, *w, *vectors;
   uint32_t full, empty;  // addresses of the first stage's barriers; a stage further is BARRIER further
 
   __device__ explicit Ring(uint8_t* memory) {
@@ -36,6 +37,7 @@ struct Ring {
     w = a + STAGES * A;
     full = hopper::shared_address(w + STAGES * W);
     empty = full + STAGES * BARRIER;
+    vectors = w + STAGES * (W + 2 * BARRIER);
   }
   __device__ void init() {
     for (int s = 0; s < STAGES; ++s) {
@@ -159,13 +161,14 @@ __device__ __forceinline__ void sum_fast(const View<BN>& view, Turn<Ring<BN>::ST
 }
 
 template <int BN, bool PROMOTE, class Out>
-__device__ void multiply_tiles(const View<BN> view, const Args& g, int rank) {
+__device__ void multiply_tiles(const View<BN> view, const Vectors<BN> of, const Args& g, int rank) {
   const Walk walk(g.e.M, g.e.N, BN, g.band, g.side);
   Turn<Ring<BN>::STAGES> turn;
   for (int t = blockIdx.x / CLUSTER; t < walk.tiles(); t += gridDim.x / CLUSTER) {
     const Origin o = origin(walk, t, rank);
     const int m = o.m + threadIdx.x / WARPGROUP * 64, thread = threadIdx.x % WARPGROUP;
     const Place at(m, o.n, thread);
+    of.fetch(Out{}, g.e, o.n);
     prefetch_x<BN>(Out{}, g.e, m, o.n, thread);
     float acc[BN / 2];
     if constexpr (PROMOTE) {
@@ -175,7 +178,8 @@ __device__ void multiply_tiles(const View<BN> view, const Args& g, int rank) {
     } else {
       sum_fast<BN>(view, turn, g, acc);
     }
-    finish<BN>(Out{}, g.e, at, acc);
+    of.wait();
+    finish<BN>(Out{}, g.e, of, at, acc);
   }
 }
 
@@ -198,7 +202,8 @@ __global__ void __launch_bounds__(THREADS, 1)
     __syncwarp();
   } else {
     hopper::take_registers<232>();
-    multiply_tiles<BN, PROMOTE, Out>(View<BN>(ring), g, rank);
+    const Vectors<BN> of{reinterpret_cast<float*>(ring.vectors + threadIdx.x / 32 * Ring<BN>::VECTORS)};
+    multiply_tiles<BN, PROMOTE, Out>(View<BN>(ring), of, g, rank);
   }
   cluster_sync();  // a block must not end while the other still writes to it
 }

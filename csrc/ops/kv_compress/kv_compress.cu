@@ -79,7 +79,8 @@ __device__ void read(const Params& p, const Side& s, int row, int head, int lane
   }
 }
 
-// Output j of an entry: sources un-rotated, weighted, summed, rotated to the slot. taps [TAPS, HEADS, 8 * lanes].
+// Output j of an entry: sources un-rotated, weighted, summed, rotated to the slot. taps [TAPS, HEADS, 2, lanes] of four:
+// lanes side by side in each half, or two lanes of a quarter warp would want the same banks.
 template <class Store, bool KEYS, int HEADS, int COUNT, In IN>
 __device__ void folded(const Params& p, const Side& s, const Entry& entry, const float* taps, int j, int head, int lane,
                        float (&y)[HEADS][8]) {
@@ -94,8 +95,8 @@ __device__ void folded(const Params& p, const Side& s, const Entry& entry, const
     for (int h = 0; h < HEADS; ++h) {
       if (KEYS) la::rotate<true>(x[h], turn);
       if (COUNT > 1) {
-        const float4* w = reinterpret_cast<const float4*>(taps + ((tap * HEADS + h) * p.lanes + lane) * 8);
-        *reinterpret_cast<float4*>(weight) = w[0], *reinterpret_cast<float4*>(weight + 4) = w[1];
+        const float4* w = reinterpret_cast<const float4*>(taps) + (tap * HEADS + h) * 2 * p.lanes + lane;
+        *reinterpret_cast<float4*>(weight) = w[0], *reinterpret_cast<float4*>(weight + 4) = w[p.lanes];
       }
 #pragma unroll
       for (int i = 0; i < 8; ++i) y[h][i] = COUNT > 1 ? y[h][i] + weight[i] * x[h][i] : x[h][i];
@@ -164,7 +165,7 @@ __device__ void walked(const Params& p, const Side& s, int e, const float* taps)
         folded<Store, KEYS, HEADS, COUNT, In::MEMORY>(p, s, entry, taps, j, head, lane, y[n]);
       else folded<Store, KEYS, HEADS, COUNT, In::EITHER>(p, s, entry, taps, j, head, lane, y[n]);
     }
-    if (OLD && p.overlaps) la::cluster_arrive();
+    if (OLD && p.overlaps) la::cluster_arrive_read();
 #pragma unroll
     for (int n = 0; n < EACH; ++n) coded<Store, HEADS>(p.lanes, y[n], scale[n]);
     if (OLD && p.overlaps) la::cluster_wait();
@@ -185,7 +186,9 @@ __device__ void updated(const Params& p, const Side& s) {
   for (int i = threadIdx.x; i < TAPS * width / 4; i += THREADS) {
     const int tap = i / (width / 4), at = i % (width / 4);
     const float* from = s.taps + int64_t(tap) * p.heads * p.lanes * 8 + blockIdx.y * width;
-    reinterpret_cast<float4*>(taps)[i] = __ldg(reinterpret_cast<const float4*>(from) + at);
+    const int half = at % 2, lane = at / 2 % p.lanes, head = at / 2 / p.lanes;
+    reinterpret_cast<float4*>(taps)[((tap * HEADS + head) * 2 + half) * p.lanes + lane] =
+        __ldg(reinterpret_cast<const float4*>(from) + at);
   }
   __syncthreads();
   for (int e = 0; e < p.entries; ++e) {

@@ -16,22 +16,21 @@ ROWS, STEP, GROUP, CLUSTER = 128, 128, 128, 2  # as csrc/ops/fp8_linear has them
 KINDS = {"bf16": 0, "f32": 1, "e4m3": 2}
 WIDTHS = {"bf16": (256, 160, 128), "f32": (128,), "e4m3": (256, 128)}
 """Tile widths compiled for each output, the one with the fewest bytes per product first."""
-SUSTAINED = 0.68
-"""Share of the datasheet's tensor rate that the best known FP8 GEMMs keep up on this chip (1347 of 1979 TFLOP/s)."""
-TILE_END = 1000
-"""Clocks of a tile that neither warpgroup spends multiplying: filling the ring, the last stores. An estimate."""
+CLOCKS = {
+    "bf16": {256: (1024, 7856), 160: (640, 5320), 128: (542, 4528)},
+    "e4m3": {256: (1024, 12791), 128: (545, 4515)},
+    "f32": {128: (542, 4528)},
+}  # fmt: skip
+"""Predicted, not measured: clocks of a step of K, and of a tile beyond its steps, on one SM, promoted, as
+`python -m liveact_kernels.compiled.predict` replays them (tests hold them together); float32 has no choice: as bf16."""
+L2 = 39
+"""Bytes per clock that an SM gets of tiles that many SMs fetch at once, as the predictor assumes."""
 
 
-def step_clocks(bn: int) -> float:
-    """Estimated clocks of one step of K (128) on one SM, for a tile of 128 x bn in a cluster of two.
-
-    The slowest of: the tensor core (4096 multiply-adds a clock, sustained); shared memory at 128 bytes a clock, written
-    by the copies and read by both warpgroups' products; L2, at some 39 bytes a clock and SM, half of w coming with the
-    other block's copies. Not measured.
-    """
-    products = ROWS * bn * STEP / 4096 / SUSTAINED
-    shared = (STEP * (ROWS + bn) + 2 * STEP * (ROWS // 2 + bn)) / 128
-    return max(products, shared, STEP * (ROWS + bn / 2) / 39)
+def step_clocks(bn: int, side: int, out: str) -> float:
+    """Predicted clocks of one step of K (128): the replayed code, or the copies when L2 is slower."""
+    shared = bn if side == 0 else ROWS  # half of it is the other block's copy
+    return max(CLOCKS[out][bn][0], STEP * (ROWS + bn - shared / 2) / L2)
 
 
 def waves(M: int, N: int, bn: int, side: int, sms: int) -> int:
@@ -40,12 +39,12 @@ def waves(M: int, N: int, bn: int, side: int, sms: int) -> int:
     return -(-(-(-M // rows) * -(-N // columns)) // max(1, sms // CLUSTER))
 
 
-def tile(M: int, N: int, K: int, sms: int, widths: tuple[int, ...]) -> tuple[int, int]:
-    """(bn, side) with the least estimated clocks; a narrower tile, or sharing a, must save 3% to be chosen."""
-    chosen, least = (widths[0], 0), float("inf")
-    for bn in widths:
+def tile(M: int, N: int, K: int, sms: int, out: str) -> tuple[int, int]:
+    """(bn, side) with the least predicted clocks; a narrower tile, or sharing a, must save 3% to be chosen."""
+    chosen, least = (WIDTHS[out][0], 0), float("inf")
+    for bn in WIDTHS[out]:
         for side in (0, 1):
-            clocks = waves(M, N, bn, side, sms) * (-(-K // STEP) * step_clocks(bn) + TILE_END)
+            clocks = waves(M, N, bn, side, sms) * (-(-K // STEP) * step_clocks(bn, side, out) + CLOCKS[out][bn][1])
             if clocks < 0.97 * least:
                 chosen, least = (bn, side), clocks
     return chosen
@@ -53,7 +52,7 @@ def tile(M: int, N: int, K: int, sms: int, widths: tuple[int, ...]) -> tuple[int
 
 def _heuristic(at: tuned.Limits, M: int, N: int, K: int, G: int, out: str) -> dict[str, int]:
     """Promotion every 128 of K unless a table says otherwise: NOTES.md has what the unpromoted sum loses."""
-    bn, side = tile(M, N, K, at.sms, WIDTHS[out])
+    bn, side = tile(M, N, K, at.sms, out)
     return {"bn": bn, "side": side, "band": 8, "promote": 1}
 
 
