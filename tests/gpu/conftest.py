@@ -75,8 +75,7 @@ class Lines:
             for report in self._reports:
                 row |= dict(report.user_properties) | {"seconds": round(row.get("seconds", 0.0) + report.duration, 3)}
                 if report.outcome != "passed":
-                    said = report.longrepr[2] if report.skipped else report.longrepr
-                    row |= {"outcome": report.outcome, "said": str(said)[-1500:]}
+                    row |= {"outcome": report.outcome, "said": _words(report)[:1500]}
             lost = row["outcome"] == "failed" and _context_is_lost()
             self._write(row | ({"lost": True} if lost else {}))
             if lost:
@@ -84,6 +83,14 @@ class Lines:
 
     def pytest_runtest_logreport(self, report):
         self._reports.append(report)
+
+
+def _words(report):
+    """Why a test was skipped, or the message that it failed with."""
+    if report.skipped:
+        return str(report.longrepr[2])
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return str(report.longrepr if crash is None else crash.message)
 
 
 def _about(item):
