@@ -1,4 +1,4 @@
-"""A Python process that has nothing but what a bare machine with a GPU has: torch, Triton, pytest, a few build tools."""
+"""A Python process that has only what a bare machine with a GPU has: torch, Triton, pytest, a few build tools."""
 
 import os
 import subprocess
@@ -8,8 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 HAS = (
-    "torch", "torchgen", "functorch", "triton", "numpy", "cupy", "pybind11", "ninja", "cmake", "pytest", "_pytest", "py",
-    "pytest_benchmark", "cpuinfo", "iniconfig", "pluggy", "packaging", "pygments", "exceptiongroup", "tomli", "sympy",
+    "torch", "torchgen", "functorch", "triton", "numpy", "cupy", "pybind11", "ninja", "cmake", "pytest", "_pytest",
+    "py", "pytest_benchmark", "cpuinfo", "iniconfig", "pluggy", "packaging", "pygments", "exceptiongroup", "tomli", "sympy",
     "mpmath", "networkx", "jinja2", "markupsafe", "filelock", "fsspec", "typing_extensions", "setuptools",
 )  # fmt: skip
 """Import names: the machine's packages, and what they themselves need."""

@@ -1,8 +1,5 @@
 """bench/frame.py: random avatars, predicted memory, stages and ops of a block, the verdict."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import avatars

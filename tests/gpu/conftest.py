@@ -12,7 +12,8 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "gpu")]  # an uninstalled checkout, whatever the working directory
+# an uninstalled checkout, whatever the working directory
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "gpu")]
 
 import pytest  # noqa: E402
 import resume  # noqa: E402
@@ -30,7 +31,7 @@ LOST = 70
 
 def pytest_addoption(parser):
     parser.addoption("--lines", metavar="FILE", help="a JSON line before and after each test; tests in it are left out")
-    parser.addoption("--each", type=float, default=0.0, metavar="SECONDS", help="end the process if a test takes longer")
+    parser.addoption("--each", type=float, default=0.0, metavar="SECONDS", help="end the process if a test is longer")
 
 
 def pytest_configure(config):
@@ -51,7 +52,8 @@ class Lines:
 
     def pytest_collection_modifyitems(self, config, items):
         done = resume.outcomes(self._path)
-        deaths = Counter((r.get("op"), r.get("backend")) for r in done.values() if r["outcome"] == "died" or "lost" in r)
+        dead = [r for r in done.values() if r["outcome"] == "died" or "lost" in r]
+        deaths = Counter((r.get("op"), r.get("backend")) for r in dead)
         left = [item for item in items if item.nodeid not in done]
         for item in list(left):
             about = _about(item)
