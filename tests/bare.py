@@ -9,8 +9,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 HAS = (
     "torch", "torchgen", "functorch", "triton", "numpy", "cupy", "pybind11", "ninja", "cmake", "pytest", "_pytest",
-    "py", "pytest_benchmark", "cpuinfo", "iniconfig", "pluggy", "packaging", "pygments", "exceptiongroup", "tomli", "sympy",
-    "mpmath", "networkx", "jinja2", "markupsafe", "filelock", "fsspec", "typing_extensions", "setuptools",
+    "py", "pytest_benchmark", "cpuinfo", "iniconfig", "pluggy", "packaging", "pygments", "exceptiongroup", "tomli",
+    "sympy", "mpmath", "networkx", "jinja2", "markupsafe", "filelock", "fsspec", "typing_extensions", "setuptools",
 )  # fmt: skip
 """Import names: the machine's packages, and what they themselves need."""
 
