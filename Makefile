@@ -9,10 +9,14 @@ TRITON := $(VENV)/.triton
 UV := out/uv/bin/uv
 PIP := python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 CSRC := setup.py CMakeLists.txt $(shell find csrc -name '*.py' -o -name '*.h' -o -name '*.cpp' -o -name '*.cu*')
+# BARE=1: gpu and campaign with the machine's own Python, torch and Triton; nothing is installed or downloaded.
+BARE ?=
+READY := $(if $(BARE),extension,$(TRITON))
+RUN := $(if $(BARE),$(PYTHON),$(BIN)/python)
 # with nvcc here, a failed build is an error
 export LIVEACT_FORCE_CUDA ?= $(if $(shell command -v nvcc),1,0)
 
-.PHONY: docs lock lockcheck floors demo test fuzz aot gpu verify budget profile campaign compare bench clean
+.PHONY: extension docs lock lockcheck floors demo test fuzz aot gpu verify budget profile campaign compare bench clean
 
 $(STAMP): pyproject.toml constraints.txt $(CSRC)
 	$(PYTHON) -m venv $(VENV)
@@ -49,9 +53,12 @@ aot: $(TRITON)  ## every Triton kernel compiled for an H200 (and three more chip
 	$(BIN)/python -m liveact_kernels.compiled.aot_cuda
 	$(BIN)/python -m liveact_kernels.compiled.predict
 
-gpu: $(TRITON)  ## on a GPU: every op on every backend against float64 at real size, races, determinism, a session
-	mkdir -p out
-	$(BIN)/python -m pytest tests/gpu -m gpu --junitxml=out/gpu.xml
+extension:  ## the CUDA kernels built in place, for BARE=1; without nvcc, CMake or pybind11 it says why, and the tests go on without it
+	-$(PYTHON) csrc/cmake_build.py
+
+gpu: $(READY)  ## on a GPU: every op on every backend against float64 at real size, races, determinism, a session
+	rm -rf out/gpu
+	$(RUN) tests/gpu/resume.py --out out/gpu --minutes $(or $(MINUTES),45)
 
 verify: $(STAMP)  ## recorded runs of the released model through this installation
 	mkdir -p out
@@ -68,8 +75,8 @@ budget: $(STAMP)  ## what a video frame must cost on an H200
 profile: $(TRITON)  ## on a GPU with nsys: one steady block, every op's time beside its floor; SIZE=416*720
 	profiles/nsys.sh $(if $(SIZE),--size "$(SIZE)") --svg out/profile.svg
 
-campaign: $(TRITON)  ## on a GPU: parity, ceilings, ops and whole frames within 8 minutes, into out/campaign
-	$(BIN)/python bench/campaign.py --out out/campaign
+campaign: $(READY)  ## on a GPU: parity, ceilings, ops and whole frames within 8 minutes, into out/campaign
+	$(RUN) bench/campaign.py --out out/campaign
 
 compare: $(STAMP)  ## a report, op by op: OLD=file.jsonl NEW=file.jsonl
 	$(BIN)/python bench/run.py --compare $(OLD) $(NEW)

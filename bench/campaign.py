@@ -6,7 +6,8 @@ Builds the C++ kernels, checks parity on the device, then measures ceilings, ops
 whole frames. Every section is a process of its own with its own time limit; time that one leaves goes to those after
 it, and what is found is on disk at once, so a run that is cut off keeps what it has.
 
-DIR gets build.log, parity.log, parity.xml, ceilings.jsonl, ops.jsonl, frame.jsonl, bench.log and summary.txt.
+DIR gets build.log, parity.log, parity/ (a line per test), ceilings.jsonl, ops.jsonl, frame.jsonl, bench.log, and
+summary.txt, which ends with measured beside predicted (profiles/predicted.json; the frame's is made on the spot).
 
 exit codes: 0 every section that could run went well, 1 one failed or ran out of time, 2 unusable input
 """
@@ -63,11 +64,11 @@ def _build(out: Path, minutes: float) -> list[str] | str:
 
 
 def _parity(out: Path, minutes: float) -> list[str] | str:
-    if not (root.ROOT / "tests" / "gpu").is_dir():
+    script = root.ROOT / "tests" / "gpu" / "resume.py"
+    if not script.is_file():
         return "there is no tests/gpu"
-    xml = f"--junitxml={out / 'parity.xml'}"
     slow = "--ignore=tests/gpu/test_device_sanitizer.py"  # minutes under another program: `make gpu` runs it
-    return [sys.executable, "-m", "pytest", "tests/gpu", "-m", "gpu", "-p", "no:cacheprovider", slow, xml]
+    return [sys.executable, str(script), "--out", str(out / "parity"), "--minutes", f"{0.9 * minutes:.3f}", slow]
 
 
 def sections(dry: bool) -> list[Section]:
@@ -130,24 +131,52 @@ def limits(todo: Sequence[Section], left: float) -> float:
 
 
 def summary(out: Path, outcomes: Sequence[Outcome]) -> list[str]:
-    """The closing table: how every section ended, then the best row of each op and every frame."""
+    """The closing table: how every section ended, then ceilings, each op and every frame, measured beside predicted."""
     lines = [f"{'section':10} {'seconds':>8}  outcome"]
     lines += [f"{o.name:10} {o.seconds:8.1f}  {o.status}" for o in outcomes]
-    for name in ("ceilings", "ops", "frame"):
+    for name, told in (("ceilings", _ceilings), ("ops", _ops), ("frame", _frames)):
         path = out / f"{name}.jsonl"
-        rows = read(path) if path.is_file() else []
-        lines += [""] * bool(rows)
-        lines += [f"{r['ceiling']:22} {r['per_second'] / 1e9:14.1f} G/s" for r in rows if r["kind"] == "ceiling"]
-        best: dict[tuple[str, str], dict] = {}
-        for r in (r for r in rows if r["kind"] == "op"):
-            known = best.setdefault((r["op"], r["case"]), r)
-            best[r["op"], r["case"]] = min(known, r, key=lambda x: x["us"])
-        for r in best.values():
-            floor = "" if r["percent_of_floor"] is None else f", {r['percent_of_floor']:.0f}% of the floor"
-            lines.append(f"{r['op']:22} {r['case']:24} {r['backend']:9} {r['us']:10.1f} us{floor}")
-        lines += [f"{r['op']:22} {r['case']:24} {r['backend']:9} WRONG: {r['why']}" for r in rows if r["kind"] == "red"]
-        steady = [r for r in rows if r.get("what") == "steady"]
-        lines += [f"{r['model']} {r['size']} {r['precision']}: {r['verdict']}" for r in steady]
+        found = told(read(path)) if path.is_file() else []
+        lines += ["", *found] if found else []
+    return lines
+
+
+def _ceilings(rows: list[dict]) -> list[str]:
+    return [f"{r['ceiling']:22} {r['per_second'] / 1e9:14.1f} G/s" for r in rows if r["kind"] == "ceiling"]
+
+
+def _ops(rows: list[dict]) -> list[str]:
+    """The best backend of each case, every other one of ours that was predicted, and what is wrong."""
+    best: dict[tuple[str, str], dict] = {}
+    for r in (r for r in rows if r["kind"] == "op"):
+        known = best.setdefault((r["op"], r["case"]), r)
+        best[r["op"], r["case"]] = min(known, r, key=lambda x: x["us"])
+    shown = [r for r in rows if r in best.values() or r.get("predicted")]
+    lines = [f"{'op':22} {'case':24} {'backend':9} {'us':>10} {'predicted':>10} {'ratio':>6}"] if shown else []
+    for r in shown:
+        said = r.get("predicted")
+        beside = f" {said['us']:10.1f} {r['us'] / said['us']:6.2f}" if said else f" {'':10} {'':6}"
+        floor = "" if r["percent_of_floor"] is None else f"  {r['percent_of_floor']:.0f}% of the floor"
+        lines.append(f"{r['op']:22} {r['case']:24} {r['backend']:9} {r['us']:10.1f}{beside}{floor}".rstrip())
+    if compilers := sorted({r["predicted"]["compiler"] for r in shown if r.get("predicted")}):
+        lines.append(f"predicted for an H200 from the code of {', '.join(compilers)}; ratio: measured over predicted")
+    lines += [f"{r['op']:22} {r['case']:24} {r['backend']:9} WRONG: {r['why']}" for r in rows if r["kind"] == "red"]
+    return lines
+
+
+def _frames(rows: list[dict]) -> list[str]:
+    """Each size: the verdict, then its parts, measured beside predicted where both are known."""
+    lines = []
+    for steady in (r for r in rows if r.get("what") == "steady"):
+        same = [r for r in rows if all(r.get(k) == steady[k] for k in ("model", "size", "precision"))]
+        parts = next((r["parts"] for r in same if r["kind"] == "breakdown"), {})
+        said = next((r["predicted"] for r in same if r["kind"] == "predicted"), {})
+        ms = said.get("ms_per_video_frame", {})
+        lines.append(f"{steady['model']} {steady['size']} {steady['precision']}: {steady['verdict']}")
+        rows_of = {name: p["ms"] for name, p in parts.items()} | {"total": steady["ms_per_video_frame"]}
+        lines.append(f"  {'ms per video frame':28} {'measured':>10} {'predicted':>10}")
+        lines += [f"  {n:28} {t:10.3f}" + (f" {ms[n]:10.3f}" if n in ms else "") for n, t in rows_of.items()]
+        lines += [f"  not predicted: {said['error']}"] if "error" in said else []
     return lines
 
 

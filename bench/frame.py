@@ -128,12 +128,10 @@ def _mean(same: list[Part]) -> Part:
     return Part(sum(p.ms for p in same) / len(same), same[0].floor_ms, same[0].calls)
 
 
-def at_size(
-    run: Run, blocks: int, base: dict, chip: Chip | None, keep: Callable[[dict], object],
-    predicted: Callable[[], dict | None] = lambda: None,
-) -> dict:  # fmt: skip
-    """Measure one size; `keep` gets each row when it is known. Returns the row of the steady state, which has what
-    `predicted` says beside it.
+def at_size(run: Run, blocks: int, base: dict, chip: Chip | None, keep: Callable[[dict], object]) -> dict:
+    """Measure one size; `keep` gets each row when it is known, the steady state before the slower breakdown of it.
+
+    Returns the steady state and its breakdown as one row.
     """
     if run.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(run.device)
@@ -152,22 +150,22 @@ def at_size(
     steady = [run.block(session) for _ in range(blocks)]
     row = base | _times("steady", [s for s, _ in steady], steady[0][1]) | {
         "graphs": session.captured(), "compiled_late": session.live_compilations(),
-        "memory_window_bytes": session.memory_bytes(),
+        "memory_window_bytes": session.memory_bytes(), "target_ms": TARGET_MS,
         "peak_bytes": torch.cuda.max_memory_allocated(run.device) if run.device.type == "cuda" else None,
     }  # fmt: skip
+    keep(row | {"verdict": verdict(row["ms_per_video_frame"], {}, TARGET_MS)})
     session.close()
     del session
     alone = run.parallel.size == 1
     groups, ops, backends = breakdown(run, chip) if alone else ({}, {}, {})
-    row |= {
+    found = {
         "breakdown": "measured" if alone else "not measured with several processes",
-        "target_ms": TARGET_MS, "verdict": verdict(row["ms_per_video_frame"], groups, TARGET_MS),
+        "verdict": verdict(row["ms_per_video_frame"], groups, TARGET_MS),
         "parts": {n: asdict(p) for n, p in groups.items()}, "ops": {n: asdict(p) for n, p in ops.items()},
-        "predicted": predicted() if alone else None,
         "backends": backends, "ceilings": None if chip is None else f"{chip.name}: {chip.source}",
     }  # fmt: skip
-    keep(row)
-    return row
+    keep(base | {"kind": "breakdown", "ms_per_video_frame": row["ms_per_video_frame"]} | found)
+    return row | found
 
 
 def follow(run: Run) -> None:
@@ -243,6 +241,7 @@ def measure(
     built = time.perf_counter() - began
     if not ranks.leads:
         made.text = made.image = made.audio = None
+    measured = []
     for size in sizes:
         settle(ranks, args.parallel, made, size, eight_bit)
         one = Run(made, size, eight_bit, False if args.no_graphs else None, device, ranks)
@@ -255,12 +254,18 @@ def measure(
             "build_s": round(built, 3), "predicted_bytes": need(precision, size), **window,
             "ranks": ranks.size, "form": getattr(ranks, "form", None),
         }  # fmt: skip
-        beside = functools.partial(forecast, args.model, size, precision, device)
-        row = at_size(one, args.blocks, base, chip, rows.add, beside)
+        row = at_size(one, args.blocks, base, chip, rows.add)
+        measured.append((size, base, row))
         shared = f", {ranks.size} processes" if ranks.size > 1 else ""
         bar.say(f"{args.model} {row['size']} {precision} on {row['chip']}{shared}: {row['verdict']}")
         for text in table(row):
             bar.say(text)
+    for size, base, row in measured if ranks.size == 1 else ():  # last: compiling for it takes a minute or two
+        if said := forecast(args.model, size, precision, device):
+            rows.add(base | {"kind": "predicted", "predicted": said})
+            for text in [f"{args.model} {row['size']} {precision}, measured beside predicted:",
+                         *table(row | {"predicted": said})]:  # fmt: skip
+                bar.say(text)
     if ranks.leads:
         bar.end()
 

@@ -10,6 +10,7 @@ import peers
 import root  # noqa: F401
 import torch
 from manifest import chip_name, manifest
+from predicted import of_op
 
 from liveact_kernels.contract import FUNCTIONAL, SHORT, Case, Dims, Op, missing, use
 from liveact_kernels.cost.clock import Runner, cache_bytes, copies_for, interleave
@@ -190,5 +191,6 @@ def measure(op: Op, case: Case, o: Options) -> list[dict]:
             "floor_us": floor, "percent_of_floor": None if floor is None else round(100 * floor / t.us, 2),
             "ceilings": None if o.chip is None else f"{o.chip.name}: {o.chip.source}",
             "best_peer": best and best[1], "ratio_to_best_peer": best and round(best[0] / t.us, 3), "note": notes[name],
+            "predicted": of_op(op.name, case.id, name, base["triton"]) if o.device.type == "cuda" else None,
         })  # fmt: skip
     return rows

@@ -1,8 +1,11 @@
-"""What the predictor says of a frame on the chip at hand, for rows that have the measurement beside it."""
+"""What the predictor says of a frame or of an op, for rows that have the measurement beside it."""
 
 from __future__ import annotations
 
-import root  # noqa: F401
+import functools
+import json
+
+import root
 import torch
 
 from liveact_app.budget.dryrun import record_block
@@ -29,3 +32,28 @@ def forecast(model: str, size: tuple[int, int], precision: str, device: torch.de
         return {"label": LABEL, "error": str(error)}
     groups = {group: round(found.ms(lines), 4) for group, lines in found.groups().items()}
     return {"label": LABEL, "compiler": found.compiler, "ms_per_video_frame": groups | {"total": found.total_ms()}}
+
+
+@functools.cache
+def _ledger() -> dict[str, dict[str, dict]]:
+    """profiles/predicted.json: compiler -> op/case -> what was predicted, of an H200."""
+    path = root.ROOT / "profiles" / "predicted.json"
+    if not path.is_file():
+        return {}
+    book = json.loads(path.read_text(encoding="utf-8"))
+    return {compiler: entries for compiler, chips in book.items() for entries in chips.values()}
+
+
+def of_op(op: str, case: str, backend: str, triton: str | None = None) -> dict | None:
+    """{"us", "compiler"} that the ledger has for one of this project's backends, its launches added; else None.
+
+    triton  the version at hand; where the ledger does not know it, any other stands in, and is named
+    """
+    kind = {"triton": "triton ", "cuda": "nvcc "}.get(backend)
+    mine = sorted(c for c in _ledger() if kind and c.startswith(kind))
+    if not mine:
+        return None
+    compiler = f"triton {triton}" if f"triton {triton}" in mine else mine[-1]
+    name = f"{op}/{case}"
+    parts = [v["us"] for k, v in _ledger()[compiler].items() if k == name or k.startswith(f"{name}/")]
+    return {"us": round(sum(parts), 1), "compiler": compiler} if parts else None

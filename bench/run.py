@@ -30,7 +30,7 @@ from liveact_kernels.contract import REGISTRY, Case, Op
 from liveact_kernels.cost import hw
 from liveact_model.errors import InputError
 
-HEAD = f"{'op, case':38} {'backend':9} {'us':>9} {'p20':>9} {'p80':>9} {'TFLOP/s':>8} {'GB/s':>6} floor  peer"
+HEAD = f"{'op, case':38} {'backend':9} {'us':>9} {'p20':>9} {'p80':>9} {'TFLOP/s':>8} {'GB/s':>6} floor  peer predicted"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -112,7 +112,8 @@ def line(row: dict) -> str:
     floor = "" if row["percent_of_floor"] is None else f"{row['percent_of_floor']:.0f}%"
     peer = "" if row["ratio_to_best_peer"] is None else f"{row['ratio_to_best_peer']:.2f}"
     times = f"{row['us']:9.1f} {row['p20_us']:9.1f} {row['p80_us']:9.1f}"
-    return f"{head}{times} {row['tflops']:8.2f} {row['gbps']:6.0f} {floor:>5} {peer:>5}"
+    said = f" {row['predicted']['us']:9.1f}" if row.get("predicted") else ""
+    return f"{head}{times} {row['tflops']:8.2f} {row['gbps']:6.0f} {floor:>5} {peer:>5}{said}"
 
 
 def run(args: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from liveact_model.audio.wav2vec2 import Wav2Vec2AudioEncoder
 from liveact_model.audio.wide import WideConv1d
-from liveact_model.checkpoint.schema import Speech
+from liveact_model.config import WAV2VEC2_BASE
 
 
 class _Conv(nn.Module):
@@ -96,11 +96,11 @@ class _Encoder(nn.Module):
 
 
 class RandomWav2Vec2(Wav2Vec2AudioEncoder):
-    """The base network of `schema.Speech` (with `changes`) behind our own encoder: its windows and statistics."""
+    """The base network (with `changes`) behind our own encoder: its windows and statistics."""
 
     def __init__(self, **changes: object):
         nn.Module.__init__(self)
-        s = SimpleNamespace(**(Speech().model_dump() | changes))
+        s = SimpleNamespace(**(dict(WAV2VEC2_BASE) | changes))
         self.normalize, self.blocks, self.channels = True, s.num_hidden_layers, s.hidden_size
         self.pre_norm, self.grouped = False, True
         widths = (1, *s.conv_dim)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
+from types import MappingProxyType
 from typing import Any
 
 from .errors import InputError
@@ -18,6 +19,12 @@ PATCH = 2  # tokens are 2x2 latent pixels of one latent frame
 TAPS = 5  # slots that one compression folds into one
 MASK_CHANNELS = 4
 EPS = 1e-6  # of every norm of the denoiser; the ops have it as their default
+WAV2VEC2_BASE = MappingProxyType({
+    "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072,
+    "conv_dim": (512,) * 7, "conv_stride": (5, 2, 2, 2, 2, 2, 2), "conv_kernel": (10, 3, 3, 3, 3, 2, 2),
+    "num_conv_pos_embeddings": 128, "num_conv_pos_embedding_groups": 16,
+})  # fmt: skip
+"""Sizes of the released model's speech network, which are transformers' defaults."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import sys
 import time
 
 import campaign
+import predicted
 import pytest
 from campaign import Outcome, Section
 from manifest import SCHEMA
@@ -115,8 +116,51 @@ def test_the_summary_has_the_best_backend_of_a_case_and_what_is_wrong(tmp_path):
     (tmp_path / "ops.jsonl").write_text("".join(json.dumps(r) + "\n" for r in found))
     lines = campaign.summary(tmp_path, [Outcome("ops", "ok", 1.0)])
     text = [" ".join(line.split()) for line in lines]
-    assert "quant live triton 30.0 us, 90% of the floor" in text and not any("torch" in t for t in text)
+    assert "quant live triton 30.0 90% of the floor" in text and not any("torch" in t for t in text)
     assert "quant live cuda WRONG: tiny: x8: worst 3 ulp" in text
+
+
+def test_the_summary_ends_with_measured_beside_predicted(tmp_path):
+    base = {"schema": SCHEMA, "kind": "op", "op": "quant", "case": "live", "percent_of_floor": 50.0}
+    said = {"us": 40.0, "compiler": "triton 3.6.0"}
+    found = [
+        base | {"backend": "triton", "us": 60.0, "predicted": said},
+        base | {"backend": "scaled_mm", "us": 55.0, "predicted": None},
+    ]
+    (tmp_path / "ops.jsonl").write_text("".join(json.dumps(r) + "\n" for r in found))
+    base = {"schema": SCHEMA, "kind": "frame", "model": "m", "size": "512*512", "precision": "fp8"}
+    steady = base | {"what": "steady", "ms_per_video_frame": 47.0, "verdict": "50 ms met"}
+    parts = base | {"kind": "breakdown", "parts": {"linear": {"ms": 20.0}, "copy to host": {"ms": 0.5}}}
+    said = {"label": "predicted", "ms_per_video_frame": {"linear": 16.0, "total": 36.0}}
+    path = tmp_path / "frame.jsonl"
+    path.write_text(json.dumps(steady) + "\n")
+    text = [" ".join(line.split()) for line in campaign.summary(tmp_path, [])]
+    assert text[-3:] == ["m 512*512 fp8: 50 ms met", "ms per video frame measured predicted", "total 47.000"]
+    assert "quant live triton 60.0 40.0 1.50 50% of the floor" in text
+    assert "quant live scaled_mm 55.0 50% of the floor" in text
+    assert "predicted for an H200 from the code of triton 3.6.0; ratio: measured over predicted" in text
+    beside = base | {"kind": "predicted", "predicted": said}
+    path.write_text("".join(json.dumps(r) + "\n" for r in (steady, parts, beside)))
+    text = [" ".join(line.split()) for line in campaign.summary(tmp_path, [])]
+    assert text[-3:] == ["linear 20.000 16.000", "copy to host 0.500", "total 47.000 36.000"]
+
+
+def test_predictions_of_ops_come_from_the_ledger(tmp_path, monkeypatch):
+    book = {
+        "triton 3.6.0": {"H200": {"a/live": {"us": 1.0}, "a/live/1": {"us": 2.0}, "a/live_2": {"us": 9.0}}},
+        "triton 3.7.1": {"H200": {"a/live": {"us": 5.0}}}, "nvcc 13": {"H200": {"a/live": {"us": 0.5}}},
+    }  # fmt: skip
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles" / "predicted.json").write_text(json.dumps(book))
+    monkeypatch.setattr(predicted.root, "ROOT", tmp_path)
+    predicted._ledger.cache_clear()
+    try:
+        assert predicted.of_op("a", "live", "triton", "3.6.0") == {"us": 3.0, "compiler": "triton 3.6.0"}
+        assert predicted.of_op("a", "live", "triton", "3.9.0") == {"us": 5.0, "compiler": "triton 3.7.1"}
+        assert predicted.of_op("a", "live", "cuda") == {"us": 0.5, "compiler": "nvcc 13"}
+        assert predicted.of_op("b", "live", "cuda") is None and predicted.of_op("a", "live", "torch") is None
+    finally:
+        predicted._ledger.cache_clear()
 
 
 def test_a_real_run_builds_checks_and_measures_in_this_order(tmp_path, monkeypatch):
@@ -128,9 +172,11 @@ def test_a_real_run_builds_checks_and_measures_in_this_order(tmp_path, monkeypat
     (tmp_path / "csrc").mkdir()
     (tmp_path / "csrc" / "cmake_build.py").touch()
     (tmp_path / "tests" / "gpu").mkdir(parents=True)
+    (tmp_path / "tests" / "gpu" / "resume.py").touch()
     assert todo[0].command(tmp_path, 1.0)[1:] == [str(tmp_path / "csrc" / "cmake_build.py")]
     parity = todo[1].command(tmp_path, 1.0)
-    assert parity[2:6] == ["pytest", "tests/gpu", "-m", "gpu"] and f"--junitxml={tmp_path / 'parity.xml'}" in parity
+    assert parity[1] == str(tmp_path / "tests" / "gpu" / "resume.py") and parity[3] == str(tmp_path / "parity")
+    assert parity[parity.index("--minutes") + 1] == "0.900"
     assert "--ignore=tests/gpu/test_device_sanitizer.py" in parity
     ops = todo[3].command(tmp_path, 2.0)
     assert ops[ops.index("--minutes") + 1] == "1.800"  # it stops by itself before it is stopped
@@ -156,7 +202,7 @@ def test_the_dry_run_goes_through_everything(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(campaign, "sections", lambda dry: sections)
     assert campaign.main(["--dry-run", "--minutes", "5", "--out", str(out)]) == 0
     kinds = {p.name: [json.loads(line)["kind"] for line in p.open()] for p in out.glob("*.jsonl")}
-    assert kinds["ceilings.jsonl"] == ["ceiling"] * 4 and kinds["frame.jsonl"] == ["frame"] * 3
+    assert kinds["ceilings.jsonl"] == ["ceiling"] * 4 and kinds["frame.jsonl"] == ["frame"] * 3 + ["breakdown"]
     assert kinds["ops.jsonl"].count("op") == 4
     assert len(list(out.iterdir())) <= 8
     text = capsys.readouterr().out

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..config import DiTConfig
+from ..config import WAV2VEC2_BASE, DiTConfig
 from ..errors import InputError
 from ..inputs import shown
 
@@ -193,24 +193,27 @@ _KERNELS = "1 to 32 whole numbers from 1 to 1024"
 _ACTIVATIONS = "one of 'gelu', 'gelu_new', 'relu', 'silu', 'swish'"
 
 
+_BASE: Any = WAV2VEC2_BASE
+
+
 class Speech(_Loose):
     """What of a wav2vec2 config.json shapes the network, with transformers' defaults (the base model)."""
 
-    hidden_size: int = _whole(1, 1 << 15, default=768)
-    num_hidden_layers: int = _whole(1, _DEEP, default=12)
-    num_attention_heads: int = _whole(1, 1 << 15, default=12)
-    intermediate_size: int = _whole(1, 1 << 17, default=3072)
+    hidden_size: int = _whole(1, 1 << 15, default=_BASE["hidden_size"])
+    num_hidden_layers: int = _whole(1, _DEEP, default=_BASE["num_hidden_layers"])
+    num_attention_heads: int = _whole(1, 1 << 15, default=_BASE["num_attention_heads"])
+    intermediate_size: int = _whole(1, 1 << 17, default=_BASE["intermediate_size"])
     conv_dim: list[Annotated[int, Field(ge=1, le=1 << 15)]] = Field(
-        [512] * 7, min_length=1, max_length=32, description=f"1 to 32 whole numbers from 1 to {1 << 15}"
+        [*_BASE["conv_dim"]], min_length=1, max_length=32, description=f"1 to 32 whole numbers from 1 to {1 << 15}"
     )
-    conv_stride: list[Kernel] = Field([5, 2, 2, 2, 2, 2, 2], min_length=1, max_length=32, description=_KERNELS)
-    conv_kernel: list[Kernel] = Field([10, 3, 3, 3, 3, 2, 2], min_length=1, max_length=32, description=_KERNELS)
+    conv_stride: list[Kernel] = Field([*_BASE["conv_stride"]], min_length=1, max_length=32, description=_KERNELS)
+    conv_kernel: list[Kernel] = Field([*_BASE["conv_kernel"]], min_length=1, max_length=32, description=_KERNELS)
     conv_bias: bool = Field(False, description="true or false")
     feat_extract_norm: Literal["group", "layer"] = Field("group", description="'group' or 'layer'")
     feat_extract_activation: Activation = Field("gelu", description=_ACTIVATIONS)
     hidden_act: Activation = Field("gelu", description=_ACTIVATIONS)
-    num_conv_pos_embeddings: int = _whole(2, 4096, default=128)
-    num_conv_pos_embedding_groups: int = _whole(1, 4096, default=16)
+    num_conv_pos_embeddings: int = _whole(2, 4096, default=_BASE["num_conv_pos_embeddings"])
+    num_conv_pos_embedding_groups: int = _whole(1, 4096, default=_BASE["num_conv_pos_embedding_groups"])
     do_stable_layer_norm: bool = Field(False, description="true or false")
     layer_norm_eps: float = Field(1e-5, gt=0, le=1, description="a number above 0, at most 1")
 
