@@ -1,8 +1,6 @@
 """attention_8bit on quantised random data: odd shapes, sharp scores, zero values; the op's own cases are gentle."""
 
 import pytest
-import torch
-
 from eight_bit import WORST, arguments, worst
 
 from liveact_kernels import ops
@@ -10,6 +8,7 @@ from liveact_kernels.contract import bf16, f32, fp8, use
 
 pytest.importorskip("triton.language", reason="triton is not installed: pip install 'liveact[triton]'")
 from liveact_kernels import tuned
+
 
 def error(args, out_dtype, device):
     """Worst error of what the kernel makes of the arguments, as `worst` counts it."""

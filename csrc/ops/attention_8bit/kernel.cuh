@@ -230,11 +230,10 @@ struct Walk {
   int tile = 0, before = 0;  // stage of the tile before
 };
 
-// Fold one tile into the state. `here` are its scores; `next` becomes those of the tile after it. Of the tile before,
-// whose probabilities are p_before, the products with its values still run at the start, as this one's do at the end.
+// Fold one tile into the state. `here` are its scores; `next` becomes those of the tile after it. Of the tile before, whose
+// probabilities p still has, the products with its values run at the start, as this one's do at the end.
 __device__ __forceinline__ void fold(const View& view, int tiles, const float (&q_scale)[2], float4* kept, Walk& walk,
-                                     State& state, int (&here)[BN / 2], int (&next)[BN / 2], uint32_t (&p)[BN / 8],
-                                     uint32_t (&p_before)[BN / 8]) {
+                                     State& state, int (&here)[BN / 2], int (&next)[BN / 2], uint32_t (&p)[BN / 8]) {
   const int stage = walk.turn.stage, tile = walk.tile;
   const uint32_t parity = walk.turn.parity;
   float u[BN / 2], fade[2];
@@ -242,7 +241,7 @@ __device__ __forceinline__ void fold(const View& view, int tiles, const float (&
   scale_scores(view, stage, note.keys, here, u);
   raise_top(u, q_scale, state.top, fade);
 
-  hopper::products_wait<0>(state.sum, p_before);
+  hopper::products_wait<0>(state.sum, p);
   if (tile > 0) View::release(view.v_empty, walk.before);
   if (++walk.tile < tiles) {
     View::release(view.k_empty, stage);
@@ -287,18 +286,18 @@ __device__ __forceinline__ void attend(const View view, const Ring& ring, const 
 
   Walk walk;
   int a[BN / 2], b[BN / 2];
-  uint32_t p[BN / 8] = {}, r[BN / 8] = {};
+  uint32_t p[BN / 8] = {};
   hopper::barrier_wait(ring.q_full, 0);
   hopper::barrier_wait(view.k_full, 0);
   multiply_keys(view, 0, a);
   hopper::products_wait<0>(a);
   while (true) {  // two at a time: which registers hold a tile's scores must not depend on the trip
-    fold(view, tiles, q_scale, kept, walk, state, a, b, p, r);
+    fold(view, tiles, q_scale, kept, walk, state, a, b, p);
     if (walk.tile == tiles) break;
-    fold(view, tiles, q_scale, kept, walk, state, b, a, r, p);
+    fold(view, tiles, q_scale, kept, walk, state, b, a, p);
     if (walk.tile == tiles) break;
   }
-  hopper::products_wait<0>(state.sum, p, r);
+  hopper::products_wait<0>(state.sum, p);
   const Place at(m + threadIdx.x / WARPGROUP * 64, head, threadIdx.x % WARPGROUP);
   const float unit = __ldg(g.block.v_scale + (size_t)head * (g.block.width / BN) + g.block.tiles() - 1);
   float y[D / 2];

@@ -27,19 +27,6 @@ struct Epilogue {
   int M, N;
 };
 
-// Transpose 4 x 4 words over a quad: word j of lane q becomes word q of lane j. Its own inverse.
-__device__ __forceinline__ void quad_transpose(uint32_t (&w)[4], int q) {
-#pragma unroll
-  for (int bit = 1; bit <= 2; ++bit)
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-      uint32_t &low = w[bit == 1 ? 2 * n : n], &high = w[bit == 1 ? 2 * n + 1 : n + 2];
-      const uint32_t got = __shfl_xor_sync(0xffffffffu, q & bit ? low : high, bit);
-      if (q & bit) low = got;
-      else high = got;
-    }
-}
-
 // What a tile's columns need, in shared memory, a copy for each warp: fetched while the tile is multiplied, since a load
 // from L2 at the end would be waited for again and again. Three times BN floats.
 template <int BN>

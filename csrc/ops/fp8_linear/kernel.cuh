@@ -14,7 +14,7 @@
 
 namespace gemm8 {
 
-constexpr int THREADS = 3 * WARPGROUP, MULTIPLYING_WARPS = 8, CLUSTER = 2, BARRIER = sizeof(uint64_t);
+constexpr int THREADS = 3 * WARPGROUP, MULTIPLYING_WARPS = 8, CLUSTER = 2;
 
 struct Args {
   Epilogue e;
@@ -45,16 +45,6 @@ struct Ring {
       hopper::barrier_init(empty + s * BARRIER, CLUSTER * MULTIPLYING_WARPS);
     }
     hopper::barrier_init_done();
-  }
-};
-
-// Where a warp stands in the ring: stage, and the parity of the phase its full barrier will complete.
-template <int STAGES>
-struct Turn {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ __forceinline__ void next() {
-    if (++stage == STAGES) stage = 0, parity ^= 1;
   }
 };
 

@@ -1,4 +1,4 @@
-"""The kernels of the built CUDA extension: fp8_linear, kv_compress and qkv_norm_rope, as their hosts would launch them.
+"""The kernels of the built CUDA extension, as their hosts would launch them.
 
 Their warps do different things, so no generic walk fits: for each op, which function runs, which of its loops a warp
 walks how often, and what shares an SM. Blocks, tiles and chunks are those of csrc/ops.
@@ -192,7 +192,53 @@ def qkv_norm_rope(cubin: bytes, d: Dims, machine: Machine, op: Op, flops: dict, 
     return _prediction(machine, token * 3 * d.L / blocks + START, pipes, memory, {"token": token}, (regs, *held))
 
 
+def attention_8bit(cubin: bytes, d: Dims, machine: Machine, op: Op, flops: dict, moved: float) -> Prediction:
+    """Two multiplying warpgroups with queries of their own, one warp that copies; one block per SM.
+
+    The replay lets the ring be full whenever a warpgroup looks, and starts both warpgroups together: they then stay in
+    step and want the same pipe at the same time, which is the slowest they can do.
+    """
+    from liveact_kernels.ops.attention_8bit import cuda_kernel as host
+
+    k, regs = _function(cubin, f"attention86kernelI{KINDS[SHORT[d.out_dtype]]}E")
+    loop = max(range(len(k.loops)), key=lambda i: _products(k, i))
+    trip = k.walk(lambda n, hot: _unmasked(k, loop, n, hot), k.loops[loop].header, loop)[0]
+    one = cost(k.flat(trip))
+    step = host.ROWS * host.KEYS * (2 * d.D + host.ONES)
+    each = round(one["macs"] * 8 / step)  # tiles of keys in a trip of the loop
+    if not each or one["macs"] * 8 != each * step:
+        raise Unpredictable(f"attention_8bit: a trip multiplies {one['macs'] * 8:.0f} times, a tile of keys {step}")
+
+    def time(n: int) -> float:
+        return Simulation(machine, [k.trace(trip * n, {})] * 2, 1, Memory(), Copies()).run()
+
+    per = (time(12) - time(4)) / 8 / each
+    memory_keys = getattr(d, "P", 0) if d.has_k_mem else 0
+    tiles = -(-d.R // host.KEYS) + -(-memory_keys // host.KEYS)
+    blocks = -(-d.L // host.ROWS) * d.H
+    waves = -(-blocks // machine.sms)
+    pipes = {name: n * waves * tiles / each for name, n in limits(one, 8).items()}
+    asked = blocks * tiles * host.KEYS * 2 * d.D
+    memory = {
+        "HBM": moved / machine.dram, "L2": asked / machine.tile_rate(),
+        "power": sum(flops.get(kind, 0) / rates.POWER[kind] for kind in rates.POWER),
+    }  # fmt: skip
+    cycles = waves * (tiles * per + START)
+    parts = {"tile of keys": per, "start and end of a block": START}
+    return _prediction(machine, cycles, pipes, memory, parts, (regs, 1, "shared memory"), step * tiles * blocks)
+
+
+def _unmasked(k: Kernel, loop: int, n: int, hot: list[int]) -> int:
+    """At a branch around the mask of a segment's last tile: the way without it."""
+    stop = {k.loops[loop].header}
+    for s, other in (hot[:2], hot[1::-1]):
+        if sum(i.base in ("FSEL", "SEL") for i in k.only(s, other, stop)) >= 32:
+            return other
+    return k.prefer(n, hot)
+
+
 OPS: dict[str, tuple[str, Callable[..., Prediction]]] = {
+    "attention_8bit": ("attention_8bit", attention_8bit),
     **{f"fp8_linear{end}": ("fp8_linear", fp8_linear) for end in ("", "_gate", "_gelu", "_residual")},
     "kv_compress": ("kv_compress", kv_compress), "qkv_norm_rope": ("qkv_norm_rope", qkv_norm_rope),
 }  # fmt: skip

@@ -7,7 +7,7 @@ import torch
 from liveact_kernels.common.cuda import addresses, enqueue
 from liveact_kernels.contract import SHORT, Dims, mark
 
-CHANNELS, ROWS, KEYS = 128, 128, 128  # as csrc/ops/attention_8bit has them: of a head; queries and keys of a tile
+CHANNELS, ROWS, KEYS, ONES = 128, 128, 128, 8  # as csrc/ops/attention_8bit has them: of a head; a tile; ones below V^T
 KINDS = {"bf16": 0, "f32": 1, "e4m3": 2}
 
 
