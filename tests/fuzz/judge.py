@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import signal
 
+from liveact_app.cli import EXIT_NO_READER
+
 from .case import Case
 from .outcome import Outcome
 
@@ -47,7 +49,8 @@ def _exits(case: Case) -> set[int]:
         asked = getattr(signal, case.do)
         # before the handlers are there, a stop signal other than Ctrl-C ends the process as everywhere
         return {0, 2, 130} | ({-asked} if case.do != "SIGINT" else set())
-    return {0, 2}
+    # the reader of a help text that left is no error; who asked for a video has it all the same
+    return {0, 2} | ({EXIT_NO_READER} if case.stdout == "broken" and not case.video else set())
 
 
 def _words(case: Case, got: Outcome) -> dict[str, str]:
@@ -55,8 +58,6 @@ def _words(case: Case, got: Outcome) -> dict[str, str]:
     wrong: dict[str, str] = {}
     lines = [line for line in got.stderr.splitlines() if not PROGRESS.match(line)]
     errors = [line for line in lines if "liveact: error:" in line]
-    if got.rc == 0 and case.stdout == "closed" and not case.video:
-        return wrong  # argparse prints its help there instead
     if got.rc == 0:
         if noise := [line for line in lines if not line.startswith("liveact: ")]:
             wrong["noise"] = noise[0]
