@@ -27,6 +27,8 @@ def judge(case: Case, got: Outcome) -> dict[str, str]:
     if case.stderr == "file":
         wrong |= {k: v for k, v in _words(case, got).items() if "traceback" not in wrong or k != "stderr lines"}
     allowed = case.allowed if got.rc in (0, 130) else set()
+    if case.do == "rmtree":  # where the folder was, the video is kept elsewhere, and the sentence says where
+        allowed = allowed | {path for path in got.new if f"/{path}'" in got.stderr and path.endswith(".mp4")}
     if got.rc is not None and (left := sorted(set(got.new) - allowed - {"canary"})):  # who is killed cannot tidy up
         wrong["left behind"] = ", ".join(left[:5])
     if spoilt := sorted({*got.changed} - allowed) + [f"{path} is gone" for path in got.lost]:
