@@ -74,7 +74,8 @@ def load_tokenizer(directory: str | Path, text_len: int) -> Tokenizer:
 
 def _check(place: str, given: Any, path: Path) -> None:
     """Raise InputError for a part that is not accepted, or that comes twice: each may multiply what it is given."""
-    known, parts = PARTS[place], [given]
+    known = PARTS[place]
+    parts: Any = [given]
     if place in IN_ORDER and isinstance(given, dict) and given.get("type") == "Sequence":
         parts = given.get(IN_ORDER[place])
     seen: set[str] = set()
