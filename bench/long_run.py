@@ -8,13 +8,16 @@ frame. Background: mean colour (0..255) of a corner no head reaches, first and l
 
 import argparse
 import json
-from pathlib import Path
+import sys
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from manifest import manifest
 from root import ROOT
+from rows import Rows
 
+from liveact_app.cli import answer
 from liveact_app.media.audio import AudioReader, model_audio
 from liveact_app.media.image import load_image
 from liveact_model.loading import load_avatar
@@ -23,12 +26,13 @@ from liveact_model.session import Session
 PROMPTS = ("a happy person", "a sad person", "an angry person nodding", "a surprised person", "a calm person waving")
 
 
-def main() -> None:
+def run(argv: Sequence[str] | None) -> int:
     """Generate, measure, print, append."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--blocks", type=int, default=376)
-    parser.add_argument("--out", type=Path, help="append the row to this .jsonl file")
-    args = parser.parse_args()
+    parser.add_argument("--out", metavar="FILE", help="append the row to this .jsonl file")
+    args = parser.parse_args(argv)
+    rows = Rows(args.out)
     torch.set_num_threads(1)
     avatar = load_avatar("tiny")
     voice = torch.cat([torch.from_numpy(c) for c in model_audio(AudioReader(str(ROOT / "examples/speech.wav")))])
@@ -51,12 +55,14 @@ def main() -> None:
         "what": "long run", "video_frames": len(seen), "mouth_correlation_by_tenth": [round(r, 3) for r in tenths],
         "background_first": first, "background_last": last, "memory_bytes": session.memory_bytes(),
     }  # fmt: skip
-    print(json.dumps(row))
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        with open(args.out, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+    print(json.dumps(rows.add(row)))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    return answer(lambda: run(argv), "long_run.py")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,6 +8,7 @@ from pathlib import Path
 import root  # noqa: F401
 from manifest import SCHEMA
 
+from liveact_app.media.files import check_output
 from liveact_model.errors import InputError
 
 
@@ -30,20 +31,27 @@ def read(path: str | Path) -> list[dict]:
     return found
 
 
+def writable(path: str | Path) -> Path:
+    """Where results may be written, its folder and an empty file made. Raises InputError before any work is done."""
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        found = Path(check_output(path, "--out", ("",), {}))
+        found.open("ab").close()
+        return found
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise InputError(f"--out: expected a file that can be written, got {path}: {error}") from error
+
+
 class Rows:
     """Appends rows to a file (or keeps them only, without one) and holds them in `all`."""
 
     def __init__(self, path: str | Path | None):
         self.all: list[dict] = []
-        self._path = None if path is None else Path(path)
-        if self._path is not None:
-            if self._path.exists():
-                read(self._path)
-            try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._path.touch()
-            except OSError as error:
-                raise InputError(f"--out: expected a file that can be written, got {path}: {error}") from error
+        self._path = None if path is None else writable(path)
+        if self._path is not None and self._path.stat().st_size:
+            read(self._path)
 
     def add(self, row: dict) -> dict:
         """Keep a row; on disk it is one whole line or nothing."""

@@ -8,15 +8,18 @@ One JSON line per measurement, with commit, date, machine and versions; medians 
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from manifest import manifest
 from root import ROOT
+from rows import Rows
 
-from liveact_app.cli import build_parser
+from liveact_app.cli import answer, build_parser
 from liveact_app.generate import command as generate
 from liveact_app.media.audio import AudioReader, model_audio
 from liveact_app.media.image import load_image
@@ -68,25 +71,28 @@ def generation_speed(scale: int) -> dict:
     }  # fmt: skip
 
 
-def main() -> None:
+def run(argv: Sequence[str] | None) -> int:
     """Measure, print, append."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--blocks", type=int, default=40)
-    parser.add_argument("--out", type=Path, help="append the rows to this .jsonl file")
-    args = parser.parse_args()
-    about, rows = manifest(), []
+    parser.add_argument("--out", metavar="FILE", help="append the rows to this .jsonl file")
+    args = parser.parse_args(argv)
+    rows = Rows(args.out)
+    about = manifest()
     torch.set_num_threads(1)
     for dtype in ("float32", "bfloat16"):
-        rows.append(about | model_speed(dtype, args.blocks))
+        rows.add(about | model_speed(dtype, args.blocks))
     for scale in (1, 6):
-        rows.append(about | generation_speed(scale))
-    for row in rows:
+        rows.add(about | generation_speed(scale))
+    for row in rows.all:
         print(json.dumps(row))
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        with open(args.out, "a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    return answer(lambda: run(argv), "tiny.py")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -107,12 +107,12 @@ def answer(work: Callable[[], int], name: str = "liveact") -> int:
     that gives no memory, thread or file, 130 interrupted, 141 the reader of standard output has left; anything else is
     a bug and shows itself.
     """
-    with guarded():
+    with guarded() as results:
         try:
             try:
                 code = work()
-            except SystemExit:  # --help, whose text may still be lost
-                sys.stdout.flush()
+            except SystemExit:  # --help or --version, whose text may be lost
+                results.settle()
                 raise
             sys.stdout.flush()
             return code

@@ -28,24 +28,32 @@ class _Results:
     """Standard output; what it does not take is an OutputLost, once, and then goes nowhere."""
 
     def __init__(self, stream: TextIO | None):
-        self._stream, self._lost = stream, False
+        self._stream = stream
+        self._lost: OutputLost | None = None
 
     def write(self, text: str) -> int:
         if self._stream is None:
-            raise OutputLost(errno.EBADF, os.strerror(errno.EBADF))
+            self._lost = OutputLost(errno.EBADF, os.strerror(errno.EBADF))
+            raise self._lost
         return len(text) if self._lost else self._try(self._stream.write, text)
 
     def flush(self) -> None:
         if self._stream is not None and not self._lost:
             self._try(self._stream.flush)
 
+    def settle(self) -> None:
+        """Flush; raises OutputLost also for what was lost before, which argparse swallows when it prints its help."""
+        self.flush()
+        if self._lost:
+            raise self._lost
+
     def _try(self, action: Any, *args: str) -> Any:
         try:
             return action(*args)
         except OSError as error:
-            self._lost = True
+            self._lost = OutputLost(error.errno, error.strerror)
             _discard(self._stream)
-            raise OutputLost(error.errno, error.strerror) from error
+            raise self._lost from error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -106,8 +114,8 @@ def libraries_silenced() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def guarded() -> Iterator[None]:
-    """Standard output raises OutputLost and standard error raises nothing inside."""
+def guarded() -> Iterator[_Results]:
+    """Standard output, which is the value, raises OutputLost inside, and standard error raises nothing."""
     for number in range(3):  # a file that is opened later must not become standard error, which libraries write to
         try:
             os.fstat(number)
@@ -117,8 +125,9 @@ def guarded() -> Iterator[None]:
     for stream in old:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a file's name
-    sys.stdout, sys.stderr = _Results(old[0]), _Remarks(old[1])  # type: ignore[assignment]
+    results = _Results(old[0])
+    sys.stdout, sys.stderr = results, _Remarks(old[1])  # type: ignore[assignment]
     try:
-        yield
+        yield results
     finally:
         sys.stdout, sys.stderr = old

@@ -1,11 +1,14 @@
 """Shared by all tests: one torch thread (two fight on two cores), and the recorded cases."""
 
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+# In the background of a script Ctrl-C is ignored, which processes started by a test would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"

@@ -1,12 +1,17 @@
 """bench/run.py: rows, refusals of wrong kernels, peers, comparisons and bad input."""
 
 import json
+import os
 
+import ceilings
+import frame
+import long_run
 import measure
 import peers
 import pytest
 import rows
 import run
+import tiny
 import torch
 from manifest import SCHEMA, manifest
 from peers import PEERS
@@ -199,6 +204,20 @@ def test_unusable_files_are_named(tmp_path, capsys):
     before = (tmp_path / "newer").read_text()
     refused(capsys, run.main, [*QUICK, "--op", "quant", "--out", newer], f"expected schema {SCHEMA}")
     assert (tmp_path / "newer").read_text() == before
+
+
+@pytest.mark.parametrize("script", [run, ceilings, long_run, tiny, frame], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("name", ["", "folder", "pipe", "/dev/null", "n" * 300])
+def test_rows_go_into_a_regular_file(script, name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkdir("folder")
+    os.mkfifo("pipe")
+    cpu = ["--device", "cpu"]
+    more = {run: [*QUICK, "--op", "quant"], ceilings: cpu, frame: [*cpu, "--model", "tiny"]}
+    assert script.main([*more.get(script, []), "--out", name]) == 2
+    error = capsys.readouterr().err
+    assert "--out: " in error and error.count("\n") == 1, error
+    assert sorted(os.listdir()) == ["folder", "pipe"]
 
 
 @pytest.mark.parametrize(

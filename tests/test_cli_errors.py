@@ -60,7 +60,8 @@ def make_inputs():
         noise.save(f"whole.{suffix}")
         data = Path(f"whole.{suffix}").read_bytes()
         Path(f"cut.{suffix}").write_bytes(data[: len(data) // 3])
-    for name, text in (("bad", "{"), ("span", '{"[2,1]": "x"}'), ("list", "[1, 2]"), ("value", '{"[0,1]": 3}'),
+    for name, text in (("bad", "{"), ("span", '{"[2,1]": "x"}'), ("deep", f'{{"{"[" * 50000}": "x"}}'),
+                       ("list", "[1, 2]"), ("value", '{"[0,1]": 3}'),
                        ("half", '{"[0,1]": "\\ud800"}')):  # fmt: skip
         Path(f"{name}.json").write_text(text)
 
@@ -123,6 +124,7 @@ BAD = [
     ({"prompt": "\udcff"}, "--prompt", "valid UTF-8"),
     *[({"edit_prompt": e}, "--edit-prompt", "0 <= first <= last")
       for e in ("[2,1]=x", "[-1,1]=x", "[1]=x", "[0,1,2]=x", "[0.5,1]=x", "[a,b]=x", "[true,1]=x", "[]=x")],
+    ({"edit_prompt": "deep.json"}, "--edit-prompt", "0 <= first <= last"),
     *[({"edit_prompt": e}, "--edit-prompt", ".json file, got") for e in ("hello", "[0,1]", "0,1=x", "")],
     ({"edit_prompt": "absent.json"}, "--edit-prompt", "no such file: 'absent.json'"),
     ({"edit_prompt": "bad.json"}, "--edit-prompt", "not valid JSON"),

@@ -71,6 +71,26 @@ def test_standard_error_that_is_full_and_output_without_reader(place):
     assert count("o/v.mp4") == 80
 
 
+@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["generate", "--help"], ["tune", "--help"]], ids=" ".join)
+@pytest.mark.parametrize("where,code", [("full", 2), ("closed", 2), ("left", 141), ("file", 0)])
+def test_help_that_nobody_gets_is_no_success(argv, where, code, tmp_path):
+    """argparse swallows what goes wrong while it prints."""
+    read, write = os.pipe()
+    os.close(read)
+    stdout = {"full": "/dev/full", "file": str(tmp_path / "text")}.get(where)
+    number = write if where == "left" else os.open(stdout or os.devnull, os.O_WRONLY | os.O_CREAT)
+    done = subprocess.run(
+        [sys.executable, "-m", "liveact_app", *argv], stdout=number, stderr=subprocess.PIPE, text=True, timeout=100,
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, preexec_fn=(lambda: os.close(1)) if where == "closed" else None,
+    )  # fmt: skip
+    os.close(number)
+    os.close(write) if where != "left" else None
+    lost = "liveact: error: cannot write to standard output ("
+    assert done.returncode == code, done.stderr
+    assert (done.stderr.startswith(lost) and done.stderr.count("\n") == 1) if code == 2 else done.stderr == ""
+    assert where != "file" or (tmp_path / "text").read_text().startswith(("usage: liveact", "liveact "))
+
+
 @pytest.mark.parametrize("what", ["renamed", "removed", "replaced"])
 def test_the_output_folder_goes_while_it_runs(place, what):
     process = start(delay="0.3")

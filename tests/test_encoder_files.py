@@ -23,8 +23,8 @@ def tokenizer_dir(tmp_path):
     tokenizers = pytest.importorskip("tokenizers")
     from transformers import PreTrainedTokenizerFast
 
-    words = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", "a", "dog", "&", "cat"])}
-    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
+    words = [(word, 0.0) for word in ("<pad>", "</s>", "<unk>", "a", "dog", "&", "cat")]
+    inner = tokenizers.Tokenizer(tokenizers.models.Unigram(words, unk_id=2))
     inner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     inner.post_processor = tokenizers.processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     fast = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", pad_token="<pad>", unk_token="<unk>")

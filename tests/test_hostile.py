@@ -12,7 +12,7 @@ import torch
 
 from liveact_model.errors import InputError
 from liveact_model.loading import load_avatar
-from liveact_model.text.umt5 import load_tokenizer
+from liveact_model.text.tokenizer import load_tokenizer
 
 T5, CLIP = "models_t5_umt5-xxl-enc-bf16.pth", "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 PICKLES = (T5, CLIP, "Wan2.1_VAE.pth", f"{released.AUDIO}/pytorch_model.bin")

@@ -109,7 +109,7 @@ DAMAGES = {
         r"tokenizer_dir: expected a tokenizer.json in \S+umt5-xxl, found none",
     ),
     "garbled tokenizer": (
-        text("google/umt5-xxl/tokenizer.json", "{"), r"tokenizer_dir: expected a loadable tokenizer in \S+, got: "
+        text("google/umt5-xxl/tokenizer.json", "{"), r"tokenizer_dir: expected a readable JSON file \S+, got: "
     ),
     "no audio encoder": (gone(released.AUDIO), r"wav2vec_dir: .*\S+chinese-wav2vec2-base, found none"),
     "no shards": (

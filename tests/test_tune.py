@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import re
 from dataclasses import replace
 
@@ -195,6 +196,21 @@ def test_unusable_options_are_one_sentence(capsys, options, words):
     if "soon" not in options:
         assert tune_main(options) == 2
         assert re.search(words, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    "name,found",
+    [("", "a directory"), ("folder", "a directory"), ("new/", "a directory"), ("pipe", "a device, socket or pipe"),
+     ("/dev/null", "a device, socket or pipe"), ("n" * 300, "File name too long"), ("n\0", "--out: ")],
+)  # fmt: skip
+def test_a_table_goes_into_a_regular_file(name, found, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkdir("folder")
+    os.mkfifo("pipe")
+    assert main(["tune", "--dry-run", "--op", "quant", "--out", name]) == 2
+    got = capsys.readouterr()
+    assert got.err.startswith("liveact: error: --out: expected a ") and got.err.count("\n") == 1, got.err
+    assert found in got.err and got.out == "" and sorted(os.listdir()) == ["folder", "pipe"]
 
 
 def test_a_machine_without_triton_is_one_sentence(capsys, monkeypatch):

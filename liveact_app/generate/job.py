@@ -89,11 +89,11 @@ def _edit(span: object, text: object) -> Edit:
         if type(first) is int and type(last) is int and 0 <= first <= last and isinstance(text, str):
             text.encode()  # JSON can hold half a surrogate pair, which no tokenizer takes
             return Edit(first, last, text)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         pass
     raise InputError(
         "--edit-prompt: expected [first,last] with whole numbers 0 <= first <= last and a text, "
-        f"got {span!r} = {text!r}"
+        f"got {span!r:.200} = {text!r:.200}"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,9 +31,7 @@ def tune(args: argparse.Namespace, calls: Callable[[], Mapping[str, int]] = dict
         raise ValueError(f"--minutes: expected a number over 0, at most 1440, got {args.minutes:g}")
     from . import gpu  # torch: --help does without
 
-    out = Path(args.out) if args.out else None
-    if out and not (out.parent.is_dir() and os.access(out.parent, os.W_OK)):
-        raise ValueError(f"--out: expected a file in a folder that can be written to, got {args.out!r}")
+    out = None if args.out is None else _writable(args.out)
     if args.dry_run:
         for task in sorted(gpu.tasks(args.op, None, calls), key=lambda t: -t.share):
             print(f"{task.op}/{task.case}: {len(task.candidates)} candidates, heuristic {dict(task.heuristic)}")
@@ -42,6 +41,26 @@ def tune(args: argparse.Namespace, calls: Callable[[], Mapping[str, int]] = dict
     found = run(gpu.tasks(args.op, device, calls), device, table, 60 * args.minutes)
     print(f"{sum(f.better for f in found)} of {len(found)} shapes have an entry in {table.path}")
     return 0
+
+
+def _writable(name: str) -> Path:
+    """Where a table may be written: a regular file, or none yet, in a folder that takes files. Raises ValueError."""
+    out = Path(name)
+    if not (out.parent.is_dir() and os.access(out.parent, os.W_OK)):
+        raise ValueError(f"--out: expected a file in a folder that can be written to, got {name!r}")
+    try:
+        kind = os.stat(name).st_mode
+    except FileNotFoundError:
+        if out.name and not name.endswith("/"):
+            return out
+        kind = stat.S_IFDIR
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ValueError(f"--out: expected a file that can be written, got {name!r} ({why})") from error
+    if not stat.S_ISREG(kind):
+        found = "a directory" if stat.S_ISDIR(kind) else "a device, socket or pipe"
+        raise ValueError(f"--out: expected a regular file, {name!r} is {found}")
+    return out
 
 
 def main(argv: Sequence[str] | None = None) -> int:

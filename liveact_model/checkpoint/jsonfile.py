@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,17 +13,17 @@ MAX_BYTES = 16 << 20
 """No config or index comes near: the released index has 1713 names."""
 
 
-def read_json(path: Path, what: str = "model") -> dict[str, Any]:
+def read_json(path: Path, what: str = "model", max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     """A JSON object: UTF-8 without a byte order mark, each key once, every number finite.
 
     Raises:
-        InputError: the file is missing, unreadable, larger than MAX_BYTES, or holds something else.
+        InputError: the file is missing, unreadable, larger than `max_bytes`, or holds something else.
     """
     try:
         if path.exists() and not path.is_file():
             raise OSError("not a regular file")  # reading a pipe could wait for ever
-        if path.exists() and path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"{path.stat().st_size} bytes, over {MAX_BYTES}")
+        if path.exists() and path.stat().st_size > max_bytes:
+            raise ValueError(f"{path.stat().st_size} bytes, over {max_bytes}")
         if path.exists() and not path.stat().st_size:
             raise ValueError("nothing in it")  # or a file of the kernel's, which may be waited for, too
         text = path.read_bytes().decode("utf-8")
@@ -40,8 +41,7 @@ def read_json(path: Path, what: str = "model") -> dict[str, Any]:
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in found if names.count(name) > 1)
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
         raise ValueError(f"key {twice!r:.60} twice")
     return found
 

@@ -151,9 +151,9 @@ class Watch:
 
     def _conclude(self, code: int, speaker: int, text: str) -> None:
         self._says = ["over", code, speaker, text]
+        self._send()  # first: the main thread may end the process as soon as it knows
         self._verdict = PeerError(text, code, aloud=speaker == self._rank)
         self._known.set()
-        self._send()
 
     def _end(self, verdict: PeerError) -> None:
         """The main thread is stuck where no exception reaches it."""

@@ -7,10 +7,9 @@ The layers are those of transformers' UMT5 encoder; here are the released key na
 
 from __future__ import annotations
 
-import contextlib
 import html
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,9 @@ from torch import Tensor, nn
 from liveact_model.checkpoint.statedict import assign, check_keys, check_one_dtype, count_layers, load_pickle, shape_of
 from liveact_model.errors import InputError
 
-Tokenizer = Callable[[str], list[int]]
+from .tokenizer import Tokenizer, load_tokenizer
+
 WHAT = "text encoder weights"
-TOKENIZER_FILE, TOKENIZER_BYTES = "tokenizer.json", 256 << 20  # umT5's own has a tenth of that
 STRAIGHT = str.maketrans(dict.fromkeys("ʼ‘’‚‛", "'") | dict.fromkeys("“”„‟", '"'))
 
 # released key within a block -> transformers' key within a block
@@ -92,45 +91,6 @@ def clean_prompt(prompt: str) -> str:
     text = html.unescape(html.unescape(prompt))
     text = unicodedata.normalize("NFC", text.translate(STRAIGHT))
     return " ".join(text.split())
-
-
-def load_tokenizer(directory: str | Path, text_len: int) -> Tokenizer:
-    """The tokenizer of a local directory: text -> ids with the end token, cut to `text_len` tokens.
-
-    Only `tokenizer.json` is read, which is data for a fixed library; nothing else in the folder can name code to run.
-    """
-    from tokenizers import Tokenizer as Fast
-
-    path = Path(directory) / TOKENIZER_FILE
-    if not Path(directory).is_dir():
-        raise InputError(f"tokenizer_dir: expected a directory with a tokenizer, got {directory}")
-    if not path.is_file() or not 0 < path.stat().st_size <= TOKENIZER_BYTES:
-        found = f"{path.stat().st_size} bytes" if path.is_file() else "none"
-        raise InputError(f"tokenizer_dir: expected a {TOKENIZER_FILE} in {directory}, found {found}")
-    with _refusing(path):
-        fast = Fast.from_file(str(path))
-        fast.no_padding()
-        fast.enable_truncation(text_len)
-        if not fast.encode("", add_special_tokens=True).ids:
-            raise ValueError("one that puts no end token behind a text")
-
-    def tokenize(text: str) -> list[int]:
-        with _refusing(path):
-            return fast.encode(text, add_special_tokens=True).ids
-
-    return tokenize
-
-
-@contextlib.contextmanager
-def _refusing(path: Path) -> Iterator[None]:
-    """Whatever the library raises of a damaged tokenizer, a panic of its Rust code included, is one sentence."""
-    try:
-        yield
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        reason = " ".join(str(error).split())
-        raise InputError(f"tokenizer_dir: expected a loadable tokenizer in {path}, got: {reason:.200}") from error
 
 
 def _build(shape: UMT5Shape) -> Any:

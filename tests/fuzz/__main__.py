@@ -45,7 +45,10 @@ def _one(name: str) -> int:
 
 def _many(args: argparse.Namespace) -> int:
     from progress import Progress
+    from rows import writable
 
+    if args.out:
+        writable(args.out)  # before the hour of work
     wanted = [f"{args.only}:{args.first + i}" for i in range(args.n)] if args.only else names(args.n, args.first)
     progress = Progress(len(wanted))
 
@@ -63,8 +66,7 @@ def _many(args: argparse.Namespace) -> int:
     result = report(answers, args.n, args.first)
     print(table(result))
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        writable(args.out).write_text(json.dumps(result, indent=1) + "\n")
     return 1 if result["found"] else 0
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import signal
 
+from liveact_app.cli import EXIT_NO_READER
+
 from .case import Case
 from .outcome import Outcome
 
@@ -25,6 +27,8 @@ def judge(case: Case, got: Outcome) -> dict[str, str]:
     if case.stderr == "file":
         wrong |= {k: v for k, v in _words(case, got).items() if "traceback" not in wrong or k != "stderr lines"}
     allowed = case.allowed if got.rc in (0, 130) else set()
+    if case.do == "rmtree":  # where the folder was, the video is kept elsewhere, and the sentence says where
+        allowed = allowed | {path for path in got.new if f"/{path}'" in got.stderr and path.endswith(".mp4")}
     if got.rc is not None and (left := sorted(set(got.new) - allowed - {"canary"})):  # who is killed cannot tidy up
         wrong["left behind"] = ", ".join(left[:5])
     if spoilt := sorted({*got.changed} - allowed) + [f"{path} is gone" for path in got.lost]:
@@ -47,7 +51,8 @@ def _exits(case: Case) -> set[int]:
         asked = getattr(signal, case.do)
         # before the handlers are there, a stop signal other than Ctrl-C ends the process as everywhere
         return {0, 2, 130} | ({-asked} if case.do != "SIGINT" else set())
-    return {0, 2}
+    # the reader of a help text that left is no error; who asked for a video has it all the same
+    return {0, 2} | ({EXIT_NO_READER} if case.stdout == "broken" and not case.video else set())
 
 
 def _words(case: Case, got: Outcome) -> dict[str, str]:
@@ -55,8 +60,6 @@ def _words(case: Case, got: Outcome) -> dict[str, str]:
     wrong: dict[str, str] = {}
     lines = [line for line in got.stderr.splitlines() if not PROGRESS.match(line)]
     errors = [line for line in lines if "liveact: error:" in line]
-    if got.rc == 0 and case.stdout == "closed" and not case.video:
-        return wrong  # argparse prints its help there instead
     if got.rc == 0:
         if noise := [line for line in lines if not line.startswith("liveact: ")]:
             wrong["noise"] = noise[0]
@@ -67,6 +70,8 @@ def _words(case: Case, got: Outcome) -> dict[str, str]:
         wrong["stderr lines"] = f"{len(lines)} lines"
     if got.rc != 2:
         return wrong
+    if case.do == "cwd gone" and not errors and len(lines) == 1 and lines[0].startswith("Intel oneMKL FATAL ERROR: "):
+        return wrong  # the library ends the process by itself when the folder goes in the midst of `import torch`
     follows = case.env.get("RANK") or "0"  # another process of a group speaks for all
     if not errors and not (follows.isdecimal() and int(follows) > 0):
         wrong["silent"] = "exit code 2 without an error line"

@@ -155,12 +155,12 @@ def _parameter(draw: Draw, t: Any) -> Any:
 WAYS = {
     **{name: _typed(name) for name in ("int64", "bfloat16", "float16", "float64", "bool", "uint8", "complex64",
         "float8_e4m3fn")},
-    "meta": lambda draw, t: t.to("meta"), "sparse": lambda draw, t: t.to_sparse(), "csr": lambda draw,
-    t: t.reshape(len(t), -1).to_sparse_csr(),
+    "meta": lambda draw, t: t.to("meta"), "sparse": lambda draw, t: t.to_sparse(),
+    "csr": lambda draw, t: t.reshape(len(t) if t.ndim else 1, -1).to_sparse_csr(),
     "nan": lambda draw, t: t * float("nan"), "scrambled": _scramble, "odd": _odd, "expanded": _expanded,
     "quantised": _quantised,
     "parameter": _parameter, "conjugate": lambda draw, t: t.to(_complex()).conj(), "one byte": lambda draw,
-    t: t[..., :1].clone(),
+    t: t[..., :1].clone() if t.ndim else t.clone(),
 }  # fmt: skip
 WHOLES = (
     lambda s: list(s.values()), lambda s: dict(enumerate(s.values())), lambda s: {"state_dict": s},
