@@ -40,7 +40,7 @@ or belong to another model. Without this a lost last shard would pass as a model
 
 def load_released(
     folder: Path, config: dict[str, Any], precision: str, wav2vec_dir: str | Path | None,
-    device: torch.device | None = None,
+    device: torch.device | None = None, mean_memory: bool = False,
 ) -> Avatar:  # fmt: skip
     """Load a released directory; `config` is its config.json. Arguments and errors as in `weights.load_avatar`.
 
@@ -75,7 +75,7 @@ def load_released(
         for part in (audio, text, image):
             part.float()
     with torch.device("meta"):
-        dit = DiT(dit_config)
+        dit = DiT(dit_config.with_memory(mean_memory))
     load(dit, state, precision, DENOISER, device)
     name = folder.resolve().name
     return Avatar(name, dit, vae, text, image, audio, DEFAULT_SIZE, DEFAULT_FPS, TIMESTEPS)
