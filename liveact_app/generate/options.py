@@ -79,7 +79,7 @@ def add_method(group: "argparse._ArgumentGroup") -> None:
     switch("--mean-memory", "--mean_memory",
            help="fold five old slots into one by their mean instead of the learned weights")  # fmt: skip
     switch("--live-audio", "--steam_audio",
-           help="hear the recording as a live stream: its level is followed as it comes, not measured first")  # fmt: skip
+           help="hear the recording as a live stream: its level is followed, not measured first")  # fmt: skip
     switch("--text-on-cpu", "--t5_cpu", help="keep the text encoder in host memory and run it there")
     switch("--block-times", "--dura_print", help="print what each block took")
     add("--backend", help=HELP, metavar="NAME")

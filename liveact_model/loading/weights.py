@@ -12,6 +12,7 @@ import torch
 from ..avatar import AudioEncoder, Avatar, ImageEncoder, TextEncoder
 from ..checkpoint.files import Tensors
 from ..checkpoint.jsonfile import read_json
+from ..checkpoint.manifest import require_complete
 from ..checkpoint.statedict import assign, check_keys
 from ..config import PRECISIONS, DiTConfig
 from ..dit import DiT
@@ -24,6 +25,7 @@ ASSETS = Path(__file__).parents[1] / "assets"
 AVATARS = ("tiny",)
 """Models that ship with the package."""
 
+CONVERTED = "liveact-converted-1"
 FORMAT = "liveact-1"
 """Marks a config.json of ours: {"format", "name", "size", "fps", "timesteps", "dit": {..}, "vae": {..}}."""
 
@@ -56,10 +58,15 @@ def load_avatar(
         names = ", ".join(AVATARS)
         raise InputError(f"model: expected one of {names}, or a checkpoint directory, got {shown(name_or_dir)}")
     folder = Path(folder)
+    require_complete(folder)
     config = read_json(folder / "config.json")
     with torch.no_grad():
         if config.get("format") == FORMAT:
             avatar = _load_ours(folder, config, "float32" if dtype == "auto" else dtype, place, mean_memory)
+        elif config.get("format") == CONVERTED:
+            from .converted import load_converted
+
+            avatar = load_converted(folder, config, dtype, wav2vec_dir, place, mean_memory)
         else:
             from .released import load_released
 
