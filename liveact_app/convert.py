@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from liveact_model.checkpoint.manifest import differing
-    from liveact_model.loading.converted import convert
+    from liveact_model.loading import convert
 
     folder = Path(args.checkpoint)
     if args.check:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -18,7 +19,6 @@ from ..avatar import Avatar
 from ..checkpoint.files import Tensors
 from ..checkpoint.footprint import gib
 from ..checkpoint.jsonfile import read_json
-from ..checkpoint.manifest import FORMAT as MANIFEST_FORMAT
 from ..checkpoint.manifest import Manifest, hashed, read_manifest
 from ..checkpoint.schema import Denoiser, validated
 from ..checkpoint.statedict import SMALL, name_of
@@ -66,7 +66,7 @@ def convert(
     copies |= {f"{AUDIO_DIR}/{p.name}": p for p in sorted(speech.iterdir()) if _kept(p)}
     sources = [*copies.values(), folder / "config.json", *state.files]
     stats = {str(i): [p.stat().st_size, p.stat().st_mtime_ns] for i, p in enumerate(sources)}
-    fresh = Manifest(format=MANIFEST_FORMAT, complete=False, precision=precision, source=stats, files={})
+    fresh = Manifest(format="liveact-manifest-1", complete=False, precision=precision, source=stats, files={})
     manifest = _begun(out, fresh)
     shards = list(_shards(dit_config))
     with torch.device("meta"):
@@ -75,11 +75,11 @@ def convert(
         name = f"dit-{precision}-{number:05d}-of-{len(shards):05d}.safetensors"
         if name not in manifest.files:
             say(f"shard {number} of {len(shards)}")
-            _write(out, name, lambda path, shard=shard: _save(dit, shard, state, precision, path), manifest)
+            _write(out, name, functools.partial(_save, dit, shard, state, precision), manifest)
     for name, source in copies.items():
         if name not in manifest.files:
             say(f"{name}, {gib(source.stat().st_size)}")
-            _write(out, name, lambda path, source=source: _same(source, path), manifest)
+            _write(out, name, functools.partial(_same, source), manifest)
     ours = {"format": FORMAT, "precision": precision, "name": folder.resolve().name, "dit": dit_config.to_dict()}
     text = json.dumps(ours, indent=1) + "\n"
     _write(out, "config.json", lambda path: path.write_text(text, encoding="utf-8"), manifest)
@@ -218,7 +218,7 @@ def load_converted(
     for key in keys:
         parent, _, name = key.rpartition(".")
         module, value = dit.get_submodule(parent), state.take(key).to(device)
-        if name in ("w8", "w_scale"):
+        if isinstance(module, Linear) and name in ("w8", "w_scale"):
             module.weight = None
             module.register_buffer(name, value)
         elif isinstance(module, nn.ParameterDict):
