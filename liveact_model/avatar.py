@@ -109,9 +109,12 @@ class Avatar:
         """A tensor that lives where the model lives: new tensors follow its device."""
         return self.dit.head.modulation
 
-    def to(self, device: torch.device | str) -> Avatar:
-        """Move every part that has weights, in place; data that a Session is given follows them when it is used."""
-        for part in (self.dit, self.vae, self.text, self.image, self.audio):
+    def to(self, device: torch.device | str, text_stays: bool = False) -> Avatar:
+        """Move every part that has weights, in place; data that a Session is given follows them when it is used.
+
+        text_stays  all but the text encoder, whose rows a Session moves
+        """
+        for part in (self.dit, self.vae, self.image, self.audio, *([] if text_stays else [self.text])):
             if isinstance(part, nn.Module):
                 part.to(device)
         return self

@@ -15,6 +15,11 @@ WINDOW_SLOTS = MEMORY_SLOTS + BLOCK_LATENT_FRAMES
 VIDEO_FRAMES_PER_LATENT = 4
 FIRST_BLOCK_VIDEO_FRAMES = VIDEO_FRAMES_PER_LATENT * (FIRST_BLOCK_LATENT_FRAMES - 1) + 1  # 21: the first gives one
 BLOCK_VIDEO_FRAMES = VIDEO_FRAMES_PER_LATENT * BLOCK_LATENT_FRAMES  # 32
+PRECISIONS = ("auto", "float32", "bfloat16", "fp8")
+"""What weights can be loaded as; "auto" is the model's own choice."""
+STORED_PRECISIONS = ("fp8",)
+"""Those that a directory can be converted to once."""
+
 PATCH = 2  # tokens are 2x2 latent pixels of one latent frame
 TAPS = 5  # slots that one compression folds into one
 MASK_CHANNELS = 4
@@ -116,6 +121,10 @@ class DiTConfig:
     def with_(self, **changes: Any) -> DiTConfig:
         """A copy with changes."""
         return replace(self, **changes)
+
+    def with_memory(self, mean: bool) -> DiTConfig:
+        """A copy that folds slots by their mean if that is asked for, else as it is."""
+        return self.with_(memory="mean") if mean else self
 
 
 _RELEASED_NAMES = {

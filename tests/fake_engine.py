@@ -13,6 +13,8 @@ import torch
 from liveact_model.errors import InputError
 
 BLOCK_FRAMES = (21, 32)
+loads = []
+"""What `load_avatar` was asked for, call by call."""
 
 
 class Session:
@@ -74,10 +76,13 @@ class Session:
         return levels[:, None, None, None].expand(-1, *self.size, 3).contiguous()
 
 
-def load_avatar(name_or_dir, dtype="auto", wav2vec_dir=None, device="cpu"):
+def load_avatar(name_or_dir, dtype="auto", wav2vec_dir=None, device="cpu", **options):
     if name_or_dir != "tiny":
         raise InputError(f"--model: expected tiny or a checkpoint directory, got {name_or_dir!r}")
-    dit = SimpleNamespace(config=SimpleNamespace(dim=8, ffn_dim=8))
+    first, later = BLOCK_FRAMES
+    sizes = {"dim": 8, "ffn_dim": 8, "first_block_video_frames": first, "block_video_frames": later}
+    dit = SimpleNamespace(config=SimpleNamespace(**sizes))
+    loads.append({"name": name_or_dir, "dtype": dtype, **options})
     return SimpleNamespace(
         name="tiny", default_size=(64, 48), default_fps=20, dit=dit, measure_audio=lambda pieces, fps: "levels"
     )

@@ -17,7 +17,7 @@ from PIL import Image
 
 from liveact_app.cli import build_parser, main
 from liveact_app.generate.command import run
-from liveact_app.generate.job import Edit, parse_edits
+from liveact_app.generate.edits import Edit, parse_edits
 from liveact_app.media.audio import scan
 from liveact_model.parallel import ALONE
 

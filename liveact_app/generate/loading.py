@@ -16,21 +16,47 @@ from liveact_model.errors import InputError
 if TYPE_CHECKING:
     from liveact_model.avatar import Avatar
 
+STAYS = {"--offload_cache": "the memory window stays", "--block_offload": "all blocks stay"}
 SMALL_FLOP = 1e8  # a few milliseconds of one core
+
+
+class Shelf:
+    """The model of a run: loaded for its first video, there for the others."""
+
+    def __init__(self) -> None:
+        self._model: tuple[Avatar, tuple[int, int]] | None = None
+
+    def load(self, job: Job, device: str) -> tuple[Avatar, tuple[int, int]]:
+        """The avatar and the picture's size (W, H); all jobs of a run agree on both."""
+        self._model = self._model or load(job, device)
+        return self._model
 
 
 def load(job: Job, device: str) -> tuple[Avatar, tuple[int, int]]:
     """The job's avatar on a device whose kernels have been tested, and the picture's size (W, H)."""
     from liveact_model.loading import load_avatar
 
+    _check_offload(job, device)
     must_run_on(device)
     self_test(device, dtypes_of(job) if device == "cpu" else None)
     note(f"loading {job.model!r} on {device}")
-    avatar = load_avatar(job.model, dtype=job.dtype, wav2vec_dir=job.wav2vec_dir, device=device)
+    avatar = load_avatar(
+        job.model, dtype=job.dtype, wav2vec_dir=job.wav2vec_dir, device=device, mean_memory=job.mean_memory,
+        text_on_host=job.text_on_cpu,
+    )  # fmt: skip
     size = job.size or tuple(avatar.default_size)
     if device == "cpu" and _is_small(avatar.dit.config, size):
         torch.set_num_threads(1)
     return avatar, size
+
+
+def _check_offload(job: Job, device: str) -> None:
+    """Say what becomes of the flags that ask for memory to be moved off the device, which nothing here does yet."""
+    for flag in job.offload:
+        if device != "cpu":
+            what = f"{STAYS[flag]} on {device} in this version"
+            raise InputError(f"{flag}: expected a run without it, since {what}; leave it out")
+        note(f"{flag}: the whole model is in host memory here, so there is nothing to move")
 
 
 def _is_small(config: DiTConfig, size: tuple[int, int]) -> bool:

@@ -15,6 +15,7 @@ from liveact_model.errors import InputError, PeerError
 
 if TYPE_CHECKING:
     from liveact_app.generate.job import Job
+    from liveact_app.generate.loading import Shelf
     from liveact_model.avatar import Avatar
     from liveact_model.parallel import SeqParallel
     from liveact_model.parallel.ranks import Ranks
@@ -96,19 +97,19 @@ def settle(ranks: SeqParallel, form: str, avatar: Avatar, size: tuple[int, int],
     ranks.form = best(exchanges(*shape, CHIPS["h200"], eight_bit_attention))
 
 
-def follow(job: Job, device: str, ranks: SeqParallel) -> int:
+def follow(jobs: tuple[Job, ...], shelf: Shelf, device: str, ranks: SeqParallel) -> int:
     """All that a process does that does not lead: load the same model, and do as it is told. Returns the exit code."""
     from liveact_app.backend import backends
-    from liveact_app.generate.loading import load
     from liveact_model.session import Session
 
-    with backends(job.backend):
-        avatar, size = load(job, device)
-        settle(ranks, job.parallel, avatar, size, job.eight_bit_attention)
-        avatar.text = avatar.image = avatar.audio = None  # the leading process encodes
-        Session(
-            avatar, None, "", fps=job.fps, seed=job.seed, audio_cfg=job.audio_cfg, sampler=job.sampler,
-            eight_bit_memory=job.eight_bit_memory, eight_bit_attention=job.eight_bit_attention,
-            graphs=False if job.eager else None, parallel=ranks,
-        ).follow()  # fmt: skip
+    for job in jobs:
+        with backends(job.backend):
+            avatar, size = shelf.load(job, device)
+            settle(ranks, job.parallel, avatar, size, job.eight_bit_attention)
+            avatar.text = avatar.image = avatar.audio = None  # the leading process encodes
+            Session(
+                avatar, None, "", fps=job.fps, seed=job.seed, audio_cfg=job.audio_cfg, sampler=job.sampler,
+                eight_bit_memory=job.eight_bit_memory, eight_bit_attention=job.eight_bit_attention,
+                graphs=False if job.eager else None, parallel=ranks,
+            ).follow()  # fmt: skip
     return 0

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from liveact_app.backend import backends
+from liveact_app.generate.edits import Prompts, Timeline
 from liveact_app.generate.job import Job
-from liveact_app.generate.loading import device_of, load
+from liveact_app.generate.loading import Shelf, device_of
 from liveact_app.generate.ranks import settle
 from liveact_app.generate.summary import Summary, peak_rss_bytes
 from liveact_app.limits import lack
@@ -37,11 +38,12 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def render(
-    job: Job, path: str, stop: Interrupts, record_block: RecordBlock | None = None, parallel: SeqParallel = ALONE,
-    device: str | None = None,
+    job: Job, path: str, stop: Interrupts, shelf: Shelf, record_block: RecordBlock | None = None,
+    parallel: SeqParallel = ALONE, device: str | None = None,
 ) -> Summary:  # fmt: skip
     """Generate `job` into the file `path` (the container follows `job.out`) and return what it took.
 
+    shelf     gives the model, which the videos of a run share
     parallel  the processes that share the work; this is the leading one
     device    where to run, once it has been tried out; None: as the job says
     When a stop signal arrives after the first video frame, the file is finished and the summary says so.
@@ -62,19 +64,22 @@ def render(
         from liveact_model.session import Session
 
         device = device or device_of(job.device)
-        avatar, size = load(job, device)
+        avatar, size = shelf.load(job, device)
         settle(parallel, job.parallel, avatar, size, job.eight_bit_attention)
         rate = frame_rate(job.fps or avatar.default_fps)
         _check(job, size, rate, audio)
-        with AudioReader(audio) as pieces:
-            levels = avatar.measure_audio(map(torch.from_numpy, model_audio(pieces)), float(rate))
+        prompts = _prompts(job, avatar.dit.config, rate, audio)
+        levels = None
+        if not job.live_audio:
+            with AudioReader(audio) as pieces:
+                levels = avatar.measure_audio(map(torch.from_numpy, model_audio(pieces)), float(rate))
         session = Session(
-            avatar, fit_image(picture, size), job.prompt_of(0), fps=float(rate), seed=job.seed,
+            avatar, fit_image(picture, size), prompts.of(0), fps=float(rate), seed=job.seed,
             audio_cfg=job.audio_cfg, sampler=job.sampler, eight_bit_memory=job.eight_bit_memory,
             eight_bit_attention=job.eight_bit_attention, audio_levels=levels,
             graphs=False if job.eager else None, parallel=parallel,
         )  # fmt: skip
-        run = _Run(job, path, size, rate, audio, stack)
+        run = _Run(job, path, size, rate, audio, prompts, stack)
         summary = run.go(session, (avatar.name, device), time.monotonic() - start, stop, record_block)
         if not (summary.interrupted or summary.cut_short):
             session.close()
@@ -94,12 +99,18 @@ def _check(job: Job, size: tuple[int, int], rate: Fraction, audio: AudioInfo) ->
         )
 
 
+def _prompts(job: Job, config: Any, rate: Fraction, audio: AudioInfo) -> Prompts:
+    frames = math.ceil(Fraction(audio.samples, audio.rate) * rate)
+    line = Timeline(config.first_block_video_frames, config.block_video_frames, rate, frames)
+    return Prompts(job.prompt, job.edits, line)
+
+
 class _Run:
     """The block loop of one generation."""
 
-    def __init__(self, job: Job, path: str, size: tuple[int, int], rate: Fraction, audio: AudioInfo,
+    def __init__(self, job: Job, path: str, size: tuple[int, int], rate: Fraction, audio: AudioInfo, prompts: Prompts,
                  stack: contextlib.ExitStack):  # fmt: skip
-        self.job, self.size, self.rate, self.audio = job, size, rate, audio
+        self.job, self.size, self.rate, self.audio, self.prompts = job, size, rate, audio, prompts
         self.wanted = self._frames_of(audio.samples)
         self.blocks, self.first_block_s, self.disk_failed = 0, 0.0, False
         # Two readers: the model looks ahead of the video, and either may hold only its own little piece.
@@ -174,6 +185,7 @@ class _Run:
         """Blocks of frames uint8 [F, H, W, 3] until the whole recording is covered, the last one cut to its end."""
         made, last, heard_all, end = 0, None, False, self.wanted
         while made < end:
+            began = time.monotonic()
             with record_block(self.blocks):
                 while not heard_all and not session.ready():
                     chunk = next(self.heard, None)
@@ -184,10 +196,14 @@ class _Run:
                         session.push_audio(torch.from_numpy(chunk))
                 if session.done:
                     break
-                session.set_prompt(self.job.prompt_of(self.blocks))
+                session.set_prompt(self.prompts.of(self.blocks))
                 video = session.next_block()
                 with scope("to_host"):
                     frames = video.cpu().numpy()[: end - made]
+            if self.job.block_times:  # the copy to the host has waited for the device
+                took = time.monotonic() - began
+                each = 1e3 * took / len(video)
+                note(f"block {self.blocks}: {len(video)} video frames in {took:.3f} s, {each:.1f} ms each")
             self.blocks, made, last = self.blocks + 1, made + len(frames), frames[-1:]
             yield frames
         if missing := end - made:

@@ -37,31 +37,51 @@ def dit_files(folder: Path) -> list[Path]:
     return found
 
 
+def _plain(key: str) -> str:
+    """A key without what torch's wrappers (compile, data parallel) put in front."""
+    while key.startswith(("module.", "_orig_mod.")):
+        key = key.partition(".")[2]
+    return key
+
+
 class Tensors(Mapping[str, Tensor]):
     """Tensors of several safetensors files, each read when asked for; shapes cost nothing (they stay on disk)."""
 
     def __init__(self, files: list[Path]):
         from safetensors import SafetensorError, safe_open  # a model of random weights needs no files
 
-        self._files: dict[str, Any] = {}  # key -> the open file that has it
+        self.files = files
+        self._files: dict[str, Any] = {}  # key -> the open file that has it, the key there, the file's name
         for path in files:
             if path.exists() and not (path.is_file() and path.stat().st_size):  # a pipe would be waited for
                 raise InputError(f"model: expected a complete safetensors file {path}, found none or nothing in it")
             try:
                 handle = safe_open(str(path), framework="pt")
-                keys = handle.keys()
+                keys = {_plain(key): key for key in handle.keys()}  # noqa: SIM118 - no mapping
             except (OSError, RuntimeError, SafetensorError) as error:
                 reason = " ".join(str(error).split())
                 raise InputError(f"model: expected a complete safetensors file {path}, got: {reason:.200}") from error
+            if len(keys) < len(handle.keys()):
+                raise InputError(f"model: expected each key once in {path}, found one with and without a prefix")
             if twice := next((key for key in keys if key in self._files), None):
                 raise InputError(f"model: expected each key in one file, found {twice:.200} again in {path}")
-            self._files.update(dict.fromkeys(keys, handle))
+            self._files.update({key: (handle, stored, path) for key, stored in keys.items()})
         self._names = ", ".join(path.name for path in files[:2])
 
     def __getitem__(self, key: str) -> Tensor:
-        handle = self._files[key]
+        handle, stored, _ = self._files[key]
+        return self._read(handle, key, stored)
+
+    def take(self, key: str) -> Tensor:
+        """The tensor through a mapping of its own, whose pages leave memory with it: for values used once."""
+        from safetensors import safe_open
+
+        _, stored, path = self._files[key]
+        return self._read(safe_open(str(path), framework="pt"), key, stored)
+
+    def _read(self, handle: Any, key: str, stored: str) -> Tensor:
         try:
-            return handle.get_tensor(key)
+            return handle.get_tensor(stored)
         except Exception as error:  # a type that torch does not know
             reason = " ".join(str(error).split())
             raise InputError(f"model: expected a readable {key:.200} in {self._names}, got: {reason:.200}") from error

@@ -1,4 +1,4 @@
-"""Reading a JSON object of a checkpoint: whatever is wrong with the file is one sentence."""
+"""Reading a JSON file: whatever is wrong with it is one sentence."""
 
 from __future__ import annotations
 
@@ -19,6 +19,21 @@ def read_json(path: Path, what: str = "model", max_bytes: int = MAX_BYTES) -> di
     Raises:
         InputError: the file is missing, unreadable, larger than `max_bytes`, or holds something else.
     """
+    value = _read(path, what)
+    if not isinstance(value, dict):
+        raise InputError(f"{what}: expected a JSON object in {path}, got {type(value).__name__}")
+    return value
+
+
+def read_json_list(path: Path, what: str) -> list[Any]:
+    """A JSON list, in a file as `read_json` takes it. Raises InputError as that does."""
+    value = _read(path, what)
+    if not isinstance(value, list):
+        raise InputError(f"{what}: expected a JSON list in {path}, got {type(value).__name__}")
+    return value
+
+
+def _read(path: Path, what: str) -> Any:
     try:
         if path.exists() and not path.is_file():
             raise OSError("not a regular file")  # reading a pipe could wait for ever
@@ -27,15 +42,12 @@ def read_json(path: Path, what: str = "model", max_bytes: int = MAX_BYTES) -> di
         if path.exists() and not path.stat().st_size:
             raise ValueError("nothing in it")  # or a file of the kernel's, which may be waited for, too
         text = path.read_bytes().decode("utf-8")
-        value = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_number)
+        return json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_number)
     except RecursionError as error:
         raise InputError(f"{what}: expected a readable JSON file {path}, got: nested too deep") from error
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{what}: expected a readable JSON file {path}, got: {reason:.200}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{what}: expected a JSON object in {path}, got {type(value).__name__}")
-    return value
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..checkpoint.files import Tensors
 from ..checkpoint.footprint import must_fit
 from ..checkpoint.statedict import check_keys, count_layers
 from ..config import PATCH, TAPS, DiTConfig
@@ -111,20 +112,32 @@ def load(
     if device is None or device.type == "cpu":
         width = {"float32": 4, "fp8": 1}.get(precision, 2)
         must_fit(sum(math.prod(s) for t in targets(c) for s in t.shapes) * width, f"{what} in {precision}")
-    for path, keys, _ in targets(c):
-        value = _to_ours(path, [state[k] for k in keys], c)
-        module, name = _owner(dit, path)
-        linear = isinstance(module, Linear)
-        dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(precision, torch.bfloat16)
-        value = value.to(device).to(dtype if linear else torch.float32).contiguous()
-        if isinstance(module, nn.ParameterDict):
-            module[name] = nn.Parameter(value, requires_grad=False)
-        else:
-            setattr(module, name, nn.Parameter(value, requires_grad=False))
-        if isinstance(module, Linear) and name == "bias" and precision == "fp8":
-            module.to_precision("fp8")
+    for target in targets(c):
+        fill(dit, target, state, precision, device)
     dit.dtype = torch.float32 if precision == "float32" else torch.bfloat16
     return dit.eval()
+
+
+def fill(
+    dit: DiT, target: Target, state: Mapping[str, Tensor], precision: str, device: torch.device | None
+) -> None:
+    """Fill one parameter as `load` does; a bias comes after its weight and closes the layer.
+
+    What is read leaves the host's memory again: a file's own mapping would keep its pages beside the codes.
+    """
+    path, keys, _ = target
+    read = state.take if isinstance(state, Tensors) else state.__getitem__
+    value = _to_ours(path, [read(k).to(device) for k in keys], dit.config)
+    module, name = _owner(dit, path)
+    linear = isinstance(module, Linear)
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(precision, torch.bfloat16)
+    value = value.to(dtype if linear else torch.float32).contiguous()
+    if isinstance(module, nn.ParameterDict):
+        module[name] = nn.Parameter(value, requires_grad=False)
+    else:
+        setattr(module, name, nn.Parameter(value, requires_grad=False))
+    if isinstance(module, Linear) and name == "bias" and precision == "fp8":
+        module.to_precision("fp8")
 
 
 def export(dit: DiT) -> dict[str, Tensor]:

@@ -40,45 +40,67 @@ or belong to another model. Without this a lost last shard would pass as a model
 
 def load_released(
     folder: Path, config: dict[str, Any], precision: str, wav2vec_dir: str | Path | None,
-    device: torch.device | None = None,
+    device: torch.device | None = None, mean_memory: bool = False,
 ) -> Avatar:  # fmt: skip
     """Load a released directory; `config` is its config.json. Arguments and errors as in `weights.load_avatar`.
 
     The encoders keep the precision of their files, except that "float32" is float32 everywhere. What is dear comes
     last: the denoiser's values are read when everything else has been found to fit.
     """
-    from ..checkpoint.schema import Released, validated
-    from ..vae.wan import WanVAE
-
-    where = folder / "config.json"
-    stated = validated(Released, config, where)
-    state = Tensors(dit_files(folder))
-    audio, text, image = _encoders(folder, stated.text_len, wav2vec_dir)
-    vae = WanVAE.from_released(folder / VAE_FILE, dtype=torch.float32 if precision == "float32" else torch.bfloat16)
-    _check_audio(state, audio)
-    found = {"audio_channels": audio.channels, "clip_tokens": image.clip_tokens}
-    dit_config = _dit_config(state, stated.model_dump(exclude_none=True) | found, where)
-    check(state, dit_config, DENOISER)
-    for part, got, key, want in (
-        (TEXT_FILE, f"text_dim {text.text_dim}", "text_embedding.0.weight", f"text_dim {dit_config.text_dim}"),
-        (IMAGE_FILE, f"clip_dim {image.clip_dim}", "img_emb.proj.1.weight", f"clip_dim {dit_config.clip_dim}"),
-        (VAE_FILE, f"z_dim {vae.z_dim}", "head.head.weight", f"z_dim {dit_config.out_dim}"),
-    ):
-        if got != want:
-            raise InputError(f"model: expected {want} in {folder / part}, as the denoiser's {key} takes, found {got}")
-    if (vae.spatial, vae.temporal) != (8, 4):
-        scales = f"{vae.spatial} and {vae.temporal}"
-        raise InputError(f"model: expected {folder / VAE_FILE} to scale space by 8 and time by 4, found {scales}")
+    state, (audio, text, image, vae), dit_config = parts(folder, config, precision, wav2vec_dir)
     if precision == "float32":
         wider = sum(p.numel() * 4 for part in (audio, text, image) for p in part.parameters() if p.itemsize < 4)
         must_fit(wider, f"model: the encoders of {str(folder)!r} in float32")
         for part in (audio, text, image):
             part.float()
     with torch.device("meta"):
-        dit = DiT(dit_config)
+        dit = DiT(dit_config.with_memory(mean_memory))
     load(dit, state, precision, DENOISER, device)
     name = folder.resolve().name
     return Avatar(name, dit, vae, text, image, audio, DEFAULT_SIZE, DEFAULT_FPS, TIMESTEPS)
+
+
+def parts(
+    folder: Path, config: dict[str, Any], precision: str, wav2vec_dir: str | Path | None
+) -> tuple[Tensors, tuple, DiTConfig]:
+    """The denoiser's tensors, unread; (audio, text, image, vae); the denoiser's sizes: all found to fit."""
+    from ..checkpoint.schema import Released, validated
+
+    where = folder / "config.json"
+    stated = validated(Released, config, where)
+    state = Tensors(dit_files(folder))
+    audio, text, image, vae = encoders(folder, stated.text_len, wav2vec_dir, precision)
+    _check_audio(state, audio)
+    found = {"audio_channels": audio.channels, "clip_tokens": image.clip_tokens}
+    dit_config = _dit_config(state, stated.model_dump(exclude_none=True) | found, where)
+    check(state, dit_config, DENOISER)
+    check_parts(folder, dit_config, audio, text, image, vae)
+    return state, (audio, text, image, vae), dit_config
+
+
+def check_parts(folder: Path, c: DiTConfig, audio: Any, text: Any, image: Any, vae: Any) -> None:
+    """Raise InputError unless the denoiser takes what the encoders and the VAE give."""
+    for part, got, key, want in (
+        (AUDIO_DIR, f"blocks x channels {audio.blocks} x {audio.channels}", "audio_proj.proj1_vf.weight",
+         f"blocks x channels {c.audio_blocks} x {c.audio_channels}"),
+        (TEXT_FILE, f"text_dim {text.text_dim}", "text_embedding.0.weight", f"text_dim {c.text_dim}"),
+        (IMAGE_FILE, f"clip_dim {image.clip_dim}", "img_emb.proj.1.weight", f"clip_dim {c.clip_dim}"),
+        (VAE_FILE, f"z_dim {vae.z_dim}", "head.head.weight", f"z_dim {c.out_dim}"),
+    ):  # fmt: skip
+        if got != want:
+            raise InputError(f"model: expected {want} in {folder / part}, as the denoiser's {key} takes, found {got}")
+    if (vae.spatial, vae.temporal) != (8, 4):
+        scales = f"{vae.spatial} and {vae.temporal}"
+        raise InputError(f"model: expected {folder / VAE_FILE} to scale space by 8 and time by 4, found {scales}")
+
+
+def encoders(folder: Path, text_len: int, wav2vec_dir: str | Path | None, precision: str) -> tuple:
+    """(audio, text, image, vae) of a released or converted directory."""
+    from ..vae.wan import WanVAE
+
+    audio, text, image = _encoders(folder, text_len, wav2vec_dir)
+    vae = WanVAE.from_released(folder / VAE_FILE, dtype=torch.float32 if precision == "float32" else torch.bfloat16)
+    return audio, text, image, vae
 
 
 def _encoders(folder: Path, text_len: int, wav2vec_dir: str | Path | None) -> tuple:

@@ -12,11 +12,12 @@ import torch
 from ..avatar import AudioEncoder, Avatar, ImageEncoder, TextEncoder
 from ..checkpoint.files import Tensors
 from ..checkpoint.jsonfile import read_json
+from ..checkpoint.manifest import require_complete
 from ..checkpoint.statedict import assign, check_keys
-from ..config import DiTConfig
+from ..config import PRECISIONS, DiTConfig
 from ..dit import DiT
 from ..errors import InputError
-from ..inputs import shown
+from ..inputs import shown, switch
 from ..schedule import TIMESTEPS
 from .keymap import check, export, load
 
@@ -24,20 +25,22 @@ ASSETS = Path(__file__).parents[1] / "assets"
 AVATARS = ("tiny",)
 """Models that ship with the package."""
 
+CONVERTED = "liveact-converted-1"
 FORMAT = "liveact-1"
 """Marks a config.json of ours: {"format", "name", "size", "fps", "timesteps", "dit": {..}, "vae": {..}}."""
 
-PRECISIONS = ("auto", "float32", "bfloat16", "fp8")
-
 
 def load_avatar(
-    name_or_dir: str, dtype: str = "auto", wav2vec_dir: str | None = None, device: str | torch.device = "cpu"
-) -> Avatar:
+    name_or_dir: str, dtype: str = "auto", wav2vec_dir: str | None = None, device: str | torch.device = "cpu",
+    mean_memory: bool = False, text_on_host: bool = False,
+) -> Avatar:  # fmt: skip
     """Load a model by name or directory.
 
     dtype  "float32", "bfloat16", "fp8" (e4m3 weights, bf16 activations); "auto" is float32 on a CPU for the small
            models, bf16 for the released one
     wav2vec_dir  folder of the wav2vec2 encoder for a released checkpoint; default: `chinese-wav2vec2-base` in it
+    mean_memory  fold old slots by their mean whatever the checkpoint says
+    text_on_host the text encoder stays on the CPU; a Session moves its rows
     Raises InputError for an unknown name, or a missing, truncated or mis-shaped file (naming the first wrong key).
     """
     if dtype not in PRECISIONS:
@@ -48,24 +51,33 @@ def load_avatar(
         raise InputError(f"device: expected a device that torch knows, got {shown(device)}") from error
     if not isinstance(wav2vec_dir, str | Path | None):
         raise InputError(f"wav2vec_dir: expected a folder's name or None, got {shown(wav2vec_dir)}")
+    mean_memory, text_on_host = switch(mean_memory, "mean_memory"), switch(text_on_host, "text_on_host")
     known = isinstance(name_or_dir, str | Path)
     folder = ASSETS / name_or_dir if known and str(name_or_dir) in AVATARS else name_or_dir
     if not known or not os.path.isdir(folder):
         names = ", ".join(AVATARS)
         raise InputError(f"model: expected one of {names}, or a checkpoint directory, got {shown(name_or_dir)}")
     folder = Path(folder)
+    require_complete(folder)
     config = read_json(folder / "config.json")
     with torch.no_grad():
         if config.get("format") == FORMAT:
-            avatar = _load_ours(folder, config, "float32" if dtype == "auto" else dtype, place)
+            avatar = _load_ours(folder, config, "float32" if dtype == "auto" else dtype, place, mean_memory)
+        elif config.get("format") == CONVERTED:
+            from .converted import load_converted
+
+            avatar = load_converted(folder, config, dtype, wav2vec_dir, place, mean_memory)
         else:
             from .released import load_released
 
-            avatar = load_released(folder, config, "bfloat16" if dtype == "auto" else dtype, wav2vec_dir, place)
-        return avatar.to(place)
+            precision = "bfloat16" if dtype == "auto" else dtype
+            avatar = load_released(folder, config, precision, wav2vec_dir, place, mean_memory)
+        return avatar.to(place, text_on_host)
 
 
-def _load_ours(folder: Path, config: dict[str, Any], precision: str, device: torch.device) -> Avatar:
+def _load_ours(
+    folder: Path, config: dict[str, Any], precision: str, device: torch.device, mean_memory: bool
+) -> Avatar:
     from ..audio.mel import MelEncoder
     from ..checkpoint.schema import Ours, validated
     from ..image.patches import PatchEncoder
@@ -81,7 +93,7 @@ def _load_ours(folder: Path, config: dict[str, Any], precision: str, device: tor
     state, vae_state = Tensors(files[:1]), Tensors(files[1:])
     check(state, dit_config, str(files[0]))
     with torch.device("meta"):
-        dit, vae = DiT(dit_config), TinyVAE(**stated.vae.model_dump())
+        dit, vae = DiT(dit_config.with_memory(mean_memory)), TinyVAE(**stated.vae.model_dump())
     check_keys(vae_state, {key: value.shape for key, value in vae.state_dict().items()}, str(files[1]))
     load(dit, state, precision, str(files[0]), device)
     assign(vae, {key: vae_state[key].float() for key in vae_state})
