@@ -19,7 +19,7 @@ def read_json(path: Path, what: str = "model", max_bytes: int = MAX_BYTES) -> di
     Raises:
         InputError: the file is missing, unreadable, larger than `max_bytes`, or holds something else.
     """
-    value = _read(path, what)
+    value = _read(path, what, max_bytes)
     if not isinstance(value, dict):
         raise InputError(f"{what}: expected a JSON object in {path}, got {type(value).__name__}")
     return value
@@ -27,13 +27,13 @@ def read_json(path: Path, what: str = "model", max_bytes: int = MAX_BYTES) -> di
 
 def read_json_list(path: Path, what: str) -> list[Any]:
     """A JSON list, in a file as `read_json` takes it. Raises InputError as that does."""
-    value = _read(path, what)
+    value = _read(path, what, MAX_BYTES)
     if not isinstance(value, list):
         raise InputError(f"{what}: expected a JSON list in {path}, got {type(value).__name__}")
     return value
 
 
-def _read(path: Path, what: str) -> Any:
+def _read(path: Path, what: str, max_bytes: int) -> Any:
     try:
         if path.exists() and not path.is_file():
             raise OSError("not a regular file")  # reading a pipe could wait for ever
