@@ -59,6 +59,7 @@ cross_attention = Op(
         Case("ragged_odd", L=140, N=64, I=20, H=3, D=20, A=bf16, pad=3),
         Case("live_512x512", rung="device", L=8192, N=512, I=257, H=40, D=128, A=bf16),
         Case("live_416x720", rung="device", L=9360, N=100, I=257, H=40, D=128, A=bf16, pad=413),
+        Case("live_416x720_long", rung="device", L=9360, N=512, I=257, H=40, D=128, A=bf16),
     ],
     backends={"torch": torch_backend, "triton": f"{__name__}.triton_kernel:launch"},
 )
