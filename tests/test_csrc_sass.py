@@ -49,6 +49,23 @@ def test_a_fence_in_a_loop_is_seen_and_one_behind_it_is_not(table):
     assert f"{key} has 3 of MEMBAR, ERRBAR in loops" in aot_cuda.check({key: table[key] | {aot_cuda.FENCED: 3}}, 90)
 
 
+def test_what_is_used_behind_registers_given_away_is_seen(table):
+    """A division of the copying warp once was a call, and that one used R98 of 24."""
+    functions = code.load(library.cubins()["attention_8bit"]).functions
+    listing = next(f for n, f in functions.items() if "kernelIhE" in n)
+    assert aot_cuda.used_after_giving_away(listing) == []
+    at = next(n for n, i in enumerate(listing) if getattr(i, "base", "") == "USETMAXREG" and "DEALLOC" in i.op)
+    behind = [i for i in listing[at + 1 :] if hasattr(i, "base")]
+    calm = next(i for i in behind if i.base == "MUFU")
+    calm.args = "R24, R2"
+    assert aot_cuda.used_after_giving_away(listing) == ["R24"]
+    calm.base = "CALL"
+    assert aot_cuda.used_after_giving_away(listing) == ["a call", "R24"]
+    key = next(iter(table))
+    said = aot_cuda.check({key: table[key] | {aot_cuda.LOST: "a call"}}, 90)
+    assert f"{key} uses a call after it gave registers away" in said
+
+
 def waited_for(trip):
     """Loads whose result has not come when the cluster's barrier is told of this block, and loads before its wait."""
     pending, late, told = {}, [], False
@@ -78,7 +95,7 @@ def test_what_a_chunk_reads_has_come_before_its_block_says_so():
 @pytest.mark.parametrize("bn,out", [(bn, out) for out in ("bf16", "e4m3") for bn in fp8_linear.WIDTHS[out]])
 def test_tiles_are_chosen_by_the_clocks_that_their_code_is_predicted_to_take(bn, out):
     op = REGISTRY["fp8_linear_gelu" if out == "e4m3" else "fp8_linear"]
-    more = {"A": bf16} if out == "e4m3" else {"out_dtype": bf16}
+    more = {"A": bf16, "GN": 15360 // 128} if out == "e4m3" else {"out_dtype": bf16}
     d = Dims(M=8192, N=15360, K=5120, G=1, has_b=True, **more)
     with tuned.pinned(bn=bn, side=0):
         p = library.fp8_linear(library.cubins()["fp8_linear"], d, MACHINES["h200"], op, op.flops(d), op.bytes(d))

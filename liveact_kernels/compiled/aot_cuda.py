@@ -2,9 +2,10 @@
 
     python -m liveact_kernels.compiled.aot_cuda [--update]
 
-It fails on a spill, on a fence of memory inside a loop, on an instruction that an op's launch names in `requires_sass`
-and none of its kernels has, and on any change of the ledger; `--update` rewrites the ledger, and the commit says why.
-Each nvcc has a ledger of its own; with one that has none everything else is checked, and it says so.
+It fails on a spill, on a fence of memory inside a loop, on registers that are used after they were given away, on an
+instruction that an op's launch names in `requires_sass` and none of its kernels has, and on any change of the ledger;
+`--update` rewrites the ledger, and the commit says why. Each nvcc has a ledger of its own; with one that has none
+everything else is checked, and it says so.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ MORE = ("LDG.64", "STG.64", "LDS.128", "SHFL", "UCGABAR_ARV", "UTMALDG.MULTICAST
 FENCES = ("MEMBAR", "ERRBAR")
 """What an arrival with a scope wider than its block becomes: hundreds of cycles, in a loop once per step."""
 FENCED = "fences in loops"
+LOST = "given away"
 
 
 def launches() -> Iterator[tuple[str, Callable]]:
@@ -59,6 +61,29 @@ def fences_in_loops(listing: code.Listing) -> int:
     return sum(i.base in FENCES for n in inside for i in found[n].code)
 
 
+def used_after_giving_away(listing: code.Listing) -> list[str]:
+    """Registers and calls, in order of address, past those that a warp keeps when it gives registers away.
+
+    A call (the rare path of a division) uses what registers it likes, and the compiler does not look whose they are.
+    """
+    found, said = flow.blocks(listing), []
+    for b in found:
+        for n, i in enumerate(b.code):
+            if i.base != "USETMAXREG" or "DEALLOC" not in i.op:
+                continue
+            match = re.search(r"0x([0-9a-f]+)", i.args)
+            assert match, "it says how many registers are left"
+            kept, seen, todo = int(match[1], 16), set(), [*b.next]
+            while todo:
+                if (m := todo.pop()) not in seen:
+                    seen.add(m)
+                    todo += found[m].next
+            behind = [*b.code[n + 1 :], *[x for m in sorted(seen) for x in found[m].code]]
+            said += ["a call" for x in behind if x.base == "CALL"]
+            said += [f"R{r}" for x in behind for r in re.findall(r"\bR(\d+)\b", x.args) if int(r) >= kept]
+    return list(dict.fromkeys(said))
+
+
 def kernels(library: Path, chip: str) -> Table:
     """folder/kernel -> registers, spilled bytes, static shared memory, fences in loops if any, instruction counts. A
     folder of csrc/ops has one file with its name, and that is what the machine code's part is called."""
@@ -76,6 +101,8 @@ def kernels(library: Path, chip: str) -> Table:
                 use = {"regs": n["REG"], "spill": n["STACK"] + n["LOCAL"], "shared": n["SHARED"]}
                 if fences := fences_in_loops(listings[name]):
                     use[FENCED] = fences
+                if lost := used_after_giving_away(listings[name]):
+                    use[LOST] = ", ".join(lost)
                 table[f"{cubin.name.split('.')[0]}/{demangled(name)}"] = use | {"sass": counts(sass[name], names)}
     return table
 
@@ -86,6 +113,7 @@ def check(table: Table, arch: int) -> list[str]:
     said += [
         f"{key} has {entry[FENCED]} of {', '.join(FENCES)} in loops" for key, entry in table.items() if FENCED in entry
     ]
+    said += [f"{key} uses {entry[LOST]} after it gave registers away" for key, entry in table.items() if LOST in entry]
     for op, launch in launches():
         folder = launch.__module__.split(".")[-2]
         own = [entry for key, entry in table.items() if key.startswith(f"{folder}/")]

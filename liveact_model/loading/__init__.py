@@ -3,8 +3,23 @@
 The room's face. It stands above the encoders and the denoiser, which read their files through `checkpoint`.
 """
 
-from .converted import convert
+from collections.abc import Callable
+from pathlib import Path
+
 from .keymap import infer_config, load
 from .weights import ASSETS, AVATARS, load_avatar, save_ours
 
 __all__ = ["ASSETS", "AVATARS", "convert", "infer_config", "load", "load_avatar", "save_ours"]
+
+
+def convert(
+    folder: Path,
+    out: Path,
+    precision: str = "fp8",
+    wav2vec_dir: str | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> None:
+    """`converted.convert`, imported when it is called: a machine that only measures kernels has no pydantic."""
+    from .converted import convert as write
+
+    write(folder, out, precision, wav2vec_dir, say)

@@ -12,7 +12,6 @@ import torch
 from ..avatar import AudioEncoder, Avatar, ImageEncoder, TextEncoder
 from ..checkpoint.files import Tensors
 from ..checkpoint.jsonfile import read_json
-from ..checkpoint.manifest import require_complete
 from ..checkpoint.statedict import assign, check_keys
 from ..config import PRECISIONS, DiTConfig
 from ..dit import DiT
@@ -58,6 +57,8 @@ def load_avatar(
         names = ", ".join(AVATARS)
         raise InputError(f"model: expected one of {names}, or a checkpoint directory, got {shown(name_or_dir)}")
     folder = Path(folder)
+    from ..checkpoint.manifest import require_complete
+
     require_complete(folder)
     config = read_json(folder / "config.json")
     with torch.no_grad():

@@ -98,7 +98,8 @@ __device__ __forceinline__ void copy_tiles(const Maps& maps, const Ring& ring, c
       const float here = __ldg(v_scale + first / BN);
       const uint32_t at = turn.stage * hopper::BARRIER;
       hopper::barrier_wait(ring.k_empty + at, turn.parity ^ 1);  // a fresh barrier counts as one phase done
-      ring.notes[turn.stage] = {unit / here, min(BN, s.keys - first)};
+      // No division: its rare path is a call, whose registers this warp has given away.
+      ring.notes[turn.stage] = {unit * hopper::fast_reciprocal(here), min(BN, s.keys - first)};
       hopper::barrier_expect(ring.k_full + at, Ring::K + Ring::SCALES);
       hopper::copy_box(&maps.k[part], ring.k + turn.stage * Ring::K, ring.k_full + at, head * D, first, false);
       hopper::copy_row(k_scale + first, ring.scales + turn.stage * BN, ring.k_full + at, Ring::SCALES);
