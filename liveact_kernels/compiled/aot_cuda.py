@@ -102,7 +102,7 @@ def kernels(library: Path, chip: str) -> Table:
                 if fences := fences_in_loops(listings[name]):
                     use[FENCED] = fences
                 if lost := used_after_giving_away(listings[name]):
-                    use[LOST] = ", ".join(lost)
+                    use[LOST] = len(lost)
                 table[f"{cubin.name.split('.')[0]}/{demangled(name)}"] = use | {"sass": counts(sass[name], names)}
     return table
 
@@ -113,7 +113,11 @@ def check(table: Table, arch: int) -> list[str]:
     said += [
         f"{key} has {entry[FENCED]} of {', '.join(FENCES)} in loops" for key, entry in table.items() if FENCED in entry
     ]
-    said += [f"{key} uses {entry[LOST]} after it gave registers away" for key, entry in table.items() if LOST in entry]
+    said += [
+        f"{key} uses {entry[LOST]} registers or calls after it gave registers away"
+        for key, entry in table.items()
+        if LOST in entry
+    ]
     for op, launch in launches():
         folder = launch.__module__.split(".")[-2]
         own = [entry for key, entry in table.items() if key.startswith(f"{folder}/")]
