@@ -123,7 +123,8 @@ def fill(
 ) -> None:
     """Fill one parameter as `load` does; a bias comes after its weight and closes the layer.
 
-    What is read leaves the host's memory again: a file's own mapping would keep its pages beside the codes.
+    A file's tensor is read through a mapping of its own, so that its pages need not stay beside the codes. How much
+    memory that saves has not been settled.
     """
     path, keys, _ = target
     read = state.take if isinstance(state, Tensors) else state.__getitem__

@@ -1,9 +1,9 @@
 // out = softmax(q k^T / sqrt(D)) v of 128 queries of one head: int8 scores, e4m3 probabilities and values.
 //
 // Warpgroups 0 and 1 attend 64 queries each and share nothing but the keys and values in the ring; the third one keeps
-// the ring full. A warpgroup's scores of the next 128 keys are multiplied while it makes probabilities of these, and
-// its products with the values run while the other warpgroup has the exponentials: the tensor core and the special
-// function units need about the same time here, so neither may wait for the other.
+// the ring full. A warpgroup's scores of the next 128 keys are multiplied while it makes probabilities of these, and its
+// products with the values while it scales the next scores: the tensor core and the special function units need about
+// the same time here, so neither may wait for the other. Nothing keeps the two warpgroups out of step (NOTES.md).
 //
 // q_full              the queries' bytes
 // k_full, v_full [s]  one arrival with the stage's bytes; k_full also stands for the scales and the note
