@@ -19,6 +19,8 @@ PRECISIONS = ("auto", "float32", "bfloat16", "fp8")
 """What weights can be loaded as; "auto" is the model's own choice."""
 STORED_PRECISIONS = ("fp8",)
 """Those that a directory can be converted to once."""
+CONVERTED = "liveact-converted-1"
+"""The format that such a directory's config.json names."""
 
 PATCH = 2  # tokens are 2x2 latent pixels of one latent frame
 TAPS = 5  # slots that one compression folds into one

@@ -22,14 +22,13 @@ from ..checkpoint.jsonfile import read_json
 from ..checkpoint.manifest import Manifest, hashed, read_manifest
 from ..checkpoint.schema import Denoiser, validated
 from ..checkpoint.statedict import SMALL, name_of
-from ..config import STORED_PRECISIONS, DiTConfig
+from ..config import CONVERTED, STORED_PRECISIONS, DiTConfig
 from ..dit import DiT, Linear
 from ..errors import InputError
 from ..schedule import TIMESTEPS
 from .keymap import Target, fill, targets
 from .released import AUDIO_DIR, DEFAULT_FPS, DEFAULT_SIZE, IMAGE_FILE, TEXT_FILE, TOKENIZER_DIR, VAE_FILE, parts
 
-FORMAT = "liveact-converted-1"
 SHARD_BYTES = 1 << 30
 Say = Callable[[str], None]
 
@@ -38,7 +37,7 @@ class Converted(BaseModel):
     """config.json of a converted directory."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-    format: Literal["liveact-converted-1"] = Field(description=f"'{FORMAT}'")
+    format: Literal["liveact-converted-1"] = Field(description=f"'{CONVERTED}'")
     precision: Literal["fp8"] = Field(description=f"one of {', '.join(map(repr, STORED_PRECISIONS))}")
     name: str = Field(min_length=1, max_length=200, description="a name of 1 to 200 characters")
     dit: Denoiser = Field(description="an object with the denoiser's sizes")
@@ -80,7 +79,7 @@ def convert(
         if name not in manifest.files:
             say(f"{name}, {gib(source.stat().st_size)}")
             _write(out, name, functools.partial(_same, source), manifest)
-    ours = {"format": FORMAT, "precision": precision, "name": folder.resolve().name, "dit": dit_config.to_dict()}
+    ours = {"format": CONVERTED, "precision": precision, "name": folder.resolve().name, "dit": dit_config.to_dict()}
     text = json.dumps(ours, indent=1) + "\n"
     _write(out, "config.json", lambda path: path.write_text(text, encoding="utf-8"), manifest)
     manifest.complete = True

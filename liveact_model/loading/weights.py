@@ -13,7 +13,7 @@ from ..avatar import AudioEncoder, Avatar, ImageEncoder, TextEncoder
 from ..checkpoint.files import Tensors
 from ..checkpoint.jsonfile import read_json
 from ..checkpoint.statedict import assign, check_keys
-from ..config import PRECISIONS, DiTConfig
+from ..config import CONVERTED, PRECISIONS, DiTConfig
 from ..dit import DiT
 from ..errors import InputError
 from ..inputs import shown, switch
@@ -24,7 +24,6 @@ ASSETS = Path(__file__).parents[1] / "assets"
 AVATARS = ("tiny",)
 """Models that ship with the package."""
 
-CONVERTED = "liveact-converted-1"
 FORMAT = "liveact-1"
 """Marks a config.json of ours: {"format", "name", "size", "fps", "timesteps", "dit": {..}, "vae": {..}}."""
 
