@@ -15,7 +15,6 @@ WINDOW = 512  # samples per Hann window (32 ms); each window is centred on its m
 BANDS = 32
 FRAMES_PER_VIDEO = 4  # mel frames per video frame
 CHANNELS = FRAMES_PER_VIDEO * BANDS
-_CHUNK = 4096  # mel frames transformed at once, so that a very long push needs little memory
 
 
 def mel_filters(bands: int = BANDS, low_hz: float = 60.0, high_hz: float = 7600.0) -> Tensor:
@@ -87,7 +86,6 @@ class MelStream:
         self._samples = torch.zeros(WINDOW // 2)  # the audio is preceded by silence
         self._offset = -(WINDOW // 2)  # time, in samples, of self._samples[0]
         self._received = 0
-        self._power = torch.zeros(0, BANDS)  # mel frames of the unfinished video frame
         self._done = 0  # mel frames computed since the start
         self._frames: list[Tensor] = []
         self._first = 0  # video frame index of self._frames[0]
@@ -148,7 +146,8 @@ class MelStream:
 
     def _position(self, mel_frame: int) -> int:
         """Centre of a mel frame in samples, rounded half up in exact arithmetic."""
-        return int((mel_frame * self._hop * 2 + 1) // 2)
+        samples, frames = self._hop.as_integer_ratio()
+        return (2 * mel_frame * samples + frames) // (2 * frames)
 
     def _computable(self) -> int:
         """Number of mel frames, from the start, whose whole window has arrived."""
@@ -158,31 +157,24 @@ class MelStream:
         return count
 
     def _advance(self, upto: int) -> None:
-        """Compute mel frames up to `upto`, store finished video frames and drop samples no later window needs."""
-        while self._done < upto:
-            count = min(_CHUNK, upto - self._done)
-            centres = torch.tensor([self._position(self._done + i) for i in range(count)])
+        """Finish the video frames whose mel frames, up to `upto`, are there; drop samples no later window needs.
+
+        One video frame at a time, whatever arrived at once: the last bits of vectorised arithmetic depend on how many
+        numbers it is given.
+        """
+        while self._done + FRAMES_PER_VIDEO <= upto:
+            centres = torch.tensor([self._position(self._done + i) for i in range(FRAMES_PER_VIDEO)])
             index = (centres - WINDOW // 2 - self._offset)[:, None] + torch.arange(WINDOW)
             power = torch.fft.rfft(self._samples[index] * self._window).abs() ** 2
             power = power @ self._filters.T
+            loudness = loudness_db(power)
             if self.heard is not None:
-                self.heard(loudness_db(power))
-            power = torch.cat([self._power, power])
-            self._done += count
-            whole = len(power) // FRAMES_PER_VIDEO * FRAMES_PER_VIDEO
-            power, self._power = power[:whole], power[whole:].clone()
-            mels = (torch.log(power * self._gains(power) + 1e-4) + 4.0) / 4.0
-            # clone: a view would keep the whole chunk alive after `forget`
-            self._frames += [frame.clone() for frame in mels.reshape(-1, CHANNELS)]
+                self.heard(loudness)
+            gain_db = self._level(loudness) if self._gain_db is None else self._gain_db
+            mels = (torch.log(power * 10 ** (gain_db / 10) + 1e-4) + 4.0) / 4.0
+            self._frames.append(mels.reshape(CHANNELS))
+            self._done += FRAMES_PER_VIDEO
         keep = self._position(self._done) - WINDOW // 2 - self._offset
         keep = min(max(0, keep), len(self._samples))
         self._samples = self._samples[keep:].clone()
         self._offset += keep
-
-    def _gains(self, power: Tensor) -> Tensor:
-        """Factor of the power of each mel frame: [n, 1]."""
-        if self._gain_db is not None:
-            return torch.full((len(power), 1), 10 ** (self._gain_db / 10))
-        loudness = loudness_db(power).reshape(-1, FRAMES_PER_VIDEO)
-        gains = torch.tensor([self._level(frames) for frames in loudness])
-        return (10 ** (gains / 10)).repeat_interleave(FRAMES_PER_VIDEO)[:, None]
