@@ -28,6 +28,18 @@ void host_cast(const float* x, void* codes, float* y, int64_t n, int64_t kind) {
   else throw std::invalid_argument("host_cast: expected kind 0, 1 or 2");
 }
 
+template <class Store>
+void scales(const float* largest, float* scale, float* inverse, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) scale[i] = Store::scale(largest[i]), inverse[i] = Store::inverse(scale[i]);
+}
+
+// Largest magnitudes of n groups -> their scales and what to multiply by, for codes of kind 1 int8 or 2 e4m3.
+void host_scale(const float* largest, float* scale, float* inverse, int64_t n, int64_t kind) {
+  if (kind == 1) scales<la::Int8>(largest, scale, inverse, n);
+  else if (kind == 2) scales<la::E4m3>(largest, scale, inverse, n);
+  else throw std::invalid_argument("host_scale: expected kind 1 or 2");
+}
+
 // x [n, 8] turned by (cos, sin) pairs turn [n, 8], in place.
 void host_rotate(float* x, const float* turn, int64_t n, int64_t inverse) {
   for (int64_t i = 0; i < n; ++i) {
@@ -50,5 +62,6 @@ void host_sources(int64_t* rows, int64_t tokens, int64_t count, int64_t raster) 
 }  // namespace
 
 LA_OP(host_cast)
+LA_OP(host_scale)
 LA_OP(host_rotate)
 LA_OP(host_sources)

@@ -70,6 +70,8 @@ def test_wrong_arguments_are_named(values, said):
 def test_a_refusal_of_the_op_is_a_value_error():
     with pytest.raises(ValueError, match="host_cast: expected kind 0, 1 or 2"):
         _C.host_cast(0, 0, 0, 0, 3)
+    with pytest.raises(ValueError, match="host_scale: expected kind 1 or 2"):
+        _C.host_scale(0, 0, 0, 0, 0)
     with pytest.raises(ValueError, match="qkv_norm_rope: expected D of 8"):
         _C.qkv_norm_rope(*[0] * 9, 8, 1, 24, 1e-6, 0)
     with pytest.raises(ValueError, match="kv_compress: expected at most 8 entries"):
@@ -99,6 +101,28 @@ def test_casts_round_to_nearest_even_and_saturate(kind, dtype):
     assert torch.equal(codes.float().nan_to_num(nan=1e6), want.nan_to_num(nan=1e6))
     assert torch.equal(back.nan_to_num(nan=1e6), want.nan_to_num(nan=1e6))
     assert torch.equal(codes.float().signbit()[want == 0], want.signbit()[want == 0])
+
+
+@pytest.mark.parametrize("kind,most", [(1, 127.0), (2, 448.0)])
+def test_the_largest_of_a_group_sets_its_scale(kind, most):
+    x = every_float()
+    x = torch.cat((x[x.isfinite() & (x >= 0)], 448.0 * 2.0 ** torch.arange(-60, 100)))  # where the exponent steps
+    scale, inverse = torch.empty_like(x), torch.empty_like(x)
+    _C.host_scale(at(x), at(scale), at(inverse), x.numel(), kind)
+    want = (x.double() / most).clamp_min(1e-12)
+    if kind == 2:
+        assert torch.equal(scale.double(), 2.0 ** want.float().double().log2().ceil())
+        assert torch.equal(inverse.double(), 1 / scale.double())
+    else:
+        assert ((scale - want) / want).abs().max() < 2**-22
+        assert (inverse * scale.double() - 1).abs().max() < 2**-22
+
+
+def test_infinity_shows_in_the_scale():
+    x, scale, inverse = torch.full((1,), float("inf")), torch.empty(1), torch.empty(1)
+    for kind in (1, 2):
+        _C.host_scale(at(x), at(scale), at(inverse), 1, kind)
+        assert scale.isinf(), kind
 
 
 @pytest.mark.parametrize("inverse", [False, True])

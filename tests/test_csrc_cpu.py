@@ -103,21 +103,39 @@ def test_qkv_norm_rope_on_the_cpu(qkv_on_cpu, case, falling):
     assert not split(qkv_on_cpu, NORM[case], falling)
 
 
+def split_8bit(ops, dims, falling=False):
+    """What is wrong with qkv_norm_rope_8bit."""
+    (L, H, D), op = dims, REGISTRY["qkv_norm_rope_8bit"]
+    args, outs, want = made(op, {"L": L, "C": H * D, "E": D // 2, "A": bf16, "eps": 0.25})
+    ops("qkv_norm_rope_8bit", *qkv.operands_8bit(*outs, **args), falling=falling)
+    return wrong(op, outs, want)
+
+
+@pytest.mark.parametrize("falling", [False, True], ids=["rising", "falling"])
+@pytest.mark.parametrize("case", NORM)
+def test_qkv_norm_rope_8bit_on_the_cpu(qkv_on_cpu, case, falling):
+    assert not split_8bit(qkv_on_cpu, NORM[case], falling)
+
+
 MUTATIONS = {
     "no barrier before the sum of the warps": ("qkv_norm_rope", "  __syncthreads();\n  x = 0.f;", "  x = 0.f;"),
     "no barrier after the taps": ("kv_compress", "  __syncthreads();\n  for (int e", "  for (int e"),
     "no wait for the cluster": ("kv_compress", "    if (OLD && p.overlaps) la::cluster_wait();\n", ""),
     "no cluster in temporal order": ("kv_compress", "raster != 0, memory > 0}", "raster != 0, raster && memory > 0}"),
+    "codes of unrotated keys": ("qkv_norm_rope_8bit", "      la::rotate<false>(x[0], turn);\n", ""),
+    "a head's scale of half of its lanes": ("qkv_norm_rope_8bit", "LANES : lanes) / 2", "LANES : lanes) / 4"),
+    "one scale for all heads": ("qkv_norm_rope_8bit", "p.heads + head] = ", "p.heads] = "),
+    "a scale by the next lower power": ("qkv_norm_rope_8bit", "+ 0x1FFFFF)", "+ 0)"),
     "one sum for all tokens": ("qkv_norm_rope", "turnabout * (THREADS / 32)", "0"),
 }
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS)
-def test_a_missing_barrier_shows(tmp_path, mutation):
+def test_a_break_shows(tmp_path, mutation):
     op, text, instead = MUTATIONS[mutation]
-    broken = CpuOps(tmp_path, op, (text, instead))
-    run = update if op == "kv_compress" else split
-    case = NORM["walks"] if run is split else KV["bf16_temporal_1" if "temporal" in mutation else "bf16_raster_1"]
+    broken = CpuOps(tmp_path, op.removesuffix("_8bit"), (text, instead))
+    run = {"kv_compress": update, "qkv_norm_rope": split, "qkv_norm_rope_8bit": split_8bit}[op]
+    case = NORM["walks"] if run is not update else KV["bf16_temporal_1" if "temporal" in mutation else "bf16_raster_1"]
     assert any(run(broken, case, falling) for falling in (False, True)), f"nobody noticed: {mutation}"
 
 

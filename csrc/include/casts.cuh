@@ -4,6 +4,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>
 
+#include <cfloat>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -14,13 +15,25 @@ namespace la {
 
 constexpr float SCALE_FLOOR = 1e-12f;  // a row of zeros keeps a finite scale
 
-// A positive number rounded up to a power of two.
-LA_HD float next_power_of_two(float x) {
+LA_HD uint32_t bits_of(float x) {
   uint32_t bits;
   memcpy(&bits, &x, 4);
-  bits = (bits + 0x7FFFFF) & 0x7F800000;
+  return bits;
+}
+
+LA_HD float of_bits(uint32_t bits) {
+  float x;
   memcpy(&x, &bits, 4);
   return x;
+}
+
+// Four low bytes, the first lowest.
+LA_HD uint32_t low_bytes(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+#ifdef __CUDA_ARCH__
+  return __byte_perm(__byte_perm(a, b, 0x0040), __byte_perm(c, d, 0x0040), 0x5410);
+#else
+  return (a & 0xFF) | (b & 0xFF) << 8 | (c & 0xFF) << 16 | d << 24;
+#endif
 }
 
 struct Bf16 {
@@ -53,21 +66,29 @@ struct Int8 {
   using Word = uint2;
   static constexpr float MOST = 127.f;
 
-  static LA_HD float scale(float largest) { return fmaxf(largest / MOST, SCALE_FLOOR); }
+  static LA_HD float scale(float largest) { return fmaxf(largest * (1.f / MOST), SCALE_FLOOR); }
+
+  static LA_HD float inverse(float scale) {  // of a normal number; a unit of float32 moves no code by more than one
+#ifdef __CUDA_ARCH__
+    asm("rcp.approx.ftz.f32 %0, %0;" : "+f"(scale));
+    return scale;
+#else
+    return 1.f / scale;
+#endif
+  }
 
   static LA_HD void unpack(const Word& word, float (&x)[8]) {
 #pragma unroll
     for (int i = 0; i < 8; ++i) x[i] = static_cast<int8_t>((i < 4 ? word.x : word.y) >> (8 * (i & 3)));
   }
 
-  static LA_HD Word pack(const float (&x)[8]) {  // to nearest even, saturating
-    uint32_t w[2] = {0, 0};
+  // To nearest even, saturating. 1.5 * 2^23 leaves no room for a fraction: the sum's low byte is the code, without a
+  // conversion, which has a slow pipe of its own.
+  static LA_HD Word pack(const float (&x)[8]) {
+    uint32_t code[8];
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const int code = static_cast<int>(rintf(fminf(fmaxf(x[i], -MOST), MOST)));
-      w[i / 4] |= (static_cast<uint32_t>(code) & 0xFF) << (8 * (i & 3));
-    }
-    return make_uint2(w[0], w[1]);
+    for (int i = 0; i < 8; ++i) code[i] = bits_of(fminf(fmaxf(x[i], -MOST), MOST) + 12582912.f);
+    return make_uint2(low_bytes(code[0], code[1], code[2], code[3]), low_bytes(code[4], code[5], code[6], code[7]));
   }
 };
 
@@ -75,7 +96,13 @@ struct E4m3 {
   using Word = uint2;
   static constexpr float MOST = 448.f;
 
-  static LA_HD float scale(float largest) { return next_power_of_two(fmaxf(largest / MOST, SCALE_FLOOR)); }
+  // largest / 448 rounded up to a power of two: 448 is 1.75 * 2^8, so a greater mantissa takes the next exponent.
+  static LA_HD float scale(float largest) {
+    const uint32_t up = (bits_of(fmaxf(largest, MOST * SCALE_FLOOR)) + 0x1FFFFF) & 0x7F800000;
+    return largest > FLT_MAX ? largest : of_bits(up - (8u << 23));  // infinity is not hidden in a finite scale
+  }
+
+  static LA_HD float inverse(float scale) { return of_bits((254u << 23) - bits_of(scale)); }  // of a power of two
 
   static LA_HD void unpack(const Word& word, float (&x)[8]) {
     const uint32_t w[2] = {word.x, word.y};

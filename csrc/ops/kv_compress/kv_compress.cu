@@ -119,23 +119,6 @@ __device__ bool all_in_memory(const Params& p, const Entry& entry, int j) {
   return all;
 }
 
-// Values to codes; every thread of a head gets its scale. All threads of the warp must call.
-template <class Store, int HEADS>
-__device__ void coded(int lanes, float (&y)[HEADS][8], float (&scale)[HEADS]) {
-  if constexpr (Store::MOST > 0) {
-#pragma unroll
-    for (int h = 0; h < HEADS; ++h) {
-      float most = 0.f;
-#pragma unroll
-      for (int i = 0; i < 8; ++i) most = fmaxf(most, fabsf(y[h][i]));
-      scale[h] = Store::scale(la::lanes_max(most, lanes));
-      const float inverse = 1.f / scale[h];
-#pragma unroll
-      for (int i = 0; i < 8; ++i) y[h][i] *= inverse;
-    }
-  }
-}
-
 template <class Store, int HEADS>
 __device__ void write(const Params& p, void* out, float* out_scale, int row, int head, int lane,
                       const float (&y)[HEADS][8], const float (&scale)[HEADS]) {
@@ -167,7 +150,7 @@ __device__ void walked(const Params& p, const Side& s, int e, const float* taps)
     }
     if (OLD && p.overlaps) la::cluster_arrive_read();
 #pragma unroll
-    for (int n = 0; n < EACH; ++n) coded<Store, HEADS>(p.lanes, y[n], scale[n]);
+    for (int n = 0; n < EACH; ++n) la::coded<Store, HEADS>(p.lanes, y[n], scale[n]);
     if (OLD && p.overlaps) la::cluster_wait();
 #pragma unroll
     for (int n = 0; n < EACH; ++n) {

@@ -173,7 +173,11 @@ def _steady(machine: Machine, k: Kernel, trip: Items, memory: Memory) -> float:
 
 def qkv_norm_rope(cubin: bytes, d: Dims, machine: Machine, op: Op, flops: dict, moved: float) -> Prediction:
     """Blocks in threes (q, k, v) walk tokens: of four blocks on an SM three norm and one copies."""
-    k, regs = _function(cubin, f"kernelILi{5 if d.C > 1024 else 1}E")
+    if op.name == "qkv_norm_rope":
+        kind, lanes = "N2la4Bf16ES2_", 0
+    else:
+        kind, lanes = "N2la4Int8ENS1_4E4m3E", 16 if d.D == 128 and d.C > 1024 else 0
+    k, regs = _function(cubin, f"kernelI{kind}Li{5 if d.C > 1024 else 1}ELi{lanes}E")
     copy, norm = sorted(range(len(k.loops)), key=lambda i: len(k.flat(_trip(k, i))))[:2]
     trips = {i: _trip(k, i) for i in (copy, norm)}
     passed = cost([x for i in (norm, norm, copy) for x in k.flat(trips[i])])
@@ -186,7 +190,7 @@ def qkv_norm_rope(cubin: bytes, d: Dims, machine: Machine, op: Op, flops: dict, 
 
     token = (time(14) - time(4)) / 10
     blocks = 3 * min(d.L, -(-4 * machine.sms // 3))
-    pipes = {name: n * 3 * d.L / blocks for name, n in limits(cost(k.flat(trips[norm])), 16).items()}
+    pipes = {name: n * d.L / blocks for name, n in limits(passed, 16).items()}
     held = resident(machine, regs, 128, 64)
     memory = {"HBM": moved / machine.dram, "L2": moved / machine.l2}
     return _prediction(machine, token * 3 * d.L / blocks + START, pipes, memory, {"token": token}, (regs, *held))
@@ -241,5 +245,6 @@ OPS: dict[str, tuple[str, Callable[..., Prediction]]] = {
     "attention_8bit": ("attention_8bit", attention_8bit),
     **{f"fp8_linear{end}": ("fp8_linear", fp8_linear) for end in ("", "_gate", "_gelu", "_residual")},
     "kv_compress": ("kv_compress", kv_compress), "qkv_norm_rope": ("qkv_norm_rope", qkv_norm_rope),
+    "qkv_norm_rope_8bit": ("qkv_norm_rope", qkv_norm_rope),
 }  # fmt: skip
 """Op -> (folder of csrc/ops, its model)."""

@@ -47,4 +47,5 @@ qkv_norm_rope_8bit = _op(
     | dict.fromkeys(("q_scale", "k_scale", "v_scale"), T("L H", f32)),
     30,
     dict.fromkeys("qkv", _CODES) | dict.fromkeys(("q_scale", "k_scale", "v_scale"), _SCALE),
+    cuda=f"{__name__}.cuda_kernel:launch_8bit",
 )

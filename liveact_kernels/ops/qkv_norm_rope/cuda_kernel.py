@@ -30,4 +30,17 @@ def operands(q, k, v, qkv, norm_q, norm_k, rope, eps=1e-6, peer=(None, None)) ->
     return [*addresses("qkv_norm_rope", **named), *q.shape, eps]
 
 
+def launch_8bit(*outs, **args):
+    """See reference.qkv_norm_rope_8bit."""
+    enqueue("qkv_norm_rope_8bit", args["qkv"].device, *operands_8bit(*outs, **args))
+
+
+def operands_8bit(q, k, v, q_scale, k_scale, v_scale, qkv, norm_q, norm_k, rope, eps=1e-6) -> list[int | float]:
+    """What the C++ function takes, without the stream."""
+    named = {"q": q, "k": k, "v": v, "q_scale": q_scale, "k_scale": k_scale, "v_scale": v_scale}
+    named |= {"qkv": qkv, "norm_q": norm_q, "norm_k": norm_k, "rope": rope}
+    return [*addresses("qkv_norm_rope_8bit", **named), *q.shape, eps]
+
+
 mark(launch, takes=takes, requires_sass=("LDG.128", "STG.128"))
+mark(launch_8bit, takes=takes, requires_sass=("LDG.128", "STG.64"))
