@@ -43,7 +43,7 @@ def test_launches_of_a_steady_block(budget_512):
     launches = {op: row["launches_per_block"] for op, row in budget_512["ops"].items()}
     assert launches["attention_8bit"] == launches["kv_compress"] == launches["qkv_norm_rope_8bit"] == LAYERS * STEPS
     assert launches["head_major"] == 2 * LAYERS * STEPS  # the memory and the block
-    assert launches["audio_attention"] == LAYERS * (STEPS - 1) and launches["denoise_update"] == STEPS
+    assert launches["audio_attention_quant"] == LAYERS * (STEPS - 1) and launches["denoise_update"] == STEPS
     assert sum(launches.values()) == budget_512["total"]["launches_per_block"]
 
 

@@ -119,7 +119,7 @@ def _part(call: Call, c: DiTConfig, squares: Counter) -> str:
         return "audio network" if name == "wav2vec2" else "norms, rope, memory"
     if group_of(name) == "VAE decode":
         return "VAE decode"
-    fixed = {"cross_attention": "cross attention", "audio_attention": "audio attention"}
+    fixed = {f"{op}_attention{end}": f"{op} attention" for op in ("cross", "audio") for end in ("", "_quant")}
     fixed |= dict.fromkeys(("attention", "attention_8bit"), "self attention")
     if name in fixed or group_of(name) != "linear":
         return fixed.get(name, "norms, rope, memory")

@@ -3,6 +3,28 @@
 import torch
 import torch.nn.functional as F
 
+from liveact_kernels.common.quantise import per_group
+from liveact_kernels.contract import Dims, Rel
+
+# Ops that end in codes are tested where every probability is 1 or next to nothing, which each dtype holds exactly: what is
+# left is the quantisation, whose scales can then be held to float32's rounding.
+
+HEAD_CODES = {
+    "x8": Rel(0.9, "one rounding to e4m3"),
+    "x_scale": Rel(500.0, "fp32 sums of exact products; scores of 150 have an error of 1e-5 in fp32"),
+}
+"""Tolerances of attention that ends in codes."""
+
+
+def few_channels(g: torch.Generator, shape: tuple[int, ...], d: Dims) -> torch.Tensor:
+    """Queries that add up three channels of a key, times so much that only the largest scores count."""
+    return torch.zeros(shape).scatter(-1, torch.randint(shape[-1], (*shape[:-1], 3), generator=g), 24 * d.D**0.5)
+
+
+def small_integers(g: torch.Generator, shape: tuple[int, ...], d: Dims) -> torch.Tensor:
+    """Keys of -2 .. 2: many scores are equal."""
+    return torch.randint(-2, 3, shape, generator=g).float()
+
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """softmax(q k^T / sqrt(D) + bias) v.  q [..., L, H, D], k and v [..., R, H, D], bias [R] or None.
@@ -20,3 +42,9 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor
     if bias is not None:
         scores = scores + bias.to(q.dtype)
     return (scores.softmax(-1) @ v).transpose(-2, -3)
+
+
+def per_head(y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """y [L, H, D] as e4m3 codes of that shape and their scales [L, H] f32, a group of `quant` for each head."""
+    codes, scale = per_group(y.flatten(-2), y.shape[-2])
+    return codes.view(y.shape), scale

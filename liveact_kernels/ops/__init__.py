@@ -2,9 +2,9 @@
 
 from .attention import attention, attention_segment
 from .attention_8bit import attention_8bit
-from .audio_attention import audio_attention
+from .audio_attention import audio_attention, audio_attention_quant
 from .causal_conv3d import causal_conv3d
-from .cross_attention import cross_attention
+from .cross_attention import cross_attention, cross_attention_quant
 from .denoise_update import denoise_update
 from .fp8_linear import fp8_linear, fp8_linear_gate, fp8_linear_gelu, fp8_linear_residual
 from .frame_attention import frame_attention
@@ -20,9 +20,9 @@ from .rms_norm import rms_norm
 from .upsample_conv import upsample_conv
 
 __all__ = [
-    "attention", "attention_8bit", "attention_segment", "audio_attention", "causal_conv3d", "cross_attention",
-    "denoise_update", "fp8_linear", "fp8_linear_gate", "fp8_linear_gelu", "fp8_linear_residual", "frame_attention",
-    "gate_modulate_quant", "gate_residual", "head_major", "kv_compress", "linear", "linear_gate", "linear_gelu",
-    "linear_residual", "modulate", "modulate_quant", "norm_silu", "qkv_norm_rope", "qkv_norm_rope_8bit", "quant",
-    "rms_norm", "upsample_conv",
+    "attention", "attention_8bit", "attention_segment", "audio_attention", "audio_attention_quant", "causal_conv3d",
+    "cross_attention", "cross_attention_quant", "denoise_update", "fp8_linear", "fp8_linear_gate", "fp8_linear_gelu",
+    "fp8_linear_residual", "frame_attention", "gate_modulate_quant", "gate_residual", "head_major", "kv_compress",
+    "linear", "linear_gate", "linear_gelu", "linear_residual", "modulate", "modulate_quant", "norm_silu",
+    "qkv_norm_rope", "qkv_norm_rope_8bit", "quant", "rms_norm", "upsample_conv",
 ]  # fmt: skip

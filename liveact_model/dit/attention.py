@@ -28,6 +28,11 @@ class KeysValues(NamedTuple):
     v: Tensor
 
 
+def by_head(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Quantised:
+    """Codes [L, H, D] with scales [L, H] as a linear layer takes them, in activations of `dtype`."""
+    return Quantised(codes.flatten(-2), scale, dtype)
+
+
 def f32(*shape: int) -> nn.Parameter:
     """A parameter that the ops read in float32 whatever the activations are."""
     return nn.Parameter(torch.empty(*shape, dtype=torch.float32))
@@ -56,7 +61,7 @@ class SelfAttention(nn.Module):
         if window.coded(layer):
             new, dtype = Codes(*ops.qkv_norm_rope_8bit(**row)), self.o.takes(x.dtype)
             y, scale = window.attend_codes(layer, frames, new, taps, taps_v, dtype)
-            a = y.flatten(-2) if scale is None else Quantised(y.flatten(-2), scale, x.dtype)
+            a = y.flatten(-2) if scale is None else by_head(y, scale, x.dtype)
         else:
             q, k, v = ops.qkv_norm_rope(**row)
             a = self.o.accept(window.attend(layer, frames, q, k, v, taps, taps_v).flatten(-2))
@@ -89,8 +94,12 @@ class CrossAttention(nn.Module):
         """x + o(attention to text + attention to image); the last text row stands for `pad` padding rows."""
         a = self.q.norm(x, self.norm["weight"], self.norm["bias"])
         q = ops.rms_norm(x=self.q(a), weight=self.norm_q).unflatten(-1, self.heads)
-        y = ops.cross_attention(q=q, k_text=text.k, v_text=text.v, k_image=image.k, v_image=image.v, pad=pad)
-        return self.o.residual(self.o.accept(y.flatten(-2)), x)
+        row = {"q": q, "k_text": text.k, "v_text": text.v, "k_image": image.k, "v_image": image.v, "pad": pad}
+        if self.o.is_fp8:
+            y = by_head(*ops.cross_attention_quant(**row), x.dtype)
+        else:
+            y = ops.cross_attention(**row).flatten(-2)
+        return self.o.residual(y, x)
 
 
 class AudioAttention(nn.Module):
@@ -117,8 +126,11 @@ class AudioAttention(nn.Module):
         silent = x.shape[0] // frames * (frames - audio.k.shape[0])
         y = x[silent:]
         q = self.q(self.q.norm(y, self.norm["weight"], self.norm["bias"])).unflatten(-1, self.heads)
-        a = ops.audio_attention(q=q, k=audio.k, v=audio.v).flatten(-2)
-        y = self.proj.residual(self.proj.accept(a), y)
+        if self.proj.is_fp8:
+            a = by_head(*ops.audio_attention_quant(q=q, k=audio.k, v=audio.v), x.dtype)
+        else:
+            a = ops.audio_attention(q=q, k=audio.k, v=audio.v).flatten(-2)
+        y = self.proj.residual(a, y)
         return torch.cat((x[:silent], y)) if silent else y
 
 

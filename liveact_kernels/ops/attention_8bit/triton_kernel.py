@@ -12,7 +12,7 @@ from liveact_kernels import tuned
 from liveact_kernels.common.flash import LOG2E, rows_of
 from liveact_kernels.common.mma_order import PAD
 from liveact_kernels.common.tiles import OPTIONS, described, load_tile, store_tile, tma_takes
-from liveact_kernels.common.triton_rows import code, group_scale
+from liveact_kernels.common.triton_rows import head_codes
 from liveact_kernels.contract import mark
 
 LOG2_MOST = tl.constexpr(math.log2(448))
@@ -109,9 +109,7 @@ def attention_8bit_kernel(
     acc, unit, _, total = state
     y = acc * tl.div_rn(unit, tl.max(total, 1))[:, None]
     if out_scale is not None:
-        scale = group_scale(tl.max(tl.abs(y), 1), 448)
-        tl.store(out_scale + at, scale, mask=row < L)
-        y = code(y, tl.div_rn(1.0, scale)[:, None], 448)
+        y = head_codes(y, out_scale, row, L, head, heads)
     store_tile(out, y, om, col, pitch, L, col + D, TMA)
 
 

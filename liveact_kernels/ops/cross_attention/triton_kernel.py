@@ -11,17 +11,21 @@ import triton.language as tl
 from liveact_kernels import tuned
 from liveact_kernels.common.flash import LOG2E, attend, empty_state, rows_of
 from liveact_kernels.common.tiles import OPTIONS, described, load_tile, store_tile, tma_takes
+from liveact_kernels.common.triton_rows import head_codes
 from liveact_kernels.contract import mark
 
 
 @triton.jit
 def cross_attention_kernel(
-    out, q, k_text, v_text, k_image, v_image, L, texts, images, heads,
+    out, out_scale, q, k_text, v_text, k_image, v_image, L, texts, images, heads,
     out_pitch, q_pitch, text_pitch, image_pitch, bias, scale2,
     BM: tl.constexpr, BN: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
     IMAGE_TAIL: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
-    """softmax over the text keys (the last with `bias` on its score) plus softmax over the image keys."""
+    """softmax over the text keys (the last with `bias` on its score) plus softmax over the image keys.
+
+    out_scale None: no quantisation.
+    """
     om, head = tl.program_id(0) * BM, tl.program_id(1)
     col = head * D
     tile = load_tile(q, om, col, q_pitch, L, col + D, BM, BD, TMA)
@@ -34,7 +38,10 @@ def cross_attention_kernel(
         empty_state(BM, BD), tile, k_image, v_image, None, None, None, scale2, 0, images, image_pitch, head, heads,
         BN, D, BD, IMAGE_TAIL, TMA,
     )  # fmt: skip
-    store_tile(out, text + acc / total[:, None], om, col, out_pitch, L, col + D, TMA)
+    y = text + acc / total[:, None]
+    if out_scale is not None:
+        y = head_codes(y, out_scale, om + tl.arange(0, BM), L, head, heads)
+    store_tile(out, y, om, col, out_pitch, L, col + D, TMA)
 
 
 def _heuristic(at: tuned.Limits, L: int, texts: int, images: int, H: int, D: int, bits: int) -> dict[str, int]:
@@ -46,12 +53,12 @@ def _heuristic(at: tuned.Limits, L: int, texts: int, images: int, H: int, D: int
     return {"bm": 128, "bn": 64, "warps": 8, "stages": 2}
 
 
-def launch(out, q, k_text, v_text, k_image, v_image, pad=1):
-    """See the reference; log(pad) goes to the kernel in units of the raw score, before the scale D^-0.5."""
+def _launch(op, out, out_scale, q, k_text, v_text, k_image, v_image, pad):
+    """log(pad) goes to the kernel in units of the raw score, before the scale D^-0.5."""
     (L, H, D), texts, images = q.shape, k_text.shape[0], k_image.shape[0]
     at = tuned.limits(q.device)
     bits = 8 * q.element_size()
-    c = tuned.config("cross_attention", _heuristic, at, L=L, texts=texts, images=images, H=H, D=D, bits=bits)
+    c = tuned.config(op, _heuristic, at, L=L, texts=texts, images=images, H=H, D=D, bits=bits)
     bm, bn, bd = c["bm"], c["bn"], max(16, triton.next_power_of_2(D))
     out, q, *keys = (rows_of(x) for x in (out, q, k_text, v_text, k_image, v_image))
     pitches = out.stride(0), q.stride(0), keys[0].stride(0), keys[2].stride(0)
@@ -60,13 +67,24 @@ def launch(out, q, k_text, v_text, k_image, v_image, pad=1):
         out, q = described(out, bm, bd), described(q, bm, bd)
         keys = [described(x, bn, bd) for x in keys]
     cross_attention_kernel[(triton.cdiv(L, bm), H)](
-        out, q, *keys, L, texts, images, H, *pitches, math.log(pad) * D**0.5, LOG2E * D**-0.5,
+        out, out_scale, q, *keys, L, texts, images, H, *pitches, math.log(pad) * D**0.5, LOG2E * D**-0.5,
         bm, bn, D, bd, images % bn != 0, tma, num_warps=c["warps"], num_stages=c["stages"], **OPTIONS,
     )  # fmt: skip
 
 
-mark(
-    launch,
-    requires_sass=("HGMMA", "UTMALDG"),
-    candidates=tuned.grid(bm=(64, 128), bn=(32, 64, 128), warps=(4, 8), stages=(1, 2, 3)),
-)
+def launch(out, q, k_text, v_text, k_image, v_image, pad=1):
+    """See reference.cross_attention."""
+    _launch("cross_attention", out, None, q, k_text, v_text, k_image, v_image, pad)
+
+
+def launch_quant(x8, x_scale, q, k_text, v_text, k_image, v_image, pad=1):
+    """See reference.cross_attention_quant."""
+    _launch("cross_attention_quant", x8, x_scale, q, k_text, v_text, k_image, v_image, pad)
+
+
+for _op in (launch, launch_quant):
+    mark(
+        _op,
+        requires_sass=("HGMMA", "UTMALDG"),
+        candidates=tuned.grid(bm=(64, 128), bn=(32, 64, 128), warps=(4, 8), stages=(1, 2, 3)),
+    )
