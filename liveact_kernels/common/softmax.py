@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from liveact_kernels.common.quantise import per_group
 from liveact_kernels.contract import Dims, Rel
 
-# Ops that end in codes are tested where every probability is 1 or next to nothing, which each dtype holds exactly: what is
-# left is the quantisation, whose scales can then be held to float32's rounding.
+# Ops that end in codes are tested where every probability is 1 or next to nothing, which each dtype holds exactly: what
+# is left is the quantisation, whose scales can then be held to float32's rounding.
 
 HEAD_CODES = {
     "x8": Rel(0.9, "one rounding to e4m3"),

@@ -106,7 +106,7 @@ def code(y, inverse, MOST: tl.constexpr):
 
 @triton.jit
 def head_codes(y, out_scale, rows, L, head, heads):
-    """One head of some rows, float32 [rows, D], as e4m3 codes; their scales [L, heads] are stored. As `quant` gives them."""
+    """One head of some rows, float32 [rows, D], as the e4m3 codes of `quant`; stores their scales [L, heads]."""
     scale = group_scale(tl.max(tl.abs(y), 1), 448)
     tl.store(out_scale + rows.to(tl.int64) * heads + head, scale, mask=rows < L)
     return code(y, tl.div_rn(1.0, scale)[:, None], 448)

@@ -96,10 +96,11 @@ class CrossAttention(nn.Module):
         q = ops.rms_norm(x=self.q(a), weight=self.norm_q).unflatten(-1, self.heads)
         row = {"q": q, "k_text": text.k, "v_text": text.v, "k_image": image.k, "v_image": image.v, "pad": pad}
         if self.o.is_fp8:
-            y = by_head(*ops.cross_attention_quant(**row), x.dtype)
+            codes, scale = ops.cross_attention_quant(**row)
+            a = by_head(codes, scale, x.dtype)
         else:
-            y = ops.cross_attention(**row).flatten(-2)
-        return self.o.residual(y, x)
+            a = ops.cross_attention(**row).flatten(-2)
+        return self.o.residual(a, x)
 
 
 class AudioAttention(nn.Module):
@@ -127,7 +128,8 @@ class AudioAttention(nn.Module):
         y = x[silent:]
         q = self.q(self.q.norm(y, self.norm["weight"], self.norm["bias"])).unflatten(-1, self.heads)
         if self.proj.is_fp8:
-            a = by_head(*ops.audio_attention_quant(q=q, k=audio.k, v=audio.v), x.dtype)
+            codes, scale = ops.audio_attention_quant(q=q, k=audio.k, v=audio.v)
+            a = by_head(codes, scale, x.dtype)
         else:
             a = ops.audio_attention(q=q, k=audio.k, v=audio.v).flatten(-2)
         y = self.proj.residual(a, y)

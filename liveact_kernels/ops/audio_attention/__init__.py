@@ -20,7 +20,7 @@ def reference(q, k, v):
 
 
 def quantised(q, k, v):
-    """audio_attention, then e4m3 with one scale per token and head: out ~ x8 * x_scale, as `quant` with H groups has it.
+    """audio_attention, then e4m3 with one scale per token and head: out ~ x8 * x_scale, as `quant` with H groups.
 
     x8 [L, H, D] e4m3; x_scale [L, H] f32 = max|row of a head| / 448, at least 1e-12.
     """

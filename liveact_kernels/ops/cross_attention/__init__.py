@@ -29,7 +29,7 @@ def reference(q, k_text, v_text, k_image, v_image, pad: int = 1):
 
 
 def quantised(q, k_text, v_text, k_image, v_image, pad: int = 1):
-    """cross_attention, then e4m3 with one scale per token and head: out ~ x8 * x_scale, as `quant` with H groups has it.
+    """cross_attention, then e4m3 with one scale per token and head: out ~ x8 * x_scale, as `quant` with H groups.
 
     x8 [L, H, D] e4m3; x_scale [L, H] f32 = max|row of a head| / 448, at least 1e-12.
     """
