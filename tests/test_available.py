@@ -123,6 +123,15 @@ def test_vendors_are_found_and_told_how_to_get(monkeypatch, chip):
     assert "8.9 or later, this GPU has 7.5" in missing("scaled_mm", GPU)
 
 
+
+def test_a_torch_without_row_scales_on_a_cpu_is_told_by_a_product(monkeypatch):
+    def per_tensor_only(*args, **scales):
+        raise RuntimeError("INTERNAL ASSERT FAILED")
+
+    monkeypatch.setattr(torch, "_scaled_mm", per_tensor_only)
+    assert "has no scaled_mm with a scale per row on a CPU: install a later one" in missing("scaled_mm", "cpu")
+
+
 def test_only_the_extension_may_be_skipped(monkeypatch, chip):
     every = op_with("reference", "torch", "triton", "cuda", *VENDORS)
     monkeypatch.setattr(dispatch, "missing", lambda backend, device: None)

@@ -143,6 +143,9 @@ def test_memory_is_flat_over_half_an_hour(tmp_path):
     with soundfile.SoundFile(tmp_path / "long.wav", "w", rate, 1, subtype="PCM_16") as file:
         for _ in range(minutes):
             file.write(tone(rate, 60))
+    soundfile.write(tmp_path / "short.wav", tone(rate, 1), rate)
+    with AudioReader(tmp_path / "short.wav") as reader:
+        assert scan(tmp_path / "short.wav").seconds == 1 and list(model_audio(reader))  # what is imported late
     tracemalloc.start()
     try:
         info, total = scan(tmp_path / "long.wav"), 0

@@ -130,7 +130,17 @@ def _sage(device: torch.device) -> str | None:
 def _scaled_mm(device: torch.device) -> str | None:
     if not hasattr(torch, "_scaled_mm"):
         return f"torch {torch.__version__} has no scaled_mm: install torch 2.8 or later"
-    return None if device.type == "cpu" else _too_old("torch's scaled_mm", device, (8, 9))
+    return _no_row_scales() if device.type == "cpu" else _too_old("torch's scaled_mm", device, (8, 9))
+
+
+def _no_row_scales() -> str | None:
+    """On a CPU not every torch can multiply with a scale per row; which one can, a product tells."""
+    codes, scale = torch.zeros(16, 16, dtype=torch.float8_e4m3fn), torch.ones(16, 1)
+    try:
+        torch._scaled_mm(codes, codes.t(), scale_a=scale, scale_b=scale.t(), out_dtype=torch.bfloat16)
+    except RuntimeError:
+        return f"torch {torch.__version__} has no scaled_mm with a scale per row on a CPU: install a later one"
+    return None
 
 
 def _deepgemm(device: torch.device) -> str | None:

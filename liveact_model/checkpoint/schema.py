@@ -70,7 +70,8 @@ class _Strict(BaseModel):
 class _Loose(BaseModel):
     """Of files that others write: what nothing here reads is none of our business."""
 
-    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+    # `model_type` is the file's name for it; early pydantic would warn about the prefix
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, protected_namespaces=())
 
 
 class Denoiser(_Strict):
