@@ -1,0 +1,51 @@
+// Where things are: the walk over tiles, the stages of a tile, the pixels of a fragment.
+#pragma once
+#include "fragments.cuh"
+
+#define LA_HD __host__ __device__ __forceinline__
+
+namespace conv {
+
+constexpr int PIXELS = 256;      // of a block's tile: two warpgroups of two 64-pixel products each
+constexpr int BK = 32, ROW = 64;  // channels of a stage, and their bytes: one swizzled row
+using hopper::BARRIER, hopper::fragment_column, hopper::fragment_row, hopper::Turn, hopper::WARPGROUP;
+
+LA_HD constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+// Frames of H x W pixels and C channels, N channels out; a tile's patch is pw pixels wide, a power of two. Of an upsampling
+// convolution a tile is the 2 x 2 outputs of a quarter of the pixels.
+struct Shape {
+  int F, H, W, C, N, KT, pw_bits;
+  LA_HD int pw() const { return 1 << pw_bits; }
+};
+
+// Tiles in the order in which they are made: `width` tiles of a frame, of this frame and then of all others, before the
+// next ones, so that what a tap reads of earlier frames is still in L2. Channels change fastest.
+struct Walk {
+  int frames, parts, columns, inside, width;  // of output channels; of a row; of a frame, in tiles
+
+  LA_HD Walk(const Shape& s, int bn, int patch, int width)
+      : frames(s.F), parts(ceil_div(s.N, bn)), columns(ceil_div(s.W, s.pw())),
+        inside(parts * columns * ceil_div(s.H, patch >> s.pw_bits)), width(width) {}
+  LA_HD int tiles() const { return frames * inside; }
+};
+
+struct Origin {
+  int frame, y, x, n;  // in pixels and channels
+};
+
+LA_HD Origin origin(const Walk& w, const Shape& s, int bn, int patch, int tile) {
+  const int group = tile / (w.frames * w.width), within = tile % (w.frames * w.width);
+  const int first = group * w.width, wide = w.inside - first < w.width ? w.inside - first : w.width;
+  const int at = first + within % wide, pixel = at / w.parts;
+  return {within / wide, pixel / w.columns * (patch >> s.pw_bits), pixel % w.columns << s.pw_bits, at % w.parts * bn};
+}
+
+// The time taps of a frame that read something: before the first frame there may be nothing.
+LA_HD int first_tap(const Shape& s, int frame, bool history) { return history ? 0 : s.KT - 1 > frame ? s.KT - 1 - frame : 0; }
+LA_HD int steps(const Shape& s, int frame, bool history) { return (s.KT - first_tap(s, frame, history)) * (s.C / BK) * 3; }
+
+// What a tap (0, 1 or 2) of an enlarged picture reads for outputs of one parity: pixels from the output's own.
+LA_HD constexpr int shift(int tap, int parity) { return (tap + parity + 1) / 2 - 1; }
+
+}  // namespace conv

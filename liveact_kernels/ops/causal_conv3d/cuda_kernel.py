@@ -1,0 +1,85 @@
+"""The VAE decoder's 3x3 convolutions in CUDA C++ for sm_90a (csrc/ops/causal_conv3d): which tile, and the call."""
+
+from __future__ import annotations
+
+import torch
+
+from liveact_kernels import tuned
+from liveact_kernels.common.cuda import addresses, enqueue
+from liveact_kernels.contract import Dims, bf16, mark
+
+PIXELS, CHANNELS = 256, 32  # as csrc/ops/causal_conv3d has them: of a block's tile; of a stage
+PATCHES = (8, 16, 32)
+"""Pixels across a tile's patch; the fewest rows above and below the patch come with the first."""
+FEW, PART = 8, 96  # output channels: as many at most, or a multiple
+
+
+def part(N: int) -> int:
+    """Output channels of a tile."""
+    return FEW if N <= FEW else 2 * PART if N % (2 * PART) == 0 else PART
+
+
+def tiles(H: int, W: int, pw: int, up: int = 1) -> int:
+    """Tiles of a frame of H x W pixels read (up 2: each of them four pixels out), for one part of the channels."""
+    return -(-W // pw) * -(-H // (PIXELS // up**2 // pw))
+
+
+def _heuristic(at: tuned.Limits, H: int, W: int, up: int) -> dict[str, int]:
+    """The patch that covers the frame with the fewest tiles."""
+    return {"pw": min(PATCHES, key=lambda pw: tiles(H, W, pw, up))}
+
+
+def _refused(d: Dims) -> str | None:
+    if d.A != bf16:
+        return f"needs bf16, got {d.A}"
+    return f"needs C in multiples of {CHANNELS}, got {d.C}" if d.C % CHANNELS else None
+
+
+def takes(d: Dims) -> str | None:
+    """Why the kernel does not take these dims, or None."""
+    if (d.KH, d.KW) != (3, 3) or d.KT not in (1, 3):
+        return f"needs 3x3 pixels and 1 or 3 frames, got {d.KT}x{d.KH}x{d.KW}"
+    if d.stride != 1 or d.stride_t != 1 or d.interleave != 1:
+        return "needs stride, stride_t and interleave of 1"
+    if d.O > FEW and d.O % PART:
+        return f"needs at most {FEW} output channels or a multiple of {PART}, got {d.O}"
+    return _refused(d)
+
+
+def takes_up(d: Dims) -> str | None:
+    """Why the kernel does not take these dims of upsample_conv, or None."""
+    return f"needs output channels in multiples of {PART}, got {d.O}" if d.O % PART else _refused(d)
+
+
+def operands(out, x, w, bias, prev=None, residual=None) -> list[int]:
+    """What the C++ function takes, without the stream."""
+    (F, H, W, C), (N, KT) = x.shape, (w.shape[0], w.shape[3])
+    at = tuned.limits(x.device)
+    pw = tuned.config("causal_conv3d.cuda", _heuristic, at, H=H, W=W, up=1)["pw"]
+    pointers = addresses("causal_conv3d", out=out, x=x, w=w, bias=bias, prev=prev, residual=residual)
+    return [*pointers, F, H, W, C, N, KT, pw, at.sms]
+
+
+def operands_up(out, x, w, bias) -> list[int]:
+    """What the C++ function of upsample_conv takes, without the stream."""
+    (F, H, W, C), N = x.shape, w.shape[0]
+    at = tuned.limits(x.device)
+    pw = tuned.config("upsample_conv.cuda", _heuristic, at, H=H, W=W, up=2)["pw"]
+    return [*addresses("upsample_conv", out=out, x=x, w=w, bias=bias), F, H, W, C, N, pw, at.sms]
+
+
+def launch(
+    out: torch.Tensor, x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor, prev: torch.Tensor | None = None,
+    residual: torch.Tensor | None = None, stride_t: int = 1, stride: int = 1, interleave: int = 1,
+) -> None:  # fmt: skip
+    """See reference.causal_conv3d; strides and interleave are 1."""
+    enqueue("causal_conv3d", x.device, *operands(out, x, w, bias, prev, residual))
+
+
+def upsample_conv(out: torch.Tensor, x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor) -> None:
+    """See ops.upsample_conv.reference."""
+    enqueue("upsample_conv", x.device, *operands_up(out, x, w, bias))
+
+
+mark(launch, takes=takes, requires_sass=("HGMMA", "UTMALDG.4D", "UTMALDG.2D", "USETMAXREG", "LDG.E.128", "STG.E.128"))
+mark(upsample_conv, takes=takes_up, requires_sass=("HGMMA", "UTMALDG.4D", "UTMALDG.2D", "USETMAXREG", "STG.E.128"))
