@@ -187,10 +187,19 @@ __device__ __forceinline__ void shared_written() { asm volatile("fence.proxy.asy
 
 // ---- copies ----------------------------------------------------------------------------------------------------
 
-// 16 adjacent bytes to global memory in one instruction: left to itself the compiler may cut a store in four.
-__device__ __forceinline__ void store_words(void* to, const uint32_t (&w)[4]) {
-  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3])
+// 16 adjacent bytes to global memory, if `here`: one instruction and no branch, which the compiler would otherwise make
+// several of, with all that may be kept across a store that may not happen.
+__device__ __forceinline__ void store_words(void* to, const uint32_t (&w)[4], bool here) {
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %5, 0;\n@p st.global.v4.b32 [%0], {%1, %2, %3, %4};\n}" ::"l"(to),
+               "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]), "r"((int)here)
                : "memory");
+}
+
+// Two floats of shared memory, read at each use: the compiler would keep what is read twice in registers meanwhile.
+__device__ __forceinline__ float2 read_pair(const float* from) {
+  float2 pair;
+  asm volatile("ld.volatile.shared.v2.f32 {%0, %1}, [%2];" : "=f"(pair.x), "=f"(pair.y) : "r"(shared_address(from)));
+  return pair;
 }
 
 __device__ __forceinline__ void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }

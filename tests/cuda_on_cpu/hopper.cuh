@@ -304,7 +304,9 @@ inline void copy_box(const TensorMap* map, void* to, uint32_t bar, int first, in
 }
 
 inline void prefetch_l2(const void*) {}
-inline void store_words(void* to, const uint32_t (&w)[4]) {
+inline float2 read_pair(const float* from) { return {from[0], from[1]}; }
+inline void store_words(void* to, const uint32_t (&w)[4], bool here) {
+  if (!here) return;
   if (reinterpret_cast<uintptr_t>(to) % 16) throw std::runtime_error("a store of 16 bytes is not aligned to them");
   std::memcpy(to, w, 16);
 }

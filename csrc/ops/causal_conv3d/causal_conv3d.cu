@@ -50,7 +50,7 @@ void start(const std::string& op, const void* x, const void* prev, const void* w
   maps.prev = prev ? frames_map(op + ": prev", prev, s.KT - 1, s, rows) : maps.x;  // without it never read
   maps.w = hopper::tensor_map<2>(op + ": w", w, {line, s.N}, {line}, {ROW, BN});
   const int resident = hopper::resident_clusters(kernel<BN, UP>, THREADS, R::BYTES, 1);
-  const int tiles = Walk(s, BN, R::PATCH, 1).tiles(), blocks = std::max(1, std::min({tiles, resident, (int)sms}));
+  const int tiles = Walk(s, BN, R::PATCH, 0, 1).tiles(), blocks = std::max(1, std::min({tiles, resident, (int)sms}));
   la::launch(kernel<BN, UP>, dim3(blocks), THREADS, R::BYTES, 1, stream, maps, g);
 }
 
@@ -67,7 +67,7 @@ static void causal_conv3d(void* out, const void* x, const void* w, const void* b
   const Args g{{(bf16*)out, (const bf16*)bias, (const bf16*)residual},
                {(int)F, (int)H, (int)W, (int)C, (int)N, (int)KT, bits(op, pw)}, prev && KT > 1};
   check(op, g.s, 1, {out, x, w, bias, prev, residual});
-  require(op, (N > 0 && N <= 8) || (N > 0 && N % 96 == 0), "N of 1 to 8 or a multiple of 96", N);
+  require(op, N > 0 && N <= MOST && (N <= 8 || N % 96 == 0), "N of 1 to 8, 96, 192, 288 or 384", N);
   if (N <= 8) start<8, false>(op, x, prev, w, g, sms, stream);
   else if (N % 192) start<96, false>(op, x, prev, w, g, sms, stream);
   else start<192, false>(op, x, prev, w, g, sms, stream);
@@ -81,7 +81,7 @@ static void upsample_conv(void* out, const void* x, const void* w, const void* b
   const char* op = "upsample_conv";
   const Args g{{(bf16*)out, (const bf16*)bias, nullptr}, {(int)F, (int)H, (int)W, (int)C, (int)N, 1, bits(op, pw)}, false};
   check(op, g.s, 4, {out, x, w, bias});
-  require(op, N > 0 && N % 96 == 0, "N a multiple of 96", N);
+  require(op, N > 0 && N <= MOST && N % 96 == 0, "N of 96, 192, 288 or 384", N);
   if (N % 192) start<96, true>(op, x, nullptr, w, g, sms, stream);
   else start<192, true>(op, x, nullptr, w, g, sms, stream);
 }

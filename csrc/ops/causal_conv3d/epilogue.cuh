@@ -45,64 +45,88 @@ struct Place {
   __device__ __forceinline__ bool inside(int m, int h) const { return at[m][h] >= 0; }
 };
 
-// A warpgroup's part of the residual into L2 while it multiplies.
-template <int BN>
-__device__ __forceinline__ void prefetch(const Output& e, const Place<false>& at) {
-  if (!e.residual) return;
-  for (int m = 0; m < 2; ++m)
-    for (int h = 0; h < 2; ++h)
-      for (int i = at.q; i < BN / 32; i += 4)  // lines of 64 bytes
-        if (at.inside(m, h)) hopper::prefetch_l2(e.residual + at.at[m][h] + 32 * i);
-}
-
-// 32 channels of a thread's pixel as they lie in memory, eight a lane; 0 where there is no residual.
-template <bool UP>
-__device__ __forceinline__ void load(const Output& e, const Place<UP>& at, int m, int h, int channel, uint32_t (&x)[4]) {
-  uint4 got = make_uint4(0, 0, 0, 0);
-  if (!UP && e.residual && at.inside(m, h))
-    got = *reinterpret_cast<const uint4*>(e.residual + at.at[m][h] + channel + 8 * at.q);
-  x[0] = got.x, x[1] = got.y, x[2] = got.z, x[3] = got.w;
-}
-
-// 32 channels at a time: the four lanes that hold a pixel exchange words, so that each reads and writes 16 bytes.
+// A warpgroup's part of the residual into L2 while it multiplies: lines of 64 bytes.
 template <int BN, bool UP>
-__device__ __forceinline__ void finish(const Output& e, const Place<UP>& at, int n, const float (&acc)[2][BN / 2]) {
+__device__ __forceinline__ void prefetch(const Output& e, const Place<UP>& at) {
 #pragma unroll
   for (int m = 0; m < 2; ++m)
 #pragma unroll
-    for (int c = 0; c < BN / 32; ++c) {
-      uint32_t bias[4], x[2][4];  // on their way before one is looked at
+    for (int h = 0; h < 2; ++h)
 #pragma unroll
-      for (int h = 0; h < 2; ++h) load(e, at, m, h, 32 * c, x[h]);
-#pragma unroll
-      for (int j = 0; j < 4; ++j)
-        bias[j] = *reinterpret_cast<const uint32_t*>(e.bias + n + 32 * c + 8 * j + 2 * at.q);
+      for (int i = 0; i < ceil_div(BN, 32); i += 4)
+        if (at.inside(m, h) && (at.q + i) * 32 < BN) hopper::prefetch_l2(e.residual + at.at[m][h] + 32 * (at.q + i));
+}
+
+// The residual of 32 channels of two of a thread's pixels as they lie in memory, eight channels a lane, on their way while
+// something else is done; 0 outside the frame. Parts count the channels of product 0, then those of product 1.
+template <int BN, bool RESIDUAL>
+struct Ahead {
+  static constexpr int PARTS = 2 * (BN / 32);
+  uint32_t x[RESIDUAL ? 2 : 1][4];
+
+  template <bool UP>
+  __device__ __forceinline__ void load(const Output& e, const Place<UP>& at, int part) {
+    if constexpr (RESIDUAL && BN >= 32)
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        uint32_t y[4];
-        if (!UP && e.residual) hopper::quad_transpose(x[h], at.q);
+        const int m = part / (BN / 32), c = part % (BN / 32);
+        uint4 got = make_uint4(0, 0, 0, 0);
+        if (at.inside(m, h)) got = *reinterpret_cast<const uint4*>(e.residual + at.at[m][h] + 32 * c + 8 * at.q);
+        x[h][0] = got.x, x[h][1] = got.y, x[h][2] = got.z, x[h][3] = got.w;
+      }
+  }
+};
+
+// 32 channels of two pixels at a time. The four lanes that hold a pixel exchange words, so that each reads and writes 16
+// bytes. bias: in shared memory, of this tile's channels.
+template <int BN, bool RESIDUAL, bool UP>
+__device__ __forceinline__ void finish(const Output& e, const Shape&, const Place<UP>& at, const float* bias,
+                                       Ahead<BN, RESIDUAL>& ahead, const float (&acc)[2][BN / 2]) {
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          const float* v = acc[m] + 16 * c + 4 * j + 2 * h;
-          const float2 add = unpacked(x[h][j]), shift = unpacked(bias[j]);
-          y[j] = packed(v[0] + shift.x + add.x, v[1] + shift.y + add.y);
+  for (int part = 0; part < ahead.PARTS; ++part) {
+    const int m = part / (BN / 32), c = part % (BN / 32);
+    uint32_t y[2][4];
+    Ahead<BN, RESIDUAL> now = ahead;
+    if (part + 1 < ahead.PARTS) ahead.load(e, at, part + 1);
+    if constexpr (RESIDUAL)
+#pragma unroll
+      for (int h = 0; h < 2; ++h) hopper::quad_transpose(now.x[h], at.q);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const float2 b = hopper::read_pair(bias + 32 * c + 8 * j + 2 * at.q);
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const float* v = acc[m] + 16 * c + 4 * j + 2 * h;
+        float2 sum = {v[0] + b.x, v[1] + b.y};
+        if constexpr (RESIDUAL) {
+          const float2 add = unpacked(now.x[h][j]);
+          sum.x += add.x, sum.y += add.y;
         }
-        hopper::quad_transpose(y, at.q);
-        if (at.inside(m, h)) hopper::store_words(e.out + at.at[m][h] + 32 * c + 8 * at.q, y);
+        y[h][j] = packed(sum.x, sum.y);
       }
     }
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      hopper::quad_transpose(y[h], at.q);
+      hopper::store_words(e.out + at.at[m][h] + 32 * c + 8 * at.q, y[h], at.inside(m, h));
+    }
+  }
 }
 
 // At most eight channels: each lane has two of a pixel.
-__device__ __forceinline__ void finish(const Output& e, const Place<false>& at, int N, const float (&acc)[2][4]) {
+template <bool RESIDUAL>
+__device__ __forceinline__ void finish(const Output& e, const Shape& s, const Place<false>& at, const float* bias,
+                                       Ahead<8, RESIDUAL>&, const float (&acc)[2][4]) {
+  const int n = 2 * at.q;
+  float add[8] = {};
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    const int n = fragment_column(threadIdx.x, i % 4), m = i / 4, h = i / 2 % 2;
-    if (n >= N || !at.inside(m, h)) continue;
-    const int mine = at.at[m][h] + n;
-    const float add = e.residual ? __bfloat162float(e.residual[mine]) : 0.f;
-    e.out[mine] = __float2bfloat16_rn(acc[m][i % 4] + __bfloat162float(e.bias[n]) + add);
-  }
+  for (int i = 0; RESIDUAL && i < 8; ++i)
+    if (n + i % 2 < s.N && at.inside(i / 4, i / 2 % 2))
+      add[i] = __bfloat162float(e.residual[at.at[i / 4][i / 2 % 2] + n + i % 2]);
+#pragma unroll
+  for (int i = 0; i < 8; ++i)
+    if (n + i % 2 < s.N && at.inside(i / 4, i / 2 % 2))
+      e.out[at.at[i / 4][i / 2 % 2] + n + i % 2] = __float2bfloat16_rn(acc[i / 4][i % 4] + bias[n + i % 2] + add[i]);
 }
 
 }  // namespace conv

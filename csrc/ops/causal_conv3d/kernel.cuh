@@ -21,7 +21,8 @@
 
 namespace conv {
 
-constexpr int THREADS = 3 * WARPGROUP, MULTIPLYING_WARPS = 8, WIDEST = 32;  // pixels across a patch
+constexpr int THREADS = 3 * WARPGROUP, MULTIPLYING_WARPS = 8;
+constexpr int WIDEST = 32, MOST = 384;  // pixels across a patch; output channels, whose biases fit in shared memory
 
 struct Maps {
   hopper::TensorMap x, prev, w;
@@ -38,14 +39,16 @@ struct Ring {
   static constexpr int PATCH = UP ? 64 : PIXELS, PATCHES = UP ? 2 : 1;
   static constexpr int A = (PATCH + 2 * WIDEST) * ROW, W = BN * ROW, STAGE = PATCHES * A + 3 * W;  // the largest patch
   static constexpr int STAGES = 224 * 1024 / STAGE < 8 ? 224 * 1024 / STAGE : 8;
-  static constexpr int BYTES = 1024 + STAGES * (STAGE + 2 * BARRIER);  // 1024: to align
+  static constexpr int BYTES = 1024 + STAGES * (STAGE + 2 * BARRIER) + MOST * sizeof(float);  // 1024: to align
 
   uint8_t* stages;  // each: patches, then the weights of the three vertical taps
+  float* bias;      // of all channels
   uint32_t full, empty;
 
   __device__ explicit Ring(uint8_t* memory) {
     stages = memory + (1024 - hopper::shared_address(memory) % 1024) % 1024;
-    full = hopper::shared_address(stages + STAGES * STAGE);
+    bias = reinterpret_cast<float*>(stages + STAGES * STAGE);
+    full = hopper::shared_address(bias + MOST);
     empty = full + STAGES * BARRIER;
   }
   __device__ void init() const {
@@ -55,6 +58,9 @@ struct Ring {
     }
     hopper::barrier_init_done();
   }
+  __device__ void fetch(const bf16* from, int N) const {
+    for (int n = threadIdx.x; n < N; n += THREADS) bias[n] = __bfloat162float(from[n]);
+  }
 };
 
 // One lane's work: every stage of every tile.
@@ -62,11 +68,10 @@ template <int BN, bool UP>
 __device__ __forceinline__ void copy_tiles(const Maps& maps, const Ring<BN, UP>& ring, const Args& g) {
   using R = Ring<BN, UP>;
   const Shape& s = g.s;
-  const Walk walk(s, BN, R::PATCH, gridDim.x);
   const uint32_t bytes = R::PATCHES * (R::PATCH + 2 * s.pw()) * ROW + 3 * R::W;
   Turn<R::STAGES> turn;
-  for (int tile = blockIdx.x; tile < walk.tiles(); tile += gridDim.x) {
-    const Origin o = origin(walk, s, BN, R::PATCH, tile);
+  for (Walk walk(s, BN, R::PATCH, blockIdx.x, gridDim.x); walk.here; walk.next()) {
+    const Origin& o = walk.at;
     for (int t = first_tap(s, o.frame, g.history); t < s.KT; ++t) {
       const int source = o.frame + t - (s.KT - 1);
       const hopper::TensorMap* frames = source < 0 ? &maps.prev : &maps.x;
@@ -113,10 +118,11 @@ struct View {
   }
 };
 
-// acc = the sum of all steps; the products of one step are in flight while the next are issued.
+// acc = the sum of all steps; the products of one step are in flight while the next are issued, and at the end the last
+// ones, whose stage is returned.
 template <int BN, bool UP>
-__device__ __forceinline__ void sum(const View<BN, UP>& view, Turn<Ring<BN, UP>::STAGES>& turn, int steps,
-                                    float (&acc)[2][BN / 2]) {
+__device__ __forceinline__ int sum(const View<BN, UP>& view, Turn<Ring<BN, UP>::STAGES>& turn, int steps,
+                                   float (&acc)[2][BN / 2]) {
   using V = View<BN, UP>;
   constexpr uint64_t HIGH = hopper::operand<ROW>(0) >> 32 << 32;
   int before = 0;
@@ -137,23 +143,22 @@ __device__ __forceinline__ void sum(const View<BN, UP>& view, Turn<Ring<BN, UP>:
     if (step > 0) view.release(before);
     before = turn.stage;
   }
-  hopper::products_wait<0>(acc[0], acc[1]);
-  view.release(before);
+  return before;
 }
 
-template <int BN, bool UP>
-__device__ __forceinline__ void multiply_tiles(const View<BN, UP> view, const Args& g) {
-  constexpr int PATCH = Ring<BN, UP>::PATCH;
-  const Walk walk(g.s, BN, PATCH, gridDim.x);
+template <int BN, bool UP, bool RESIDUAL>
+__device__ __forceinline__ void multiply_tiles(const View<BN, UP> view, const float* bias, const Args& g) {
   Turn<Ring<BN, UP>::STAGES> turn;
-  for (int tile = blockIdx.x; tile < walk.tiles(); tile += gridDim.x) {
-    const Origin o = origin(walk, g.s, BN, PATCH, tile);
-    if constexpr (!UP && BN % 32 == 0) prefetch<BN>(g.e, Place<false>(g.s, o));
+  for (Walk walk(g.s, BN, Ring<BN, UP>::PATCH, blockIdx.x, gridDim.x); walk.here; walk.next()) {
+    if constexpr (RESIDUAL) prefetch<BN>(g.e, Place<UP>(g.s, walk.at));
     float acc[2][BN / 2];
-    sum<BN, UP>(view, turn, steps(g.s, o.frame, g.history), acc);
-    const Place<UP> at(g.s, o);
-    if constexpr (BN == 8) finish(g.e, at, g.s.N, acc);
-    else finish<BN, UP>(g.e, at, o.n, acc);
+    const int last = sum<BN, UP>(view, turn, steps(g.s, walk.at.frame, g.history), acc);
+    const Place<UP> at(g.s, walk.at);
+    Ahead<BN, RESIDUAL> ahead;
+    ahead.load(g.e, at, 0);
+    hopper::products_wait<0>(acc[0], acc[1]);
+    view.release(last);
+    finish(g.e, g.s, at, bias + walk.at.n, ahead, acc);
   }
 }
 
@@ -162,13 +167,16 @@ __global__ void __launch_bounds__(THREADS, 1)
     kernel(const __grid_constant__ Maps maps, const __grid_constant__ Args g) {
   const Ring<BN, UP> ring(la::shared_memory<uint8_t>());
   if (threadIdx.x == 0) ring.init();
+  ring.fetch(g.e.bias, g.s.N);
   __syncthreads();
   if (threadIdx.x / WARPGROUP == 2) {
     hopper::give_registers<24>();
     if (threadIdx.x / 32 == MULTIPLYING_WARPS && hopper::one_lane()) copy_tiles(maps, ring, g);
   } else {
     hopper::take_registers<240>();
-    multiply_tiles(View<BN, UP>(ring, g.s.pw()), g);
+    const View<BN, UP> view(ring, g.s.pw());
+    if (!UP && g.e.residual) multiply_tiles<BN, UP, !UP>(view, ring.bias, g);
+    else multiply_tiles<BN, UP, false>(view, ring.bias, g);
   }
 }
 

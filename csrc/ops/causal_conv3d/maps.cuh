@@ -19,27 +19,42 @@ struct Shape {
   LA_HD int pw() const { return 1 << pw_bits; }
 };
 
-// Tiles in the order in which they are made: `width` tiles of a frame, of this frame and then of all others, before the
-// next ones, so that what a tap reads of earlier frames is still in L2. Channels change fastest.
-struct Walk {
-  int frames, parts, columns, inside, width;  // of output channels; of a row; of a frame, in tiles
-
-  LA_HD Walk(const Shape& s, int bn, int patch, int width)
-      : frames(s.F), parts(ceil_div(s.N, bn)), columns(ceil_div(s.W, s.pw())),
-        inside(parts * columns * ceil_div(s.H, patch >> s.pw_bits)), width(width) {}
-  LA_HD int tiles() const { return frames * inside; }
-};
-
 struct Origin {
   int frame, y, x, n;  // in pixels and channels
 };
 
-LA_HD Origin origin(const Walk& w, const Shape& s, int bn, int patch, int tile) {
-  const int group = tile / (w.frames * w.width), within = tile % (w.frames * w.width);
-  const int first = group * w.width, wide = w.inside - first < w.width ? w.inside - first : w.width;
-  const int at = first + within % wide, pixel = at / w.parts;
-  return {within / wide, pixel / w.columns * (patch >> s.pw_bits), pixel % w.columns << s.pw_bits, at % w.parts * bn};
-}
+// The tiles of one block. All blocks make `width` neighbouring tiles of a frame, then the same ones of every other frame,
+// before they go on: what a tap reads of earlier frames is still in L2. Channels change fastest. The last tiles of the
+// frames may be fewer, and go to the blocks in turn.
+struct Walk {
+  int frames, parts, columns, inside, bn, high, pw_bits;  // parts of the channels; tiles of a row, of a frame; pixels
+  int block, width, first, within;  // first tile of those `width`; place among them and their copies in other frames
+  bool here;                        // there is a tile
+  Origin at;
+
+  LA_HD Walk(const Shape& s, int bn, int patch, int block, int width)
+      : frames(s.F), parts(ceil_div(s.N, bn)), columns(ceil_div(s.W, s.pw())),
+        inside(parts * columns * ceil_div(s.H, patch >> s.pw_bits)), bn(bn), high(patch >> s.pw_bits),
+        pw_bits(s.pw_bits), block(block), width(width), first(0), within(block) {
+    find();
+  }
+  LA_HD int tiles() const { return frames * inside; }
+  LA_HD void next() {
+    if (inside - first < width) within += width;
+    else if (++at.frame < frames) return;  // no division
+    else first += width, within = block;
+    find();
+  }
+
+ private:
+  LA_HD void find() {
+    const int wide = inside - first < width ? inside - first : width;
+    here = within < frames * wide;
+    if (!here) return;
+    const int tile = first + within % wide, pixel = tile / parts;
+    at = {within / wide, pixel / columns * high, pixel % columns << pw_bits, tile % parts * bn};
+  }
+};
 
 // The time taps of a frame that read something: before the first frame there may be nothing.
 LA_HD int first_tap(const Shape& s, int frame, bool history) { return history ? 0 : s.KT - 1 > frame ? s.KT - 1 - frame : 0; }

@@ -11,6 +11,7 @@ from liveact_kernels.contract import Dims, bf16, mark
 PIXELS, CHANNELS = 256, 32  # as csrc/ops/causal_conv3d has them: of a block's tile; of a stage
 PATCHES = (8, 16, 32)
 """Pixels across a tile's patch; the fewest rows above and below the patch come with the first."""
+MOST = 1 << 31  # places in the output are 32-bit numbers
 FEW, PART = 8, 96  # output channels: as many at most, or a multiple
 
 
@@ -24,15 +25,23 @@ def tiles(H: int, W: int, pw: int, up: int = 1) -> int:
     return -(-W // pw) * -(-H // (PIXELS // up**2 // pw))
 
 
+def stage_bytes(pw: int, bn: int, up: int = 1) -> tuple[int, int]:
+    """(of pixels, of weights) that a stage copies."""
+    patches, row = (1, 2)[up > 1], 2 * CHANNELS
+    return patches * (PIXELS // up**2 + 2 * pw) * row, 3 * bn * row
+
+
 def _heuristic(at: tuned.Limits, H: int, W: int, up: int) -> dict[str, int]:
     """The patch that covers the frame with the fewest tiles."""
     return {"pw": min(PATCHES, key=lambda pw: tiles(H, W, pw, up))}
 
 
-def _refused(d: Dims) -> str | None:
+def _refused(d: Dims, pixels: int) -> str | None:
     if d.A != bf16:
         return f"needs bf16, got {d.A}"
-    return f"needs C in multiples of {CHANNELS}, got {d.C}" if d.C % CHANNELS else None
+    if d.C % CHANNELS:
+        return f"needs C in multiples of {CHANNELS}, got {d.C}"
+    return None if d.F * pixels * d.O < MOST else f"needs an output of fewer than 2^31 numbers, got {d.F * pixels * d.O}"
 
 
 def takes(d: Dims) -> str | None:
@@ -43,12 +52,12 @@ def takes(d: Dims) -> str | None:
         return "needs stride, stride_t and interleave of 1"
     if d.O > FEW and d.O % PART:
         return f"needs at most {FEW} output channels or a multiple of {PART}, got {d.O}"
-    return _refused(d)
+    return _refused(d, d.H * d.W)
 
 
 def takes_up(d: Dims) -> str | None:
     """Why the kernel does not take these dims of upsample_conv, or None."""
-    return f"needs output channels in multiples of {PART}, got {d.O}" if d.O % PART else _refused(d)
+    return f"needs output channels in multiples of {PART}, got {d.O}" if d.O % PART else _refused(d, 4 * d.H * d.W)
 
 
 def operands(out, x, w, bias, prev=None, residual=None) -> list[int]:
