@@ -58,6 +58,11 @@ struct Cluster {
   std::function<void()> body;
 };
 
+inline int broken = 0;  // which of the ways to break the kernel, compiled into one library, is in effect; 0: none
+extern "C" inline void __attribute__((used)) break_at(int way) { broken = way; }
+
+inline void (*afresh)() = nullptr;  // forgets what other engines hold, before a cluster begins
+
 inline Cluster* cluster = nullptr;
 inline Fiber* now = nullptr;
 inline bool falling = false;  // order of threads
@@ -132,6 +137,7 @@ inline void run(Cluster& c) {
 
 inline void prepare(Cluster& c, uint3 first, unsigned blocks, std::vector<std::vector<unsigned char>>& shared) {
   constexpr size_t STACK = 64 << 10;
+  if (afresh) afresh();
   c.fibers.resize(blocks * c.threads);
   for (auto& s : shared) std::fill(s.begin(), s.end(), 0xFF);  // NaN: what no thread wrote, nobody should read
   for (size_t i = 0; i < c.fibers.size(); ++i) {

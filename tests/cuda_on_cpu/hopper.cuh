@@ -67,6 +67,13 @@ struct Engines {
   int bits = 0;  // of a product's sum; 0: all that float32 has
 };
 inline Engines engines;
+inline const bool prepared = [] {
+  cpu::afresh = [] {
+    engines.barriers.clear(), engines.copies.clear(), engines.groups.clear(), engines.words.clear();
+    engines.idle = 0;
+  };
+  return true;
+}();
 extern "C" inline void __attribute__((used)) keep_bits(int bits) { engines.bits = bits; }
 
 inline unsigned rank_of(const cpu::Fiber& f) {

@@ -240,8 +240,8 @@ def _unmasked(k: Kernel, loop: int, n: int, hot: list[int]) -> int:
 def conv(cubin: bytes, d: Dims, machine: Machine, op: Op, flops: dict, moved: float) -> Prediction:
     """Two multiplying warpgroups with pixels of their own, one warp that copies; one block per SM.
 
-    Pixels come from L2 at its own rate, weights, which all SMs fetch, at that of tiles. The replay lets the ring be full
-    whenever a warpgroup looks.
+    Pixels come from L2 at its own rate, weights, which all SMs fetch, at that of tiles. The replay lets the ring be
+    full whenever a warpgroup looks.
     """
     from liveact_kernels.ops.causal_conv3d import cuda_kernel as host
 
@@ -261,7 +261,7 @@ def conv(cubin: bytes, d: Dims, machine: Machine, op: Op, flops: dict, moved: fl
         raise Unpredictable(
             f"{op.name}: a stage multiplies {macs:.0f} times, its tile {3 * host.PIXELS * bn * host.CHANNELS} times"
         )
-    taps = [kt if up > 1 or d.has_prev else min(kt, f + 1) for f in range(d.F)]  # before the first frame there is nothing
+    taps = [kt if up > 1 or d.has_prev else min(kt, f + 1) for f in range(d.F)]  # nothing is before the first frame
     per_tap, wide = 3 * d.C // host.CHANNELS, -(-d.O // bn)
     tiles = host.tiles(d.H, d.W, pw, up) * wide * d.F
     stages, waves = sum(taps) / d.F * per_tap, -(-tiles // machine.sms)

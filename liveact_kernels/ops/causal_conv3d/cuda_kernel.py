@@ -12,7 +12,8 @@ PIXELS, CHANNELS = 256, 32  # as csrc/ops/causal_conv3d has them: of a block's t
 PATCHES = (8, 16, 32)
 """Pixels across a tile's patch; the fewest rows above and below the patch come with the first."""
 MOST = 1 << 31  # places in the output are 32-bit numbers
-FEW, PART = 8, 96  # output channels: as many at most, or a multiple
+FEW, PART, WIDE = 8, 96, (96, 192, 288, 384)  # output channels: few at most, of the narrow tile, those of many
+_WIDE = "96, 192, 288 or 384"
 
 
 def part(N: int) -> int:
@@ -41,7 +42,8 @@ def _refused(d: Dims, pixels: int) -> str | None:
         return f"needs bf16, got {d.A}"
     if d.C % CHANNELS:
         return f"needs C in multiples of {CHANNELS}, got {d.C}"
-    return None if d.F * pixels * d.O < MOST else f"needs an output of fewer than 2^31 numbers, got {d.F * pixels * d.O}"
+    count = d.F * pixels * d.O
+    return None if count < MOST else f"needs an output of fewer than 2^31 numbers, got {count}"
 
 
 def takes(d: Dims) -> str | None:
@@ -50,14 +52,14 @@ def takes(d: Dims) -> str | None:
         return f"needs 3x3 pixels and 1 or 3 frames, got {d.KT}x{d.KH}x{d.KW}"
     if d.stride != 1 or d.stride_t != 1 or d.interleave != 1:
         return "needs stride, stride_t and interleave of 1"
-    if d.O > FEW and d.O % PART:
-        return f"needs at most {FEW} output channels or a multiple of {PART}, got {d.O}"
+    if d.O > FEW and d.O not in WIDE:
+        return f"needs at most {FEW} output channels, {_WIDE}, got {d.O}"
     return _refused(d, d.H * d.W)
 
 
 def takes_up(d: Dims) -> str | None:
     """Why the kernel does not take these dims of upsample_conv, or None."""
-    return f"needs output channels in multiples of {PART}, got {d.O}" if d.O % PART else _refused(d, 4 * d.H * d.W)
+    return f"needs {_WIDE} output channels, got {d.O}" if d.O not in WIDE else _refused(d, 4 * d.H * d.W)
 
 
 def operands(out, x, w, bias, prev=None, residual=None) -> list[int]:
