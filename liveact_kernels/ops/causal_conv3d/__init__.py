@@ -51,7 +51,7 @@ causal_conv3d = Op(
         Case("first_chunk", F=4, H=4, W=5, C=3, O=8, A=bf16, **_333),
         Case("one_frame", F=1, H=4, W=5, C=8, O=8, A=bf16, has_prev=True, **_333),
         Case("head", F=2, H=5, W=4, C=32, O=3, A=bf16, has_prev=True, **_333),
-        Case("wide", F=2, H=3, W=4, C=32, O=96, A=bf16, has_prev=True, has_residual=True, **_333),
+        Case("wide", F=2, H=3, W=4, C=32, O=96, A=bf16, has_residual=True, **_333),
         Case("pointwise", F=2, H=3, W=4, C=32, O=16, A=bf16, has_residual=True, **_111),
         Case("down_space", F=2, H=6, W=4, C=16, O=16, A=bf16, stride=2, **_133),
         Case("down_time", F=4, H=3, W=4, C=16, O=16, A=bf16, stride_t=2, has_prev=True, **_331),
