@@ -26,11 +26,11 @@ def up(F, H, W, C, O, pw, sms=1):  # noqa: E741
 
 
 CASES = {  # frames end inside tiles; the ring turns over; blocks walk over several tiles
-    "head": conv(3, 34, 10, 32, 3, 8, sms=2, prev=True),
-    "head_first_chunk": conv(4, 9, 19, 32, 3, 16),
-    "head_walks": conv(3, 9, 40, 32, 3, 8, sms=2, KT=1),  # five tiles a frame: two groups of two, one of one
-    "head_residual": conv(2, 5, 35, 64, 8, 32, sms=3, KT=1, residual=True),
-    "one_pixel": conv(1, 1, 1, 32, 1, 8, prev=True),
+    "head": conv(3, 20, 17, 32, 3, 16, sms=2, prev=True),
+    "head_first_chunk": conv(4, 9, 31, 32, 3, 16),
+    "head_walks": conv(3, 9, 57, 32, 3, 16, sms=2, KT=1),  # five tiles a frame: two groups of two, one of one
+    "head_residual": conv(2, 5, 35, 96, 8, 16, sms=3, KT=1, residual=True),
+    "one_pixel": conv(1, 1, 1, 32, 1, 16, prev=True),
     "wide": conv(2, 17, 7, 32, 96, 16, sms=2, prev=True, residual=True),
     "wide_first_chunk": conv(3, 5, 12, 32, 96, 8, residual=True),
     "wide_one_frame": conv(1, 9, 33, 32, 96, 32, prev=True),
@@ -106,10 +106,10 @@ BREAKS = {  # what is broken: (case, text, instead)
     "both warpgroups multiply the same pixels": ("wide_2d", "64 * (2 * group + m)", "64 * m"),
     "all channels have the first ones' weights": (
         "two_parts",
-        "((dy * 3 + dx) * s.KT + t) * s.C + c",
-        "((dy * 3 + dx) * s.KT + t) * s.C",
+        "(tap * s.KT + t) * s.C + c",
+        "(tap * s.KT + t) * s.C",
     ),
-    "weights of rows and columns change places": ("head", "(dy * 3 + dx) * s.KT + t", "(dx * 3 + dy) * s.KT + t"),
+    "weights of rows and columns change places": ("head", "tap * s.KT + t", "(tap % 3 * 3 + tap / 3) * s.KT + t"),
     "the second part of the channels has the first one's biases": ("two_parts", "bias + walk.at.n", "bias"),
     "the history is read backwards": ("head", "source + s.KT - 1", "-1 - source"),
     "the history is the chunk's own frames": ("head", "source < 0 ? &maps.prev : &maps.x", "&maps.x"),
@@ -129,9 +129,12 @@ BREAKS = {  # what is broken: (case, text, instead)
         "ahead.load(e, at, 0);",
     ),
     "few channels take the next pixel's place": ("head", "n + i % 2 < s.N", "true"),
+    "the right neighbour's columns are the pixel's own": ("head", "(row + dx) % 8 * 4 + at.q", "row * 4 + at.q"),
+    "the last columns of a patch's upper half stay there": ("head", "row + dx < 8", "true"),
+    "pixels without right neighbours are written": ("head_walks", "(row & (1 << s.pw_bits) - 1) < made(s, BN)", "true"),
     "columns right of the frame are written": ("wide", "x < wide", "true"),
     "rows below the frame are written": ("wide", "y < high", "true"),
-    "tiles of a frame's end go to the wrong frame": ("head_walks", "within / wide", "within / width"),
+    "tiles of a frame's end go to the wrong frame": ("head_walks", "within / count", "within / width"),
     "a block stays in the first tiles": ("head_walks", "first += width, within = block;", "within = frames * width;"),
     "up: rows of both parities read alike": ("up", "shift(dy, group) + 1", "shift(dy, 0) + 1"),
     "up: columns of both parities read alike": ("up", "shift(dx, p)", "shift(dx, 0)"),
@@ -190,6 +193,7 @@ def test_the_host_functions_say_what_they_do_not_take(on_cpu):
         ({"N": 480}, "N of 1 to 8, 96, 192, 288 or 384, got 480"),
         ({"KT": 2}, "KT 1 or 3, got 2"),
         ({"pw": 4}, "pw 8, 16 or 32, got 4"),
+        ({"N": 3}, "pw 16 with 8 output channels or fewer, got 8"),
         ({"F": 1 << 20, "H": 64}, "fewer than 2.31 numbers, got 25769803776"),
     ):
         with pytest.raises(RuntimeError, match=said):
@@ -230,7 +234,7 @@ def test_takes_says_what_and_why():
 @pytest.mark.parametrize("H,W", ((512, 512), (256, 256), (128, 128), (720, 416), (360, 208)))
 def test_the_vae_wastes_little_of_its_tiles(H, W):
     pw = cuda._heuristic(None, H, W, 1)["pw"]
-    assert H * W / (cuda.PIXELS * cuda.tiles(H, W, pw)) > 0.97
+    assert H * W / (cuda.PIXELS * cuda.tiles(H, W, pw, cuda.PART)) > 0.97
 
 
 def test_the_patch_with_the_fewest_tiles_is_taken_and_of_equals_the_narrowest():
@@ -239,14 +243,14 @@ def test_the_patch_with_the_fewest_tiles_is_taken_and_of_equals_the_narrowest():
     for H, W, up in itertools.product((1, 8, 33, 90), (1, 16, 33, 52), (1, 2)):
         pw = cuda._heuristic(None, H, W, up)["pw"]
         high = 256 // up**2 // pw
-        assert cuda.tiles(H, W, pw, up) == len(range(0, W, pw)) * len(range(0, H, high))
-        assert all(cuda.tiles(H, W, pw, up) <= cuda.tiles(H, W, p, up) for p in cuda.PATCHES)
+        assert cuda.tiles(H, W, pw, cuda.PART, up) == len(range(0, W, pw)) * len(range(0, H, high))
+        assert all(cuda.tiles(H, W, pw, cuda.PART, up) <= cuda.tiles(H, W, p, cuda.PART, up) for p in cuda.PATCHES)
 
 
 def test_the_python_side_knows_the_kernels_constants():
     maps = (ROOT / "csrc/ops/causal_conv3d/maps.cuh").read_text()
     assert f"PIXELS = {cuda.PIXELS};" in maps and f"BK = {cuda.CHANNELS}," in maps
     source = (ROOT / "csrc/ops/causal_conv3d/causal_conv3d.cu").read_text()
-    for bn, enlarged in ((8, "false"), (96, "false"), (192, "false"), (96, "true"), (192, "true")):
+    for bn, enlarged in (("FEW", "false"), (96, "false"), (192, "false"), (96, "true"), (192, "true")):
         assert f"start<{bn}, {enlarged}>" in source
-    assert [cuda.part(N) for N in (1, 8, 96, 192, 288, 384)] == [8, 8, 96, 192, 96, 192]
+    assert [cuda.part(N) for N in (1, 8, 96, 192, 288, 384)] == [24, 24, 96, 192, 96, 192]

@@ -327,9 +327,9 @@ template <int N>
 __device__ void wgmma_bf16(float (&d)[N / 2], uint64_t a, uint64_t b, bool add);
 
 template <>
-__device__ __forceinline__ void wgmma_bf16<8>(float (&d)[4], uint64_t a, uint64_t b, bool add) {
-  asm volatile(WGMMA_BF16("8", "%0,%1,%2,%3", "%4", "%5", "%6")
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+__device__ __forceinline__ void wgmma_bf16<24>(float (&d)[12], uint64_t a, uint64_t b, bool add) {
+  asm volatile(WGMMA_BF16("24", NAMES() "%10,%11", "%12", "%13", "%14")
+               : REGS(), "+f"(d[10]), "+f"(d[11])
                : "l"(a), "l"(b), "r"((int)add));
 }
 template <>

@@ -174,6 +174,7 @@ using std::min;
 
 inline void __syncthreads() { cpu::wait_at(cpu::At::BLOCK); }
 inline float __shfl_xor_sync(unsigned, float x, int mask) { return cpu::from_lane(x, threadIdx.x % 32 ^ mask); }
+inline float __shfl_sync(unsigned, float x, int lane) { return cpu::from_lane(x, lane); }
 inline float rsqrtf(float x) { return 1.f / std::sqrt(x); }
 template <class T>
 T __ldg(const T* p) {

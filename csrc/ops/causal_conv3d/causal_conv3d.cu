@@ -48,7 +48,7 @@ void start(const std::string& op, const void* x, const void* prev, const void* w
   Maps maps;
   maps.x = frames_map(op + ": x", x, s.F, s, rows);
   maps.prev = prev ? frames_map(op + ": prev", prev, s.KT - 1, s, rows) : maps.x;  // without it never read
-  maps.w = hopper::tensor_map<2>(op + ": w", w, {line, s.N}, {line}, {ROW, BN});
+  maps.w = hopper::tensor_map<2>(op + ": w", w, {line, s.N}, {line}, {ROW, R::BOX});
   const int resident = hopper::resident_clusters(kernel<BN, UP>, THREADS, R::BYTES, 1);
   const int tiles = Walk(s, BN, R::PATCH, 0, 1).tiles(), blocks = std::max(1, std::min({tiles, resident, (int)sms}));
   la::launch(kernel<BN, UP>, dim3(blocks), THREADS, R::BYTES, 1, stream, maps, g);
@@ -68,7 +68,8 @@ static void causal_conv3d(void* out, const void* x, const void* w, const void* b
                {(int)F, (int)H, (int)W, (int)C, (int)N, (int)KT, bits(op, pw)}, prev && KT > 1};
   check(op, g.s, 1, {out, x, w, bias, prev, residual});
   require(op, N > 0 && N <= MOST && (N <= 8 || N % 96 == 0), "N of 1 to 8, 96, 192, 288 or 384", N);
-  if (N <= 8) start<8, false>(op, x, prev, w, g, sms, stream);
+  require(op, N > 8 || pw == 16, "pw 16 with 8 output channels or fewer", pw);
+  if (N <= 8) start<FEW, false>(op, x, prev, w, g, sms, stream);
   else if (N % 192) start<96, false>(op, x, prev, w, g, sms, stream);
   else start<192, false>(op, x, prev, w, g, sms, stream);
 }

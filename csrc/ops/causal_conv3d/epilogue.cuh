@@ -25,7 +25,7 @@ __device__ __forceinline__ float2 unpacked(uint32_t w) {
 
 // Where a thread's four pixels begin in the output, in numbers, at its tile's first channel: h = 0, 1 of product m = 0, 1;
 // -1 outside the frame.
-template <bool UP>
+template <int BN, bool UP>
 struct Place {
   int at[2][2];
   int q;  // lane of its quad
@@ -39,7 +39,8 @@ struct Place {
         const int row = fragment_row(thread % WARPGROUP, 2 * h) + (UP ? 0 : 64 * (2 * group + m));
         int y = o.y + (row >> s.pw_bits), x = o.x + (row & (1 << s.pw_bits) - 1);
         if (UP) y = 2 * y + group, x = 2 * x + m;
-        at[m][h] = y < high && x < wide ? ((o.frame * high + y) * wide + x) * s.N + o.n : -1;
+        const bool here = y < high && x < wide && (BN != FEW || (row & (1 << s.pw_bits) - 1) < made(s, BN));
+        at[m][h] = here ? ((o.frame * high + y) * wide + x) * s.N + o.n : -1;
       }
   }
   __device__ __forceinline__ bool inside(int m, int h) const { return at[m][h] >= 0; }
@@ -47,7 +48,7 @@ struct Place {
 
 // A warpgroup's part of the residual into L2 while it multiplies: lines of 64 bytes.
 template <int BN, bool UP>
-__device__ __forceinline__ void prefetch(const Output& e, const Place<UP>& at) {
+__device__ __forceinline__ void prefetch(const Output& e, const Place<BN, UP>& at) {
 #pragma unroll
   for (int m = 0; m < 2; ++m)
 #pragma unroll
@@ -65,8 +66,8 @@ struct Ahead {
   uint32_t x[RESIDUAL ? 2 : 1][4];
 
   template <bool UP>
-  __device__ __forceinline__ void load(const Output& e, const Place<UP>& at, int part) {
-    if constexpr (RESIDUAL && BN >= 32)
+  __device__ __forceinline__ void load(const Output& e, const Place<BN, UP>& at, int part) {
+    if constexpr (RESIDUAL && BN != FEW)
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const int m = part / (BN / 32), c = part % (BN / 32);
@@ -80,7 +81,7 @@ struct Ahead {
 // 32 channels of two pixels at a time. The four lanes that hold a pixel exchange words, so that each reads and writes 16
 // bytes. bias: in shared memory, of this tile's channels.
 template <int BN, bool RESIDUAL, bool UP>
-__device__ __forceinline__ void finish(const Output& e, const Shape&, const Place<UP>& at, const float* bias,
+__device__ __forceinline__ void finish(const Output& e, const Shape&, const Place<BN, UP>& at, const float* bias,
                                        Ahead<BN, RESIDUAL>& ahead, const float (&acc)[2][BN / 2]) {
 #pragma unroll
   for (int part = 0; part < ahead.PARTS; ++part) {
@@ -113,20 +114,35 @@ __device__ __forceinline__ void finish(const Output& e, const Shape&, const Plac
   }
 }
 
-// At most eight channels: each lane has two of a pixel.
+// At most eight channels: each lane has two of a pixel, for each horizontal tap. A patch is 16 pixels wide, so a warp's 16
+// rows are one row of it: tap dx of the pixel in row g + 8 h is in row g + 8 h + dx, of another lane of the warp.
 template <bool RESIDUAL>
-__device__ __forceinline__ void finish(const Output& e, const Shape& s, const Place<false>& at, const float* bias,
-                                       Ahead<8, RESIDUAL>&, const float (&acc)[2][4]) {
-  const int n = 2 * at.q;
-  float add[8] = {};
+__device__ __forceinline__ void finish(const Output& e, const Shape& s, const Place<FEW, false>& at, const float* bias,
+                                       Ahead<FEW, RESIDUAL>&, const float (&acc)[2][FEW / 2]) {
+  const int n = 2 * at.q, row = threadIdx.x % 32 / 4;
+  float sum[8], add[8] = {};
 #pragma unroll
   for (int i = 0; RESIDUAL && i < 8; ++i)
     if (n + i % 2 < s.N && at.inside(i / 4, i / 2 % 2))
       add[i] = __bfloat162float(e.residual[at.at[i / 4][i / 2 % 2] + n + i % 2]);
 #pragma unroll
+  for (int m = 0; m < 2; ++m)
+#pragma unroll
+    for (int c = 0; c < 2; ++c) {
+      sum[4 * m + c] = acc[m][c], sum[4 * m + 2 + c] = acc[m][2 + c];
+#pragma unroll
+      for (int dx = 1; dx < 3; ++dx) {
+        const int from = (row + dx) % 8 * 4 + at.q;
+        const float upper = __shfl_sync(0xffffffffu, acc[m][4 * dx + c], from);
+        const float lower = __shfl_sync(0xffffffffu, acc[m][4 * dx + 2 + c], from);
+        sum[4 * m + c] += row + dx < 8 ? upper : lower;
+        sum[4 * m + 2 + c] += lower;  // past the last row: a pixel that this tile does not make
+      }
+    }
+#pragma unroll
   for (int i = 0; i < 8; ++i)
     if (n + i % 2 < s.N && at.inside(i / 4, i / 2 % 2))
-      e.out[at.at[i / 4][i / 2 % 2] + n + i % 2] = __float2bfloat16_rn(acc[i / 4][i % 4] + bias[n + i % 2] + add[i]);
+      e.out[at.at[i / 4][i / 2 % 2] + n + i % 2] = __float2bfloat16_rn(sum[i] + bias[n + i % 2] + add[i]);
 }
 
 }  // namespace conv

@@ -6,6 +6,9 @@
 // weights of the three vertical taps. A vertical tap is where in the patch a product begins, and what lies outside the
 // frame the copy engine fills with zeros. So a pixel is fetched ten times and not 27.
 //
+// BN = FEW: a stage has all three horizontal taps, of the patch that begins a pixel to the left, as columns of one product;
+// a pixel's output is then the sum of three neighbouring pixels' columns, and a patch makes two pixels fewer than it has.
+//
 // UP: x is enlarged to twice its size, each pixel four times, before the convolution. A 64-pixel product then has the
 // outputs of one parity (even or odd row, even or odd column) of a patch of 64 pixels of x, and a stage has two patches,
 // for the two parities of columns.
@@ -37,6 +40,7 @@ struct Args {
 template <int BN, bool UP>
 struct Ring {
   static constexpr int PATCH = UP ? 64 : PIXELS, PATCHES = UP ? 2 : 1;
+  static constexpr int BOX = BN == FEW ? 8 : BN;  // rows of w at a time
   static constexpr int A = (PATCH + 2 * WIDEST) * ROW, W = BN * ROW, STAGE = PATCHES * A + 3 * W;  // the largest patch
   static constexpr int STAGES = 224 * 1024 / STAGE < 8 ? 224 * 1024 / STAGE : 8;
   static constexpr int BYTES = 1024 + STAGES * (STAGE + 2 * BARRIER) + MOST * sizeof(float);  // 1024: to align
@@ -77,15 +81,15 @@ __device__ __forceinline__ void copy_tiles(const Maps& maps, const Ring<BN, UP>&
       const hopper::TensorMap* frames = source < 0 ? &maps.prev : &maps.x;
       const int frame = source < 0 ? source + s.KT - 1 : source;
       for (int c = 0; c < s.C; c += BK)
-        for (int dx = 0; dx < 3; ++dx, turn.next()) {
+        for (int dx = 0; dx < (BN == FEW ? 1 : 3); ++dx, turn.next()) {
           const uint32_t bar = ring.full + turn.stage * BARRIER;
           uint8_t* to = ring.stages + turn.stage * R::STAGE;
           hopper::barrier_wait(ring.empty + turn.stage * BARRIER, turn.parity ^ 1);  // a fresh barrier counts as one phase done
           hopper::barrier_expect(bar, bytes);
           for (int p = 0; p < R::PATCHES; ++p)
             hopper::copy_box(frames, to + p * R::A, bar, 2 * c, o.x + (UP ? shift(dx, p) : dx - 1), o.y - 1, frame);
-          for (int dy = 0; dy < 3; ++dy)
-            hopper::copy_box(&maps.w, to + R::PATCHES * R::A + dy * R::W, bar, 2 * (((dy * 3 + dx) * s.KT + t) * s.C + c),
+          for (int tap = BN == FEW ? 0 : dx, n = 0; tap < 9; tap += BN == FEW ? 1 : 3, ++n)  // three or nine boxes
+            hopper::copy_box(&maps.w, to + R::PATCHES * R::A + n * R::BOX * ROW, bar, 2 * ((tap * s.KT + t) * s.C + c),
                              o.n, false);
         }
     }
@@ -150,10 +154,10 @@ template <int BN, bool UP, bool RESIDUAL>
 __device__ __forceinline__ void multiply_tiles(const View<BN, UP> view, const float* bias, const Args& g) {
   Turn<Ring<BN, UP>::STAGES> turn;
   for (Walk walk(g.s, BN, Ring<BN, UP>::PATCH, blockIdx.x, gridDim.x); walk.here; walk.next()) {
-    if constexpr (RESIDUAL) prefetch<BN>(g.e, Place<UP>(g.s, walk.at));
+    if constexpr (RESIDUAL) prefetch(g.e, Place<BN, UP>(g.s, walk.at));
     float acc[2][BN / 2];
-    const int last = sum<BN, UP>(view, turn, steps(g.s, walk.at.frame, g.history), acc);
-    const Place<UP> at(g.s, walk.at);
+    const int last = sum<BN, UP>(view, turn, steps(g.s, BN, walk.at.frame, g.history), acc);
+    const Place<BN, UP> at(g.s, walk.at);
     Ahead<BN, RESIDUAL> ahead;
     ahead.load(g.e, at, 0);
     hopper::products_wait<0>(acc[0], acc[1]);

@@ -8,6 +8,7 @@ namespace conv {
 
 constexpr int PIXELS = 256;      // of a block's tile: two warpgroups of two 64-pixel products each
 constexpr int BK = 32, ROW = 64;  // channels of a stage, and their bytes: one swizzled row
+constexpr int FEW = 24;  // columns of a tile for at most 8 output channels: 8 for each horizontal tap
 using hopper::BARRIER, hopper::fragment_column, hopper::fragment_row, hopper::Turn, hopper::WARPGROUP;
 
 LA_HD constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
@@ -23,19 +24,22 @@ struct Origin {
   int frame, y, x, n;  // in pixels and channels
 };
 
+// Pixels across a patch that a tile makes: the sums of FEW columns want their right neighbours'.
+LA_HD int made(const Shape& s, int bn) { return bn == FEW ? s.pw() - 2 : s.pw(); }
+
 // The tiles of one block. All blocks make `width` neighbouring tiles of a frame, then the same ones of every other frame,
 // before they go on: what a tap reads of earlier frames is still in L2. Channels change fastest. The last tiles of the
 // frames may be fewer, and go to the blocks in turn.
 struct Walk {
-  int frames, parts, columns, inside, bn, high, pw_bits;  // parts of the channels; tiles of a row, of a frame; pixels
+  int frames, parts, columns, inside, bn, high, wide;  // parts of the channels; tiles of a row, of a frame; pixels
   int block, width, first, within;  // first tile of those `width`; place among them and their copies in other frames
   bool here;                        // there is a tile
   Origin at;
 
   LA_HD Walk(const Shape& s, int bn, int patch, int block, int width)
-      : frames(s.F), parts(ceil_div(s.N, bn)), columns(ceil_div(s.W, s.pw())),
+      : frames(s.F), parts(ceil_div(s.N, bn)), columns(ceil_div(s.W, made(s, bn))),
         inside(parts * columns * ceil_div(s.H, patch >> s.pw_bits)), bn(bn), high(patch >> s.pw_bits),
-        pw_bits(s.pw_bits), block(block), width(width), first(0), within(block) {
+        wide(made(s, bn)), block(block), width(width), first(0), within(block) {
     find();
   }
   LA_HD int tiles() const { return frames * inside; }
@@ -48,17 +52,19 @@ struct Walk {
 
  private:
   LA_HD void find() {
-    const int wide = inside - first < width ? inside - first : width;
-    here = within < frames * wide;
+    const int count = inside - first < width ? inside - first : width;
+    here = within < frames * count;
     if (!here) return;
-    const int tile = first + within % wide, pixel = tile / parts;
-    at = {within / wide, pixel / columns * high, pixel % columns << pw_bits, tile % parts * bn};
+    const int tile = first + within % count, pixel = tile / parts;
+    at = {within / count, pixel / columns * high, pixel % columns * wide, tile % parts * bn};
   }
 };
 
 // The time taps of a frame that read something: before the first frame there may be nothing.
 LA_HD int first_tap(const Shape& s, int frame, bool history) { return history ? 0 : s.KT - 1 > frame ? s.KT - 1 - frame : 0; }
-LA_HD int steps(const Shape& s, int frame, bool history) { return (s.KT - first_tap(s, frame, history)) * (s.C / BK) * 3; }
+LA_HD int steps(const Shape& s, int bn, int frame, bool history) {
+  return (s.KT - first_tap(s, frame, history)) * (s.C / BK) * (bn == FEW ? 1 : 3);
+}
 
 // What a tap (0, 1 or 2) of an enlarged picture reads for outputs of one parity: pixels from the output's own.
 LA_HD constexpr int shift(int tap, int parity) { return (tap + parity + 1) / 2 - 1; }

@@ -25,8 +25,7 @@ def conv(cubin: bytes, d: Dims, machine: Machine, op: Op, flops: dict, moved: fl
 
     up, kt = (2, 1) if op.name == "upsample_conv" else (1, d.KT)
     at = tuned.Limits("h200", rates.ARCH, machine.sms, tuned.SHARED[rates.ARCH])
-    pw = tuned.config(f"{op.name}.cuda", host._heuristic, at, H=d.H, W=d.W, up=up)["pw"]
-    bn = host.part(d.O)
+    bn, pw = host.part(d.O), host.patch(op.name, at, d.H, d.W, d.O, up)
     k, regs = function_with(cubin, f"kernelILi{bn}ELb{up - 1}E")
     pairs = [(x.parent, i) for i, x in enumerate(k.loops) if x.parent is not None and products(k, i)]
     if not pairs:
@@ -38,8 +37,8 @@ def conv(cubin: bytes, d: Dims, machine: Machine, op: Op, flops: dict, moved: fl
     if macs != (due := 3 * host.PIXELS * bn * host.CHANNELS):
         raise Unpredictable(f"{op.name}: a stage multiplies {macs:.0f} times, its tile {due} times")
     taps = [kt if up > 1 or d.has_prev else min(kt, f + 1) for f in range(d.F)]  # nothing is before the first frame
-    per_tap, wide = 3 * d.C // host.CHANNELS, -(-d.O // bn)
-    tiles = host.tiles(d.H, d.W, pw, up) * wide * d.F
+    per_tap, wide = (1 if bn == host.FEW_COLUMNS else 3) * d.C // host.CHANNELS, -(-d.O // bn)
+    tiles = host.tiles(d.H, d.W, pw, bn, up) * wide * d.F
     stages, waves = sum(taps) / d.F * per_tap, -(-tiles // machine.sms)
 
     def time(tiles: int, n: int, start: int = 400) -> float:

@@ -11,19 +11,26 @@ from liveact_kernels.contract import Dims, bf16, mark
 PIXELS, CHANNELS = 256, 32  # as csrc/ops/causal_conv3d has them: of a block's tile; of a stage
 PATCHES = (8, 16, 32)
 """Pixels across a tile's patch; the fewest rows above and below the patch come with the first."""
+FEW_COLUMNS, FEW_PATCH = 24, 16
+"""Of a tile for few output channels: 8 columns for each horizontal tap; pixels across its patch, 2 more than made."""
 MOST = 1 << 31  # places in the output are 32-bit numbers
 FEW, PART, WIDE = 8, 96, (96, 192, 288, 384)  # output channels: few at most, of the narrow tile, those of many
 _WIDE = "96, 192, 288 or 384"
 
 
 def part(N: int) -> int:
-    """Output channels of a tile."""
-    return FEW if N <= FEW else 2 * PART if N % (2 * PART) == 0 else PART
+    """Columns of a tile: its output channels, unless they are few."""
+    return FEW_COLUMNS if N <= FEW else 2 * PART if N % (2 * PART) == 0 else PART
 
 
-def tiles(H: int, W: int, pw: int, up: int = 1) -> int:
+def tiles(H: int, W: int, pw: int, bn: int, up: int = 1) -> int:
     """Tiles of a frame of H x W pixels read (up 2: each of them four pixels out), for one part of the channels."""
-    return -(-W // pw) * -(-H // (PIXELS // up**2 // pw))
+    return -(-W // (pw - 2 if bn == FEW_COLUMNS else pw)) * -(-H // (PIXELS // up**2 // pw))
+
+
+def patch(op: str, at: tuned.Limits, H: int, W: int, N: int, up: int = 1) -> int:
+    """Pixels across a tile's patch."""
+    return FEW_PATCH if N <= FEW else tuned.config(f"{op}.cuda", _heuristic, at, H=H, W=W, up=up)["pw"]
 
 
 def stage_bytes(pw: int, bn: int, up: int = 1) -> tuple[int, int]:
@@ -34,7 +41,7 @@ def stage_bytes(pw: int, bn: int, up: int = 1) -> tuple[int, int]:
 
 def _heuristic(at: tuned.Limits, H: int, W: int, up: int) -> dict[str, int]:
     """The patch that covers the frame with the fewest tiles."""
-    return {"pw": min(PATCHES, key=lambda pw: tiles(H, W, pw, up))}
+    return {"pw": min(PATCHES, key=lambda pw: tiles(H, W, pw, PART, up))}
 
 
 def _refused(d: Dims, pixels: int) -> str | None:
@@ -66,7 +73,7 @@ def operands(out, x, w, bias, prev=None, residual=None) -> list[int]:
     """What the C++ function takes, without the stream."""
     (F, H, W, C), (N, KT) = x.shape, (w.shape[0], w.shape[3])
     at = tuned.limits(x.device)
-    pw = tuned.config("causal_conv3d.cuda", _heuristic, at, H=H, W=W, up=1)["pw"]
+    pw = patch("causal_conv3d", at, H, W, N)
     pointers = addresses("causal_conv3d", out=out, x=x, w=w, bias=bias, prev=prev, residual=residual)
     return [*pointers, F, H, W, C, N, KT, pw, at.sms]
 
@@ -75,7 +82,7 @@ def operands_up(out, x, w, bias) -> list[int]:
     """What the C++ function of upsample_conv takes, without the stream."""
     (F, H, W, C), N = x.shape, w.shape[0]
     at = tuned.limits(x.device)
-    pw = tuned.config("upsample_conv.cuda", _heuristic, at, H=H, W=W, up=2)["pw"]
+    pw = patch("upsample_conv", at, H, W, N, up=2)
     return [*addresses("upsample_conv", out=out, x=x, w=w, bias=bias), F, H, W, C, N, pw, at.sms]
 
 
