@@ -135,7 +135,7 @@ BREAKS = {  # what is broken: (case, text, instead)
     "columns right of the frame are written": ("wide", "x < wide", "true"),
     "rows below the frame are written": ("wide", "y < high", "true"),
     "tiles of a frame's end go to the wrong frame": ("head_walks", "within / count", "within / width"),
-    "a block stays in the first tiles": ("head_walks", "first += width, within = block;", "within = frames * width;"),
+    "a block stays in the first tiles": ("head_walks", "first += width, within = block;", "within = g.frames * width;"),
     "up: rows of both parities read alike": ("up", "shift(dy, group) + 1", "shift(dy, 0) + 1"),
     "up: columns of both parities read alike": ("up", "shift(dx, p)", "shift(dx, 0)"),
     "up: columns of both parities change places": ("up", "x = 2 * x + m", "x = 2 * x + 1 - m"),

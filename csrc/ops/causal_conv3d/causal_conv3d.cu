@@ -39,18 +39,18 @@ hopper::TensorMap frames_map(const std::string& what, const void* base, int64_t 
 }
 
 template <int BN, bool UP>
-void start(const std::string& op, const void* x, const void* prev, const void* w, const Args& g, int64_t sms,
-           cudaStream_t stream) {
+void start(const std::string& op, const void* x, const void* prev, const void* w, const Output& e, const Shape& s,
+           int64_t sms, cudaStream_t stream) {
   using R = Ring<BN, UP>;
-  const Shape& s = g.s;
+  const Args g{e, s, Grid(s, BN, R::PATCH), prev && s.KT > 1};
   const int rows = R::PATCH / s.pw() + 2;
   const int64_t line = (int64_t)2 * 9 * s.KT * s.C;
   Maps maps;
   maps.x = frames_map(op + ": x", x, s.F, s, rows);
-  maps.prev = prev ? frames_map(op + ": prev", prev, s.KT - 1, s, rows) : maps.x;  // without it never read
+  maps.prev = g.history ? frames_map(op + ": prev", prev, s.KT - 1, s, rows) : maps.x;  // without it never read
   maps.w = hopper::tensor_map<2>(op + ": w", w, {line, s.N}, {line}, {ROW, R::BOX});
   const int resident = hopper::resident_clusters(kernel<BN, UP>, THREADS, R::BYTES, 1);
-  const int tiles = Walk(s, BN, R::PATCH, 0, 1).tiles(), blocks = std::max(1, std::min({tiles, resident, (int)sms}));
+  const int blocks = std::max(1, std::min({g.grid.frames * g.grid.inside, resident, (int)sms}));
   la::launch(kernel<BN, UP>, dim3(blocks), THREADS, R::BYTES, 1, stream, maps, g);
 }
 
@@ -64,14 +64,14 @@ static void causal_conv3d(void* out, const void* x, const void* w, const void* b
                           int64_t pw, int64_t sms, cudaStream_t stream) {
   using namespace conv;
   const char* op = "causal_conv3d";
-  const Args g{{(bf16*)out, (const bf16*)bias, (const bf16*)residual},
-               {(int)F, (int)H, (int)W, (int)C, (int)N, (int)KT, bits(op, pw)}, prev && KT > 1};
-  check(op, g.s, 1, {out, x, w, bias, prev, residual});
+  const Output e{(bf16*)out, (const bf16*)bias, (const bf16*)residual};
+  const Shape s{(int)F, (int)H, (int)W, (int)C, (int)N, (int)KT, bits(op, pw)};
+  check(op, s, 1, {out, x, w, bias, prev, residual});
   require(op, N > 0 && N <= MOST && (N <= 8 || N % 96 == 0), "N of 1 to 8, 96, 192, 288 or 384", N);
   require(op, N > 8 || pw == 16, "pw 16 with 8 output channels or fewer", pw);
-  if (N <= 8) start<FEW, false>(op, x, prev, w, g, sms, stream);
-  else if (N % 192) start<96, false>(op, x, prev, w, g, sms, stream);
-  else start<192, false>(op, x, prev, w, g, sms, stream);
+  if (N <= 8) start<FEW, false>(op, x, prev, w, e, s, sms, stream);
+  else if (N % 192) start<96, false>(op, x, prev, w, e, s, sms, stream);
+  else start<192, false>(op, x, prev, w, e, s, sms, stream);
 }
 LA_OP(causal_conv3d)
 
@@ -80,10 +80,11 @@ static void upsample_conv(void* out, const void* x, const void* w, const void* b
                           int64_t C, int64_t N, int64_t pw, int64_t sms, cudaStream_t stream) {
   using namespace conv;
   const char* op = "upsample_conv";
-  const Args g{{(bf16*)out, (const bf16*)bias, nullptr}, {(int)F, (int)H, (int)W, (int)C, (int)N, 1, bits(op, pw)}, false};
-  check(op, g.s, 4, {out, x, w, bias});
+  const Output e{(bf16*)out, (const bf16*)bias, nullptr};
+  const Shape s{(int)F, (int)H, (int)W, (int)C, (int)N, 1, bits(op, pw)};
+  check(op, s, 4, {out, x, w, bias});
   require(op, N > 0 && N <= MOST && N % 96 == 0, "N of 96, 192, 288 or 384", N);
-  if (N % 192) start<96, true>(op, x, nullptr, w, g, sms, stream);
-  else start<192, true>(op, x, nullptr, w, g, sms, stream);
+  if (N % 192) start<96, true>(op, x, nullptr, w, e, s, sms, stream);
+  else start<192, true>(op, x, nullptr, w, e, s, sms, stream);
 }
 LA_OP(upsample_conv)

@@ -34,6 +34,7 @@ struct Maps {
 struct Args {
   Output e;
   Shape s;
+  Grid grid;
   bool history;  // prev exists
 };
 
@@ -74,7 +75,7 @@ __device__ __forceinline__ void copy_tiles(const Maps& maps, const Ring<BN, UP>&
   const Shape& s = g.s;
   const uint32_t bytes = R::PATCHES * (R::PATCH + 2 * s.pw()) * ROW + 3 * R::W;
   Turn<R::STAGES> turn;
-  for (Walk walk(s, BN, R::PATCH, blockIdx.x, gridDim.x); walk.here; walk.next()) {
+  for (Walk walk(g.grid, blockIdx.x, gridDim.x); walk.here; walk.next()) {
     const Origin& o = walk.at;
     for (int t = first_tap(s, o.frame, g.history); t < s.KT; ++t) {
       const int source = o.frame + t - (s.KT - 1);
@@ -153,7 +154,7 @@ __device__ __forceinline__ int sum(const View<BN, UP>& view, Turn<Ring<BN, UP>::
 template <int BN, bool UP, bool RESIDUAL>
 __device__ __forceinline__ void multiply_tiles(const View<BN, UP> view, const float* bias, const Args& g) {
   Turn<Ring<BN, UP>::STAGES> turn;
-  for (Walk walk(g.s, BN, Ring<BN, UP>::PATCH, blockIdx.x, gridDim.x); walk.here; walk.next()) {
+  for (Walk walk(g.grid, blockIdx.x, gridDim.x); walk.here; walk.next()) {
     if constexpr (RESIDUAL) prefetch(g.e, Place<BN, UP>(g.s, walk.at));
     float acc[2][BN / 2];
     const int last = sum<BN, UP>(view, turn, steps(g.s, BN, walk.at.frame, g.history), acc);

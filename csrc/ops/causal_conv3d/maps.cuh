@@ -27,36 +27,41 @@ struct Origin {
 // Pixels across a patch that a tile makes: the sums of FEW columns want their right neighbours'.
 LA_HD int made(const Shape& s, int bn) { return bn == FEW ? s.pw() - 2 : s.pw(); }
 
+// How many tiles there are; made on the host, since a kernel would keep all of it in registers.
+struct Grid {
+  int frames, parts, columns, inside;  // parts of the channels; tiles of a row and of a frame
+  int bn, high, wide;                  // channels and pixels that a tile makes
+
+  Grid(const Shape& s, int bn, int patch)
+      : frames(s.F), parts(ceil_div(s.N, bn)), columns(ceil_div(s.W, made(s, bn))),
+        inside(parts * columns * ceil_div(s.H, patch >> s.pw_bits)), bn(bn), high(patch >> s.pw_bits),
+        wide(made(s, bn)) {}
+};
+
 // The tiles of one block. All blocks make `width` neighbouring tiles of a frame, then the same ones of every other frame,
 // before they go on: what a tap reads of earlier frames is still in L2. Channels change fastest. The last tiles of the
 // frames may be fewer, and go to the blocks in turn.
 struct Walk {
-  int frames, parts, columns, inside, bn, high, wide;  // parts of the channels; tiles of a row, of a frame; pixels
+  const Grid& g;
   int block, width, first, within;  // first tile of those `width`; place among them and their copies in other frames
   bool here;                        // there is a tile
   Origin at;
 
-  LA_HD Walk(const Shape& s, int bn, int patch, int block, int width)
-      : frames(s.F), parts(ceil_div(s.N, bn)), columns(ceil_div(s.W, made(s, bn))),
-        inside(parts * columns * ceil_div(s.H, patch >> s.pw_bits)), bn(bn), high(patch >> s.pw_bits),
-        wide(made(s, bn)), block(block), width(width), first(0), within(block) {
-    find();
-  }
-  LA_HD int tiles() const { return frames * inside; }
+  LA_HD Walk(const Grid& g, int block, int width) : g(g), block(block), width(width), first(0), within(block) { find(); }
   LA_HD void next() {
-    if (inside - first < width) within += width;
-    else if (++at.frame < frames) return;  // no division
+    if (g.inside - first < width) within += width;
+    else if (++at.frame < g.frames) return;  // no division
     else first += width, within = block;
     find();
   }
 
  private:
   LA_HD void find() {
-    const int count = inside - first < width ? inside - first : width;
-    here = within < frames * count;
+    const int count = g.inside - first < width ? g.inside - first : width;
+    here = within < g.frames * count;
     if (!here) return;
-    const int tile = first + within % count, pixel = tile / parts;
-    at = {within / count, pixel / columns * high, pixel % columns * wide, tile % parts * bn};
+    const int tile = first + within % count, pixel = tile / g.parts;
+    at = {within / count, pixel / g.columns * g.high, pixel % g.columns * g.wide, tile % g.parts * g.bn};
   }
 };
 
