@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from conftest import ROOT
@@ -44,6 +45,10 @@ class CpuOps:
         self._library = ctypes.CDLL(str(library))
         self._library.kinds.restype = self._library.run.restype = ctypes.c_char_p
 
+    def break_at(self, way: int) -> None:
+        """Put one way of `breaks` into effect, counted from 1; 0 for none."""
+        self._library.break_at(way)
+
     def __call__(self, op: str, *values: int | float, falling: bool = False) -> None:
         """Call an op on CPU addresses; the stream is added. Raises RuntimeError with what the op or a barrier says."""
         kinds = self._library.kinds(op.encode()).decode()
@@ -54,3 +59,13 @@ class CpuOps:
             raw[i] = int.from_bytes(ctypes.c_double(value), "little") if kind == "f" else value
         if said := self._library.run(op.encode(), raw, int(falling)):
             raise RuntimeError(f"{op}: {said.decode()}")
+
+
+def breaks(ways: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Edits after which one library has every way (text, instead) to break a kernel: statements, or expressions."""
+    for n, (text, instead) in enumerate(ways, 1):
+        here = f"cpu::broken == {n}"
+        if text.rstrip().endswith(";"):
+            yield text, f"if ({here}) {{ {instead} }} else {{ {text} }}"
+        else:
+            yield text, f"({here} ? ({instead}) : ({text}))"

@@ -12,7 +12,7 @@ pytest.importorskip("triton", reason="nvdisasm comes with triton")
 
 from liveact_kernels import _C, tuned
 from liveact_kernels.compiled import aot_cuda
-from liveact_kernels.compiled.predict import code, library
+from liveact_kernels.compiled.predict import code, library, parts
 from liveact_kernels.compiled.predict.paths import Kernel
 from liveact_kernels.compiled.predict.rates import MACHINES
 from liveact_kernels.contract import REGISTRY, Dims, bf16
@@ -82,8 +82,8 @@ def waited_for(trip):
 def test_what_a_chunk_reads_has_come_before_its_block_says_so():
     """kv_compress arrives without order of memory: only loads that have returned may be behind it."""
     kernels = [Kernel(f) for n, f in code.load(library.cubins()["kv_compress"]).functions.items() if "kv_compress" in n]
-    loops = [(k, n) for k in kernels for n in range(len(k.loops)) if library._base(k, n, "UCGABAR_ARV") == 1]
-    trips = [k.flat(library._trip(k, n)) for k, n in loops]
+    loops = [(k, n) for k in kernels for n in range(len(k.loops)) if parts.count_of(k, n, "UCGABAR_ARV") == 1]
+    trips = [k.flat(parts.one_trip(k, n)) for k, n in loops]
     assert len(trips) == 4 * len(kernels) and not any(waited_for(trip) for trip in trips)
     trip = trips[0]
     last = max(n for n, i in enumerate(trip) if i.base == "LDG")

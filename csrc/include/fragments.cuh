@@ -13,10 +13,14 @@ constexpr int BARRIER = sizeof(uint64_t);
 __host__ __device__ __forceinline__ int fragment_row(int t, int i) { return t / 32 * 16 + t % 32 / 4 + (i / 2) % 2 * 8; }
 __host__ __device__ __forceinline__ int fragment_column(int t, int i) { return i / 4 * 8 + t % 4 * 2 + i % 2; }
 
-// Shared-memory operand of wgmma: rows of 128 bytes in the 128-byte swizzle, eight rows (1024 bytes) to a block.
+// Shared-memory operand of wgmma: rows of WIDTH bytes, 128 or 64, swizzled over their width, eight rows to a block; it
+// starts at a multiple of a block, or at 16 bytes within the first row of one.
 // Bits 0-13 address / 16; 16-29 unused by swizzled rows (1); 32-45 stride of eight rows / 16; 62-63 the swizzle.
+template <int WIDTH = 128>
 __host__ __device__ __forceinline__ constexpr uint64_t operand(uint32_t shared_address) {
-  return (uint64_t)((shared_address & 0x3ffff) >> 4) | 1ull << 16 | (uint64_t)(1024 >> 4) << 32 | 1ull << 62;
+  static_assert(WIDTH == 128 || WIDTH == 64, "a swizzle of 128 or 64 bytes");
+  return (uint64_t)((shared_address & 0x3ffff) >> 4) | 1ull << 16 | (uint64_t)(8 * WIDTH >> 4) << 32 |
+         (WIDTH == 128 ? 1ull : 2ull) << 62;
 }
 
 // Where a warp stands in a ring of barriers: stage, and the parity of the phase that its full barrier completes next.

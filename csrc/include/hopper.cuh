@@ -32,20 +32,33 @@ inline auto encoder(const std::string& what) {
   return encode;
 }
 
-// [rows, columns] bytes, columns adjacent and a multiple of 16, copied in swizzled boxes of [box_rows, 128]; outside
-// the matrix they are 0. Throws what the driver says against it, after `what`, the op and the argument.
-inline TensorMap tensor_map(const std::string& what, const void* base, int64_t rows, int64_t columns, int box_rows) {
+// Bytes in RANK dimensions, the first of them adjacent, the others `pitch` bytes apart (multiples of 16); copied in boxes
+// whose rows of 64 or 128 bytes are swizzled over their own width. Outside the tensor they are 0. Throws what the driver
+// says against it, after `what`, the op and the argument.
+template <int RANK>
+TensorMap tensor_map(const std::string& what, const void* base, const int64_t (&sizes)[RANK],
+                     const int64_t (&pitch)[RANK - 1], const int (&box)[RANK]) {
   TensorMap map;
-  const cuuint64_t sizes[] = {(cuuint64_t)columns, (cuuint64_t)rows}, pitch[] = {(cuuint64_t)columns};
-  const cuuint32_t box[] = {128, (cuuint32_t)box_rows}, steps[] = {1, 1};
+  cuuint64_t size[RANK], apart[RANK - 1];
+  cuuint32_t boxes[RANK], steps[RANK];
+  std::string shape;
+  for (int i = 0; i < RANK; ++i) {
+    size[i] = (cuuint64_t)sizes[i], boxes[i] = (cuuint32_t)box[i], steps[i] = 1;
+    shape = std::to_string(sizes[i]) + (i ? ", " : "") + shape;
+  }
+  for (int i = 0; i < RANK - 1; ++i) apart[i] = (cuuint64_t)pitch[i];
   const CUresult result =
-      encoder(what)(&map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, const_cast<void*>(base), sizes, pitch, box, steps,
-                CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+      encoder(what)(&map, CU_TENSOR_MAP_DATA_TYPE_UINT8, RANK, const_cast<void*>(base), size, apart, boxes, steps,
+                CU_TENSOR_MAP_INTERLEAVE_NONE, box[0] == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B,
+                CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS)
-    throw std::runtime_error(what + ": no tensor map of [" + std::to_string(rows) + ", " + std::to_string(columns) +
-                             "] bytes: driver error " + std::to_string(result));
+    throw std::runtime_error(what + ": no tensor map of [" + shape + "] bytes: driver error " + std::to_string(result));
   return map;
+}
+
+// The same of a matrix [rows, columns] whose columns are adjacent, in boxes of [box_rows, 128].
+inline TensorMap tensor_map(const std::string& what, const void* base, int64_t rows, int64_t columns, int box_rows) {
+  return tensor_map<2>(what, base, {columns, rows}, {columns}, {128, box_rows});
 }
 
 // Ask for the dynamic shared memory of a kernel, and how many clusters of it run at a time: a persistent kernel that
@@ -97,6 +110,13 @@ __device__ __forceinline__ void take_registers() {
 
 // A value that all lanes share, in a register for good: without this the compiler makes addresses anew in every step.
 __device__ __forceinline__ uint32_t kept(uint32_t x) { return __shfl_sync(0xffffffffu, x, 0); }
+
+// The same value, of which the compiler knows nothing: what is made of it inside a loop stays there, instead of in
+// registers all the while.
+__device__ __forceinline__ uint32_t unknown(uint32_t x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
 
 // 2^x and 1 / x to 2 units in the last place; what would be subnormal is 0, and no range is handled apart.
 __device__ __forceinline__ float fast_exp2(float x) {
@@ -165,8 +185,22 @@ __device__ __forceinline__ void barrier_arrive(uint32_t bar) {
 // What this thread wrote to shared memory is there for the copy engine and the tensor cores, after the next barrier.
 __device__ __forceinline__ void shared_written() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// ---- tensor copies ---------------------------------------------------------------------------------------------
+// ---- copies ----------------------------------------------------------------------------------------------------
 
+// 16 adjacent bytes to global memory, if `here`: one instruction and no branch, which the compiler would otherwise make
+// several of, with all that may be kept across a store that may not happen.
+__device__ __forceinline__ void store_words(void* to, const uint32_t (&w)[4], bool here) {
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %5, 0;\n@p st.global.v4.b32 [%0], {%1, %2, %3, %4};\n}" ::"l"(to),
+               "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]), "r"((int)here)
+               : "memory");
+}
+
+// Two floats of shared memory, read at each use: the compiler would keep what is read twice in registers meanwhile.
+__device__ __forceinline__ float2 read_pair(const float* from) {
+  float2 pair;
+  asm volatile("ld.volatile.shared.v2.f32 {%0, %1}, [%2];" : "=f"(pair.x), "=f"(pair.y) : "r"(shared_address(from)));
+  return pair;
+}
 
 __device__ __forceinline__ void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
@@ -192,6 +226,16 @@ __device__ __forceinline__ void copy_box(const TensorMap* map, void* to, uint32_
         " [%0], [%1, {%3, %4}], [%2];" ::"r"(shared_address(to)),
         "l"(map), "r"(bar), "r"(column), "r"(row)
         : "memory");
+}
+
+// The box of a map of four dimensions, `first` the innermost.
+__device__ __forceinline__ void copy_box(const TensorMap* map, void* to, uint32_t bar, int first, int second, int third,
+                                         int fourth) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      " [%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(shared_address(to)),
+      "l"(map), "r"(bar), "r"(first), "r"(second), "r"(third), "r"(fourth)
+      : "memory");
 }
 
 // `bytes` adjacent bytes; both addresses and the count are multiples of 16.
@@ -230,9 +274,11 @@ __device__ __forceinline__ void products_wait(T&... of) {
 #define REGS(t) \
   "+f"(d[t##0]), "+f"(d[t##1]), "+f"(d[t##2]), "+f"(d[t##3]), "+f"(d[t##4]), "+f"(d[t##5]), "+f"(d[t##6]), \
       "+f"(d[t##7]), "+f"(d[t##8]), "+f"(d[t##9])
-#define WGMMA(n, names, a, b, add) \
-  "{\n.reg .pred p;\nsetp.ne.b32 p, " add ", 0;\nwgmma.mma_async.sync.aligned.m64n" n "k32.f32.e4m3.e4m3 {" names \
-  "}, " a ", " b ", p, 1, 1;\n}"
+#define WGMMA_OF(shape, names, a, b, add, rest) \
+  "{\n.reg .pred p;\nsetp.ne.b32 p, " add ", 0;\nwgmma.mma_async.sync.aligned." shape " {" names "}, " a ", " b \
+  ", p, 1, 1" rest ";\n}"
+#define WGMMA(n, names, a, b, add) WGMMA_OF("m64n" n "k32.f32.e4m3.e4m3", names, a, b, add, "")
+#define WGMMA_BF16(n, names, a, b, add) WGMMA_OF("m64n" n "k16.f32.bf16.bf16", names, a, b, add, ", 0, 0")
 
 // d (64 x N over the warpgroup) = a (64 x 32) times b (N x 32) transposed, plus d when `add`; a and b shared-memory
 // operands as PTX describes them.
@@ -274,8 +320,37 @@ __device__ __forceinline__ void wgmma<136>(float (&d)[68], const uint32_t* a, ui
                  "+f"(d[63]), "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add));
 }
+
+// d (64 x N) = a (64 x 16) times b (N x 16) transposed of bf16, plus d when `add`; operands in shared memory, the 16
+// channels adjacent.
+template <int N>
+__device__ void wgmma_bf16(float (&d)[N / 2], uint64_t a, uint64_t b, bool add);
+
+template <>
+__device__ __forceinline__ void wgmma_bf16<24>(float (&d)[12], uint64_t a, uint64_t b, bool add) {
+  asm volatile(WGMMA_BF16("24", NAMES() "%10,%11", "%12", "%13", "%14")
+               : REGS(), "+f"(d[10]), "+f"(d[11])
+               : "l"(a), "l"(b), "r"((int)add));
+}
+template <>
+__device__ __forceinline__ void wgmma_bf16<96>(float (&d)[48], uint64_t a, uint64_t b, bool add) {
+  asm volatile(WGMMA_BF16("96", NAMES() NAMES(1) NAMES(2) NAMES(3) "%40,%41,%42,%43,%44,%45,%46,%47", "%48", "%49", "%50")
+               : REGS(), REGS(1), REGS(2), REGS(3), "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]),
+                 "+f"(d[45]), "+f"(d[46]), "+f"(d[47])
+               : "l"(a), "l"(b), "r"((int)add));
+}
+template <>
+__device__ __forceinline__ void wgmma_bf16<192>(float (&d)[96], uint64_t a, uint64_t b, bool add) {
+  asm volatile(WGMMA_BF16("192", NAMES() NAMES(1) NAMES(2) NAMES(3) NAMES(4) NAMES(5) NAMES(6) NAMES(7) NAMES(8)
+                                 "%90,%91,%92,%93,%94,%95", "%96", "%97", "%98")
+               : REGS(), REGS(1), REGS(2), REGS(3), REGS(4), REGS(5), REGS(6), REGS(7), REGS(8), "+f"(d[90]),
+                 "+f"(d[91]), "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95])
+               : "l"(a), "l"(b), "r"((int)add));
+}
 #undef REGS
 #undef WGMMA
+#undef WGMMA_BF16
+#undef WGMMA_OF
 
 // int8 operands, exact sums.
 #define REGS(t) \

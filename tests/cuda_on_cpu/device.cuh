@@ -58,6 +58,11 @@ struct Cluster {
   std::function<void()> body;
 };
 
+inline int broken = 0;  // which of the ways to break the kernel, compiled into one library, is in effect; 0: none
+extern "C" inline void __attribute__((used)) break_at(int way) { broken = way; }
+
+inline void (*afresh)() = nullptr;  // forgets what other engines hold, before a cluster begins
+
 inline Cluster* cluster = nullptr;
 inline Fiber* now = nullptr;
 inline bool falling = false;  // order of threads
@@ -132,6 +137,7 @@ inline void run(Cluster& c) {
 
 inline void prepare(Cluster& c, uint3 first, unsigned blocks, std::vector<std::vector<unsigned char>>& shared) {
   constexpr size_t STACK = 64 << 10;
+  if (afresh) afresh();
   c.fibers.resize(blocks * c.threads);
   for (auto& s : shared) std::fill(s.begin(), s.end(), 0xFF);  // NaN: what no thread wrote, nobody should read
   for (size_t i = 0; i < c.fibers.size(); ++i) {
@@ -168,6 +174,7 @@ using std::min;
 
 inline void __syncthreads() { cpu::wait_at(cpu::At::BLOCK); }
 inline float __shfl_xor_sync(unsigned, float x, int mask) { return cpu::from_lane(x, threadIdx.x % 32 ^ mask); }
+inline float __shfl_sync(unsigned, float x, int lane) { return cpu::from_lane(x, lane); }
 inline float rsqrtf(float x) { return 1.f / std::sqrt(x); }
 template <class T>
 T __ldg(const T* p) {

@@ -15,18 +15,14 @@ from liveact_kernels.common.cuda import extension
 from liveact_kernels.compiled.sass import tool
 from liveact_kernels.contract import SHORT, Dims, Op
 
-from . import Unpredictable, code, rates
+from . import Unpredictable, rates
+from .convolution import conv
 from .estimate import Prediction
+from .parts import KINDS, START, STARTS, count_of, function_with, one_trip, prediction, products
 from .paths import Items, Kernel, cost, limits, loops_on
 from .rates import Machine
-from .setting import function, resident
+from .setting import resident
 from .simulate import Copies, Memory, Simulation
-
-START = 3000  # cycles of a persistent kernel's start and end: descriptors, barriers of the cluster, first copies [M]
-STARTS = (0, 400, 800, 1600, 3200)
-"""Cycles between the starts of two warpgroups that share only a ring. Products of both fall into step or interleave by
-chance, which moves a tile's time by up to a quarter: no start stands for all, so their mean does [M]."""
-KINDS = {"bf16": "13__nv_bfloat16", "e4m3": "h", "f32": "f"}
 
 
 def cubins() -> dict[str, bytes]:
@@ -39,33 +35,6 @@ def cubins() -> dict[str, bytes]:
         return {p.name.split(".")[0]: p.read_bytes() for p in Path(folder).glob("*.cubin")}
 
 
-def _function(cubin: bytes, *words: str) -> tuple[Kernel, int]:
-    """(code, registers) of the one function whose symbol has all the words."""
-    found = code.load(cubin)
-    names = [n for n in found.functions if all(w in n for w in words)]
-    if len(names) != 1:
-        raise Unpredictable(f"expected one function of the CUDA library with {' and '.join(words)}, found {len(names)}")
-    _, listing, use = function(found, names[0])
-    return Kernel(listing), use["REG"]
-
-
-def _trip(k: Kernel, loop: int) -> Items:
-    return k.walk(k.prefer, k.loops[loop].header, loop)[0]
-
-
-def _prediction(
-    machine: Machine, cycles: float, pipes: dict[str, float], memory: dict[str, float], parts: dict[str, float],
-    held: tuple[int, int, str], macs: float = 0.0,
-) -> Prediction:  # fmt: skip
-    """pipes in cycles of the busiest SM; memory (and power) in seconds."""
-    bounds = {n: machine.us(c) for n, c in pipes.items()} | {n: 1e6 * t for n, t in memory.items()}
-    limiter, simulated = max(bounds, key=lambda n: bounds[n]), machine.us(cycles)
-    return Prediction(
-        max(simulated, bounds[limiter]), simulated, bounds[limiter], limiter, bounds,
-        {n: round(c) for n, c in parts.items()}, *held, macs,
-    )  # fmt: skip
-
-
 def fp8_linear(cubin: bytes, d: Dims, machine: Machine, op: Op, flops: dict, moved: float) -> Prediction:
     """Two multiplying warpgroups with tiles' rows of their own, one warp that copies; one block per SM."""
     from liveact_kernels.ops.fp8_linear import cuda_kernel as host
@@ -74,12 +43,12 @@ def fp8_linear(cubin: bytes, d: Dims, machine: Machine, op: Op, flops: dict, mov
     at = tuned.Limits("h200", rates.ARCH, machine.sms, tuned.SHARED[rates.ARCH])
     c = tuned.config(f"{op.name}.cuda", host._heuristic, at, M=d.M, N=d.N, K=d.K, G=d.G, out=out)
     bn, side = c["bn"], c["side"]
-    k, regs = _function(cubin, f"gemmILi{bn}ELb{c['promote']}E", f"E{KINDS[out]}EEv")
-    inner = max(range(len(k.loops)), key=lambda i: (_products(k, i) > 0, k.loops[i].depth, _products(k, i)))
+    k, regs = function_with(cubin, f"gemmILi{bn}ELb{c['promote']}E", f"E{KINDS[out]}EEv")
+    inner = max(range(len(k.loops)), key=lambda i: (products(k, i) > 0, k.loops[i].depth, products(k, i)))
     outer = k.loops[inner].parent
     if outer is None:
         raise Unpredictable("fp8_linear of the CUDA library: expected a loop over K inside a loop over tiles")
-    tile, step_items = _trip(k, outer), _trip(k, inner)
+    tile, step_items = one_trip(k, outer), one_trip(k, inner)
     steps, waves = -(-d.K // host.STEP), host.waves(d.M, d.N, bn, side, machine.sms)
     others = {i: 4 for i in loops_on(tile) if i != inner}  # prefetches of x: 64 rows of 64-byte lines by 128 threads
 
@@ -108,15 +77,7 @@ def fp8_linear(cubin: bytes, d: Dims, machine: Machine, op: Op, flops: dict, mov
     }  # fmt: skip
     cycles = waves * (steps * paced + end) + START
     parts = {"step": paced, "step simulated": step, "tile end": end}
-    return _prediction(machine, cycles, work, memory, parts, (regs, 1, "shared memory"), macs * steps * tiles)
-
-
-def _products(k: Kernel, loop: int) -> int:
-    return sum(bool(i.product) for n in k.loops[loop].body for i in k.blocks[n].code)
-
-
-def _base(k: Kernel, loop: int, base: str) -> int:
-    return sum(i.base == base for n in k.loops[loop].body for i in k.blocks[n].code)
+    return prediction(machine, cycles, work, memory, parts, (regs, 1, "shared memory"), macs * steps * tiles)
 
 
 ROWS_OF_CHUNK, CLUSTER, HEADS = 16, 8, 4  # csrc/ops/kv_compress: tokens of a block's chunk at D = 128, blocks, heads
@@ -128,8 +89,8 @@ def kv_compress(cubin: bytes, d: Dims, machine: Machine, op: Op, flops: dict, mo
     store = ("5CodesIN2la4Int8", f"Li{HEADS}E") if codes else ("kernelIN2la4Int8", f"Li{HEADS}E")
     if SHORT[d.k_dtype] == "bf16":
         store = ("kernelIN2la4Bf16", f"Li{HEADS}E")
-    k, regs = _function(cubin, *store)
-    tops = [i for i, loop in enumerate(k.loops) if loop.depth == 1 and _base(k, i, "STG") >= 40]
+    k, regs = function_with(cubin, *store)
+    tops = [i for i, loop in enumerate(k.loops) if loop.depth == 1 and count_of(k, i, "STG") >= 40]
     if len(tops) != 2:
         raise Unpredictable(
             f"kv_compress of the CUDA library: expected a loop each for keys and values, got {len(tops)}"
@@ -140,18 +101,18 @@ def kv_compress(cubin: bytes, d: Dims, machine: Machine, op: Op, flops: dict, mo
     for side, top in zip(("values", "keys"), tops):
         total = 0.0
         for loop in (i for i, x in enumerate(k.loops) if x.parent == top):
-            kind = (_base(k, loop, "LDS") > 0, _base(k, loop, "UCGABAR_ARV") > 0)
+            kind = (count_of(k, loop, "LDS") > 0, count_of(k, loop, "UCGABAR_ARV") > 0)
             chunks = chosen.get(kind, 0)
             if not chunks:
                 continue
-            trip = _trip(k, loop)
+            trip = one_trip(k, loop)
             one = _steady(machine, k, trip, Memory(0.5, rate)) + (rates.LATENCY["cluster"] if kind[1] else 0)
             parts[f"{side} {'5 taps' if kind[0] else 'copy'}, {'memory' if kind[1] else 'block'} x{chunks}"] = one
             total += chunks * one
         sides.append(total)
     held = resident(machine, regs, 256, 5 * HEADS * d.D * 4)
     memory = {"HBM": moved / machine.dram, "L2": moved / machine.l2}
-    return _prediction(machine, max(sides) + 2 * START, {}, memory, parts, (regs, *held))
+    return prediction(machine, max(sides) + 2 * START, {}, memory, parts, (regs, *held))
 
 
 def _entries(d: Dims) -> dict[tuple[bool, bool], int]:
@@ -177,9 +138,9 @@ def qkv_norm_rope(cubin: bytes, d: Dims, machine: Machine, op: Op, flops: dict, 
         kind, lanes = "N2la4Bf16ES2_", 0
     else:
         kind, lanes = "N2la4Int8ENS1_4E4m3E", 16 if d.D == 128 and d.C > 1024 else 0
-    k, regs = _function(cubin, f"kernelI{kind}Li{5 if d.C > 1024 else 1}ELi{lanes}E")
-    copy, norm = sorted(range(len(k.loops)), key=lambda i: len(k.flat(_trip(k, i))))[:2]
-    trips = {i: _trip(k, i) for i in (copy, norm)}
+    k, regs = function_with(cubin, f"kernelI{kind}Li{5 if d.C > 1024 else 1}ELi{lanes}E")
+    copy, norm = sorted(range(len(k.loops)), key=lambda i: len(k.flat(one_trip(k, i))))[:2]
+    trips = {i: one_trip(k, i) for i in (copy, norm)}
     passed = cost([x for i in (norm, norm, copy) for x in k.flat(trips[i])])
     misses = min(1.0, moved / (4 * d.L * (passed["loaded"] + passed["stored"])))  # rope rows stay near
     rate = machine.dram / misses / machine.sms / machine.clock / 4
@@ -193,7 +154,7 @@ def qkv_norm_rope(cubin: bytes, d: Dims, machine: Machine, op: Op, flops: dict, 
     pipes = {name: n * d.L / blocks for name, n in limits(passed, 16).items()}
     held = resident(machine, regs, 128, 64)
     memory = {"HBM": moved / machine.dram, "L2": moved / machine.l2}
-    return _prediction(machine, token * 3 * d.L / blocks + START, pipes, memory, {"token": token}, (regs, *held))
+    return prediction(machine, token * 3 * d.L / blocks + START, pipes, memory, {"token": token}, (regs, *held))
 
 
 def attention_8bit(cubin: bytes, d: Dims, machine: Machine, op: Op, flops: dict, moved: float) -> Prediction:
@@ -204,8 +165,8 @@ def attention_8bit(cubin: bytes, d: Dims, machine: Machine, op: Op, flops: dict,
     """
     from liveact_kernels.ops.attention_8bit import cuda_kernel as host
 
-    k, regs = _function(cubin, f"attention86kernelI{KINDS[SHORT[d.out_dtype]]}E")
-    loop = max(range(len(k.loops)), key=lambda i: _products(k, i))
+    k, regs = function_with(cubin, f"attention86kernelI{KINDS[SHORT[d.out_dtype]]}E")
+    loop = max(range(len(k.loops)), key=lambda i: products(k, i))
     trip = k.walk(lambda n, hot: _unmasked(k, loop, n, hot), k.loops[loop].header, loop)[0]
     one = cost(k.flat(trip))
     step = host.ROWS * host.KEYS * (2 * d.D + host.ONES)
@@ -229,7 +190,7 @@ def attention_8bit(cubin: bytes, d: Dims, machine: Machine, op: Op, flops: dict,
     }  # fmt: skip
     cycles = waves * (tiles * per + START)
     parts = {"tile of keys": per, "start and end of a block": START}
-    return _prediction(machine, cycles, pipes, memory, parts, (regs, 1, "shared memory"), step * tiles * blocks)
+    return prediction(machine, cycles, pipes, memory, parts, (regs, 1, "shared memory"), step * tiles * blocks)
 
 
 def _unmasked(k: Kernel, loop: int, n: int, hot: list[int]) -> int:
@@ -243,6 +204,7 @@ def _unmasked(k: Kernel, loop: int, n: int, hot: list[int]) -> int:
 
 OPS: dict[str, tuple[str, Callable[..., Prediction]]] = {
     "attention_8bit": ("attention_8bit", attention_8bit),
+    "causal_conv3d": ("causal_conv3d", conv), "upsample_conv": ("causal_conv3d", conv),
     **{f"fp8_linear{end}": ("fp8_linear", fp8_linear) for end in ("", "_gate", "_gelu", "_residual")},
     "kv_compress": ("kv_compress", kv_compress), "qkv_norm_rope": ("qkv_norm_rope", qkv_norm_rope),
     "qkv_norm_rope_8bit": ("qkv_norm_rope", qkv_norm_rope),

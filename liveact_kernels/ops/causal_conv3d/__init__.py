@@ -50,6 +50,8 @@ causal_conv3d = Op(
         Case("res_bf16", F=3, H=6, W=7, C=16, O=24, A=bf16, has_prev=True, has_residual=True, **_333),
         Case("first_chunk", F=4, H=4, W=5, C=3, O=8, A=bf16, **_333),
         Case("one_frame", F=1, H=4, W=5, C=8, O=8, A=bf16, has_prev=True, **_333),
+        Case("head", F=2, H=5, W=4, C=32, O=3, A=bf16, has_prev=True, **_333),
+        Case("wide", F=2, H=3, W=4, C=32, O=96, A=bf16, has_residual=True, **_333),
         Case("pointwise", F=2, H=3, W=4, C=32, O=16, A=bf16, has_residual=True, **_111),
         Case("down_space", F=2, H=6, W=4, C=16, O=16, A=bf16, stride=2, **_133),
         Case("down_time", F=4, H=3, W=4, C=16, O=16, A=bf16, stride_t=2, has_prev=True, **_331),
@@ -62,5 +64,8 @@ causal_conv3d = Op(
         Case("live_720x416_res96", F=32, H=720, W=416, C=96, O=96, has_residual=True, **_333, **_LIVE),
         Case("live_720x416_latent", F=8, H=90, W=52, C=16, O=384, **_333, **_LIVE),
     ],
-    backends={"torch": f"{__name__}.torch_backend:causal_conv3d", "triton": f"{__name__}.triton_kernel:launch"},
+    backends={
+        "torch": f"{__name__}.torch_backend:causal_conv3d", "triton": f"{__name__}.triton_kernel:launch",
+        "cuda": f"{__name__}.cuda_kernel:launch",
+    },
 )  # fmt: skip

@@ -36,9 +36,13 @@ upsample_conv = Op(
     cases=[
         Case("tiny", F=2, H=3, W=4, C=16, O=8, A=bf16),
         Case("tiny_f32", F=1, H=2, W=5, C=6, O=3, A=f32),
+        Case("wide", F=1, H=3, W=2, C=32, O=96, A=bf16),
         Case("live_512x512_up96", rung="device", F=32, H=256, W=256, C=192, O=96, A=bf16),
         Case("live_512x512_up192", rung="device", F=32, H=128, W=128, C=384, O=192, A=bf16),
         Case("live_720x416_up192", rung="device", F=16, H=90, W=52, C=384, O=192, A=bf16),
     ],
-    backends={"torch": torch_backend, "triton": f"{__name__}.triton_kernel:launch"},
-)
+    backends={
+        "torch": torch_backend, "triton": f"{__name__}.triton_kernel:launch",
+        "cuda": "liveact_kernels.ops.causal_conv3d.cuda_kernel:upsample_conv",
+    },
+)  # fmt: skip
