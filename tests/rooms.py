@@ -24,7 +24,7 @@ APP = {
     "story": ". budget",
 }  # fmt: skip
 ROOMS = {"liveact_kernels": KERNELS, "liveact_model": MODEL, "liveact_app": APP}
-STORY = {"liveact_model": ("session", "steps", "avatar"), "liveact_app": ("doctor", "tune", "__main__")}
+STORY = {"liveact_model": ("session", "steps", "avatar", "dry", "needs"), "liveact_app": ("doctor", "tune", "__main__")}
 
 
 def room_of(module):

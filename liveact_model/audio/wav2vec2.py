@@ -61,7 +61,7 @@ class Wav2Vec2AudioEncoder(nn.Module):
         check_one_dtype(state, what)
         assign(model, state)
         model.encoder.pos_conv_embed.conv.widen()
-        config, self.normalize = model.config, normalize
+        config, self.normalize, self.settings = model.config, normalize, dict(settings)
         self.blocks, self.channels = config.num_hidden_layers, config.hidden_size
         self.pre_norm, self.grouped = config.do_stable_layer_norm, config.feat_extract_norm == "group"
         self.convolutions, self.projection, self.encoder = (

@@ -90,6 +90,10 @@ class CLIPShape:
         }
 
 
+VIT_H = CLIPShape(dim=1280, mlp=5120, head_dim=1024, layers=32, patch=14, tokens=257)
+"""The released model's."""
+
+
 def _build(shape: CLIPShape) -> Any:
     """transformers' tower on the meta device, without the last block and the final norm."""
     from transformers import CLIPVisionConfig, CLIPVisionModel

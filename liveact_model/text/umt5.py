@@ -82,6 +82,10 @@ class UMT5Shape:
         return {"token_embedding.weight": (self.vocab, self.dim), **blocks, "norm.weight": (self.dim,)}
 
 
+XXL = UMT5Shape(vocab=256384, dim=4096, dim_attn=4096, dim_ffn=10240, heads=64, layers=24)
+"""The released model's."""
+
+
 def clean_prompt(prompt: str) -> str:
     """The prompt as the tokenizer sees it: HTML entities unescaped twice, whitespace runs made one space, stripped.
 
