@@ -23,6 +23,7 @@ COMMANDS = (
     "liveact_app.doctor",
     "liveact_app.tune",
     "liveact_app.predict.command",
+    "liveact_app.plan.command",
     "liveact_app.convert",
 )
 

@@ -20,8 +20,8 @@ MODEL = {
     "loading": ". checkpoint dit audio text image vae story",
 }  # fmt: skip
 APP = {
-    ".": "", "media": ".", "generate": ". media", "verify": ". media", "budget": ".", "predict": ". budget",
-    "story": ". budget",
+    ".": "", "media": ".", "budget": ".", "predict": ". budget", "plan": ". predict", "generate": ". media plan",
+    "verify": ". media", "story": ". budget",
 }  # fmt: skip
 ROOMS = {"liveact_kernels": KERNELS, "liveact_model": MODEL, "liveact_app": APP}
 STORY = {"liveact_model": ("session", "steps", "avatar", "dry", "needs"), "liveact_app": ("doctor", "tune", "__main__")}
