@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from liveact_app.plan.fit import Setting, described, lacking, needs_of, of_card
@@ -142,7 +142,8 @@ def climb(models: Models, device: str, whole: int | None) -> Plan:
 def _smaller(models: Models, plan: Plan) -> tuple[int, int] | None:
     """The largest size of about the same shape at which the least setting fits; None where that is below SMALLEST.
 
-    What a run takes grows with the pixels by a constant rate, found from this size and half of it; the answer is run.
+    What a run takes grows with the pixels by a rate that is constant on a GPU, found from this size and half of it; the
+    answer is then predicted itself.
     """
     (w, h), least, left = plan.size, plan.least, plan.left
     tried = [(round(w * part / 256) * 16, round(h * part / 256) * 16) for part in range(15, 0, -1)]
@@ -169,6 +170,7 @@ def _settings(args: argparse.Namespace, here: bool) -> list[Setting]:
     if here:
         return [Setting(**({"dtype": dtype} | fixed)) for dtype in ("auto", "fp8")[: 1 if "dtype" in fixed else 2]]
     made = [Setting(**(rung | {"text_on_cpu": host} | fixed)) for rung in RUNGS for host in (False, True)]
+    made = [replace(s, eight_bit_memory=s.eight_bit_memory and not s.eight_bit_attention) for s in made]  # implied
     return list(dict.fromkeys(made))
 
 

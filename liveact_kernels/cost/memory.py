@@ -13,12 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..contract import FUNCTIONAL, REGISTRY, STATE, Call, Dims, Op, backend_of, record
-
-META = torch.device("meta")
 
 
 def nbytes(tensors: Iterable[Tensor]) -> int:
@@ -119,12 +118,14 @@ def scratch(op: Op, d: Dims, place: torch.device) -> int:
         return 0
     key = (op.name, backend, str(sorted(vars(d).items(), key=str)))
     if key not in _scratch:
-        args: dict[str, Any] = {name: getattr(d, name) for name in op.scalars}
-        for name, spec in op.args.items():
-            there = getattr(d, f"has_{name}", True)
-            args[name] = torch.empty(spec.shape(d), dtype=spec.dtype_of(d), device=META) if there else None
-        with Live([t for t in args.values() if isinstance(t, Tensor)], META.type) as live:
-            op.implementation(backend)(**args)
+        # not plain meta tensors: what torch runs inside depends on the device, fused attention above all
+        with FakeTensorMode(), torch.no_grad():
+            args: dict[str, Any] = {name: getattr(d, name) for name in op.scalars}
+            for name, spec in op.args.items():
+                there = getattr(d, f"has_{name}", True)
+                args[name] = torch.empty(spec.shape(d), dtype=spec.dtype_of(d), device=place) if there else None
+            with Live(t for t in args.values() if isinstance(t, Tensor)) as live:
+                op.implementation(backend)(**args)
         made = sum(s.nbytes(d) for s in op.out.values() if s.present(d))
         _scratch[key] = max(0, live.peak - made)
     return _scratch[key]
