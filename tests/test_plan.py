@@ -134,7 +134,7 @@ def test_within_five_percent_of_what_is_allocated(dtype, size, options):
 
 
 def test_working_memory_of_a_steady_block_is_found_apart():
-    size = (160, 160)
+    size = (192, 160)
     said = needs.predict(hollow("float32"), size, place=CPU, captured=True)
     session = begun(load_avatar("tiny"), size, {})
     noise = torch.zeros_like(session._later.latent)
@@ -143,7 +143,8 @@ def test_working_memory_of_a_steady_block_is_found_apart():
         session._later.run(rows, lambda step: noise)
         _, steps = recorded(lambda: session._later.run(rows, lambda step: noise))
     inside = torch.get_num_threads() * 256 * (512 + 2 + 64) * 4  # of torch's fused attention, which no dispatcher sees
-    assert said.model["working memory, denoise steps"] == pytest.approx(steps - inside, rel=WITHIN)
+    older = memory.nbytes(needs.tensors(session._later._heard))  # freed meanwhile, but made before the record begins
+    assert said.model["working memory, denoise steps"] == pytest.approx(steps - inside - older, rel=WITHIN)
 
 
 # ---- accuracy: the released model on the meta device -----------------------------------------------------------------
