@@ -25,6 +25,7 @@ COMMANDS = (
     "liveact_app.predict.command",
     "liveact_app.plan.command",
     "liveact_app.convert",
+    "liveact_app.fetch",
 )
 
 EXIT_BAD_INPUT = 2
