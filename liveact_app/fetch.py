@@ -15,14 +15,14 @@ from liveact_model.config import NAMED
 from liveact_model.errors import InputError
 
 if TYPE_CHECKING:
-    from liveact_model.loading.published import Source
+    from liveact_model.loading import Source
 
 EPILOG = """
 Sizes and licences are shown first, and nothing is downloaded before somebody has agreed: at a terminal by an answer,
 elsewhere by --yes. A connection that breaks is taken up within the file; a run that was stopped goes on, when it is
 started again, with the first file that is not whole. The library huggingface_hub does the work (pip install
-'liveact[hub]'), so its variables count: HF_ENDPOINT names a mirror, HF_HUB_OFFLINE=1 forbids the network, HF_TOKEN opens
-what is gated. The directory is then a model like any other:
+'liveact[hub]'), so its variables count: HF_ENDPOINT names a mirror, HF_HUB_OFFLINE=1 forbids the network, HF_TOKEN
+opens what is gated. The directory is then a model like any other:
 
   liveact fetch liveact-18b --to liveact-18b
   liveact convert liveact-18b liveact-18b-fp8         once, for half the memory
@@ -64,7 +64,7 @@ class Wanted:
 def run(args: argparse.Namespace) -> int:
     """Ask the hub, ask the user, download; returns the exit code."""
     from liveact_model.checkpoint.files import dit_files
-    from liveact_model.loading.published import SOURCES, lacks
+    from liveact_model.loading import SOURCES, lacks
 
     if args.name not in SOURCES:
         raise InputError(f"NAME: expected one of {', '.join(SOURCES)}, got {args.name!r:.200}")

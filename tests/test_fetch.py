@@ -12,8 +12,7 @@ import released
 from liveact_app import fetch
 from liveact_app.cli import main
 from liveact_model.errors import InputError
-from liveact_model.loading import load_avatar
-from liveact_model.loading.published import SOURCES, Source, lacks
+from liveact_model.loading import SOURCES, Source, lacks, load_avatar
 
 MODEL, SPEECH = (source.repo for source in SOURCES["liveact-18b"])
 BIG = 24 << 20  # the library writes pieces of 10 MiB

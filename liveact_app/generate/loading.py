@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from typing import TYPE_CHECKING
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from liveact_app.backend import must_run_on
 from liveact_app.generate.job import Job
 from liveact_app.launch import place
-from liveact_app.say import note
+from liveact_app.say import note, show_loading
 from liveact_model.checkpoint import footprint
 from liveact_model.config import BLOCK_LATENT_FRAMES, DiTConfig
-from liveact_model.errors import InputError
+from liveact_model.errors import CheckpointWarning, InputError
 
 if TYPE_CHECKING:
     from liveact_model.avatar import Avatar
@@ -28,29 +31,54 @@ class Shelf:
 
     def __init__(self) -> None:
         self._model: tuple[Avatar, tuple[int, int]] | None = None
+        self.seconds: dict[str, float] = {}
+        """What the loading of each component took."""
 
     def load(self, job: Job, device: str) -> tuple[Avatar, tuple[int, int]]:
         """The avatar and the picture's size (W, H); all jobs of a run agree on both."""
-        self._model = self._model or load(job, device)
+        self._model = self._model or load(job, device, self.seconds)
         return self._model
 
 
-def load(job: Job, device: str) -> tuple[Avatar, tuple[int, int]]:
-    """The job's avatar on a device whose kernels have been tested, and the picture's size (W, H)."""
+def load(job: Job, device: str, seconds: dict[str, float]) -> tuple[Avatar, tuple[int, int]]:
+    """The job's avatar on a device whose kernels have been tested, and the picture's size (W, H).
+
+    `seconds` is told what each component took.
+    """
     from liveact_model.loading import load_avatar
 
     _check_offload(job, device)
     must_run_on(device)
     self_test(device, dtypes_of(job) if device == "cpu" else None)
     note(f"loading {job.model!r} on {device}")
-    avatar = load_avatar(
-        job.model, dtype=job.dtype, wav2vec_dir=job.wav2vec_dir, device=device, mean_memory=job.mean_memory,
-        text_on_host=job.text_on_cpu, before=lambda blueprint: must_fit(blueprint, job, device),
-    )  # fmt: skip
+    with told(), show_loading() as loading:
+        avatar = load_avatar(
+            job.model, dtype=job.dtype, wav2vec_dir=job.wav2vec_dir, device=device, mean_memory=job.mean_memory,
+            text_on_host=job.text_on_cpu, before=lambda blueprint: must_fit(blueprint, job, device),
+            watch=loading.watch,
+        )  # fmt: skip
+    seconds |= loading.seconds
     size = job.size or tuple(avatar.default_size)
     if device == "cpu" and _is_small(avatar.dit.config, size):
         torch.set_num_threads(1)
     return avatar, size
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Say what is passed over in a checkpoint as a note; other warnings go their way."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def say(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, CheckpointWarning):
+                note(str(message))
+            else:
+                show(message, category, *where, **more)
+
+        warnings.simplefilter("always", CheckpointWarning)
+        warnings.showwarning = say
+        yield
 
 
 def must_fit(blueprint: Blueprint, job: Job, device: str) -> None:

@@ -79,7 +79,8 @@ def render(
             eight_bit_attention=job.eight_bit_attention, audio_levels=levels,
             graphs=False if job.eager else None, parallel=parallel,
         )  # fmt: skip
-        run = _Run(job, path, size, rate, audio, prompts, stack)
+        run = _Run(job, path, size, rate, audio, prompts, stack, dict(shelf.seconds))
+        shelf.seconds.clear()  # the next video finds the model loaded
         summary = run.go(session, (avatar.name, device), time.monotonic() - start, stop, record_block)
         if not (summary.interrupted or summary.cut_short):
             session.close()
@@ -109,9 +110,10 @@ class _Run:
     """The block loop of one generation."""
 
     def __init__(self, job: Job, path: str, size: tuple[int, int], rate: Fraction, audio: AudioInfo, prompts: Prompts,
-                 stack: contextlib.ExitStack):  # fmt: skip
+                 stack: contextlib.ExitStack, load_seconds: dict[str, float]):  # fmt: skip
         self.job, self.size, self.rate, self.audio, self.prompts = job, size, rate, audio, prompts
         self.wanted = self._frames_of(audio.samples)
+        self.load_seconds = load_seconds
         self.blocks, self.first_block_s, self.disk_failed = 0, 0.0, False
         # Two readers: the model looks ahead of the video, and either may hold only its own little piece.
         self.listener = stack.enter_context(AudioReader(audio))
@@ -231,5 +233,6 @@ class _Run:
             audio_track=self.audio.track, audio_tracks=self.audio.tracks,
             audio_seconds=self.audio.seconds, prepare_seconds=prepare_s, first_block_seconds=self.first_block_s,
             generate_seconds=generate_s, encode_seconds=self.writer.seconds, peak_rss_bytes=peak_rss_bytes(),
+            load_seconds={name: round(s, 3) for name, s in self.load_seconds.items()},
             interrupted=ended[0], cut_short=ended[1], graphs=replayed[0], live_compilations=replayed[1],
         )  # fmt: skip

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from .blueprint import Blueprint, Opened
 from .keymap import infer_config, load
+from .published import SOURCES, Source, lacks
 from .released import named
 from .weights import ASSETS, AVATARS, load_avatar, open_avatar, save_ours
 
 __all__ = [
-    "ASSETS", "AVATARS", "Blueprint", "Opened", "convert", "infer_config", "load", "load_avatar", "named",
-    "open_avatar", "save_ours",
+    "ASSETS", "AVATARS", "SOURCES", "Blueprint", "Opened", "Source", "convert", "infer_config", "lacks", "load",
+    "load_avatar", "named", "open_avatar", "save_ours",
 ]  # fmt: skip
 
 

@@ -131,12 +131,13 @@ def _open_ours(
     check(state, dit_config, str(files[0]))
     with torch.device("meta"):
         dit, vae = DiT(dit_config.with_memory(mean_memory)), TinyVAE(**options)
-    check_keys(vae_state, {key: value.shape for key, value in vae.state_dict().items()}, str(files[1]))
+    wanted = {key: value.shape for key, value in vae.state_dict().items()}
+    check_keys(vae_state, wanted, str(files[1]))
     rest = ((width, height), stated.fps, tuple(stated.timesteps))
 
     def read(watch: Watch) -> Avatar:
         load(dit, state, precision, str(files[0]), device, watch)
-        assign(vae, {key: vae_state[key].float() for key in vae_state})
+        assign(vae, {key: vae_state[key].float() for key in wanted})
         return Avatar(stated.name, dit, vae, *encoders, *rest)
 
     return Opened(Blueprint(stated.name, dit.config, precision, options, None, None, None, *rest), read)

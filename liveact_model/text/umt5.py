@@ -17,7 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from liveact_model.checkpoint.statedict import assign, check_keys, check_one_dtype, count_layers, load_pickle, shape_of
+from liveact_model.checkpoint.statedict import (
+    assign,
+    check_keys,
+    check_one_dtype,
+    count_layers,
+    load_pickle,
+    only,
+    shape_of,
+)
 from liveact_model.errors import InputError
 
 from .tokenizer import Tokenizer, load_tokenizer
@@ -155,6 +163,7 @@ class UMT5TextEncoder(nn.Module):
         if self.shape.buckets % 4 or self.shape.buckets >= 4 * self.shape.max_distance:
             raise InputError(f"{what}: expected a multiple of 4 position buckets, found {self.shape.buckets}")
         check_keys(state, self.shape.released_keys(), what)
+        state = only(state, self.shape.released_keys())
         check_one_dtype(state, what)
         self.text_dim, self.text_len, self.tokenizer = self.shape.dim, text_len, tokenizer
         names = {"token_embedding.weight": "embed_tokens.weight", "norm.weight": "final_layer_norm.weight"}
