@@ -58,7 +58,7 @@ def open_released(
             must_fit(wider, f"model: the encoders of {str(folder)!r} in float32")
             for part in (audio, text, image):
                 part.float()
-        load(dit, state, precision, DENOISER, device, watch)
+        load(dit, state, precision, DENOISER, device, watch, checked=True)
         name = folder.resolve().name
         return Avatar(name, dit, vae, text, image, audio, DEFAULT_SIZE, DEFAULT_FPS, TIMESTEPS)
 

@@ -136,7 +136,7 @@ def _open_ours(
     rest = ((width, height), stated.fps, tuple(stated.timesteps))
 
     def read(watch: Watch) -> Avatar:
-        load(dit, state, precision, str(files[0]), device, watch)
+        load(dit, state, precision, str(files[0]), device, watch, checked=True)
         assign(vae, {key: vae_state[key].float() for key in wanted})
         return Avatar(stated.name, dit, vae, *encoders, *rest)
 
