@@ -122,6 +122,7 @@ def test_a_load_tells_how_far_it_is(folder):
     load_avatar(str(folder), device="meta", watch=lambda *told: heard.append(told))
     names = list(dict.fromkeys(name for name, _, _ in heard))
     assert names == ["denoiser", "VAE", "text encoder", "image encoder", "audio encoder"]
+    assert [done > 0 for name, done, _ in heard if name == "VAE"] == [False, True]
     heard.clear()
     load_avatar(str(folder), device="meta", text_on_host=True, watch=lambda *told: heard.append(told))
     assert "text encoder" not in {name for name, _, _ in heard}

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+import released
 import small
 import torch
 from conftest import ROOT
@@ -216,6 +217,14 @@ def test_captured_steps_keep_their_temporaries():
     assert eager.model[steps] == captured.model[steps]
     assert captured.model.get(rest, 0) >= eager.model.get(rest, 0)
     assert eager.model_bytes <= captured.model_bytes <= eager.model_bytes + eager.model[steps]
+
+
+def test_a_new_prompt_stands_beside_the_old_one(tmp_path):
+    b = open_avatar(str(released.write_released(tmp_path / "model")), "bfloat16").blueprint
+    b, c = replace(b, text=None), b.dit  # whose own work would hide it
+    keys = 2 * 2 * c.num_layers * c.dim * c.text_len
+    said = needs.predict(b.avatar(), (16, 16))
+    assert keys < said.model["prompt and audio"] and keys < said.model[needs.WORK[1]]
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------
