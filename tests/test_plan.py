@@ -20,7 +20,7 @@ from liveact_kernels.contract import REGISTRY, use
 from liveact_kernels.cost import memory
 from liveact_model import needs
 from liveact_model.checkpoint import footprint
-from liveact_model.dry import Silence
+from liveact_model.dry import Rows, Silence
 from liveact_model.errors import InputError
 from liveact_model.loading import load_avatar, named, open_avatar
 from liveact_model.session import Session
@@ -221,9 +221,10 @@ def test_captured_steps_keep_their_temporaries():
 
 def test_a_new_prompt_stands_beside_the_old_one(tmp_path):
     b = open_avatar(str(released.write_released(tmp_path / "model")), "bfloat16").blueprint
-    b, c = replace(b, text=None), b.dit  # whose own work would hide it
+    c, avatar = b.dit, replace(b, text=None).avatar()
+    avatar.image = Rows(c.clip_tokens, c.clip_dim)  # the encoders' own work would hide it
     keys = 2 * 2 * c.num_layers * c.dim * c.text_len
-    said = needs.predict(b.avatar(), (16, 16))
+    said = needs.predict(avatar, (16, 16))
     assert keys < said.model["prompt and audio"] and keys < said.model[needs.WORK[1]]
 
 
