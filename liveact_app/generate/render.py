@@ -28,6 +28,7 @@ from liveact_app.media.interrupt import Interrupted, Interrupts
 from liveact_app.media.video import CONTAINERS, MAX_WRITTEN_SIDE_PX, VideoWriter, frame_rate
 from liveact_app.say import note, show_progress
 from liveact_kernels.contract import scope
+from liveact_model.config import NAMED
 from liveact_model.errors import InputError
 from liveact_model.parallel import ALONE, SeqParallel
 
@@ -73,6 +74,8 @@ def render(
         if not job.live_audio:
             with AudioReader(audio) as pieces:
                 levels = avatar.measure_audio(map(torch.from_numpy, model_audio(pieces)), float(rate))
+        if doubt := unknown(job, avatar, picture):
+            note(doubt)
         session = Session(
             avatar, fit_image(picture, size), prompts.of(0), fps=float(rate), seed=job.seed,
             audio_cfg=job.audio_cfg, sampler=job.sampler, eight_bit_memory=job.eight_bit_memory,
@@ -85,6 +88,27 @@ def render(
         if not (summary.interrupted or summary.cut_short):
             session.close()
         return summary
+
+
+def unknown(job: Job, avatar: Any, picture: Any) -> str | None:
+    """A sentence about a picture that the model does not know, by what its VAE makes of it; None for one that it does.
+
+    Looked at in the model's own size, in which it knows what it knows; `picture` is what `read_image` gives.
+    """
+    most = getattr(avatar, "most_lost", None)
+    if most is None:
+        return None
+    from liveact_model.avatar import lost_detail
+
+    own = fit_image(picture, tuple(avatar.default_size))
+    lost = lost_detail(avatar.vae, own.to(avatar.anchor().device))
+    if lost <= most:
+        return None
+    facts = f"its VAE loses {min(lost, 1):.0%} of the detail, and {most:.0%} bounds what it loses of its own kind"
+    return (
+        f"--image: {job.image!r} is no picture of the kind that {avatar.name!r} knows ({facts}), so expect garbage; the "
+        f"released model takes photographs: 'liveact fetch {next(iter(NAMED))}', then --model"
+    )
 
 
 def _check(job: Job, size: tuple[int, int], rate: Fraction, audio: AudioInfo) -> None:

@@ -30,7 +30,8 @@ AVATARS = ("tiny",)
 """Models that ship with the package."""
 
 FORMAT = "liveact-1"
-"""Marks a config.json of ours: {"format", "name", "size", "fps", "timesteps", "dit": {..}, "vae": {..}}."""
+"""Marks a config.json of ours: {"format", "name", "size", "fps", "timesteps", "dit": {..}, "vae": {..}}; "most_lost"
+may stand beside, see Avatar."""
 
 
 def load_avatar(
@@ -138,7 +139,7 @@ def _open_ours(
     def read(watch: Watch) -> Avatar:
         load(dit, state, precision, str(files[0]), device, watch, checked=True)
         assign(vae, {key: vae_state[key].float() for key in wanted})
-        return Avatar(stated.name, dit, vae, *encoders, *rest)
+        return Avatar(stated.name, dit, vae, *encoders, *rest, stated.most_lost)
 
     return Opened(Blueprint(stated.name, dit.config, precision, options, None, None, None, *rest), read)
 
@@ -157,7 +158,7 @@ def _check_encoders(c: DiTConfig, text: TextEncoder, image: ImageEncoder, audio:
 
 def save_ours(
     folder: Path, name: str, dit: DiT, vae_args: dict[str, Any], size: tuple[int, int], fps: float,
-    timesteps: tuple[float, ...] = TIMESTEPS,
+    timesteps: tuple[float, ...] = TIMESTEPS, most_lost: float | None = None,
 ) -> None:  # fmt: skip
     """Write config.json and dit.safetensors (released keys, bf16) beside a vae.safetensors already in `folder`."""
     from safetensors.torch import save_file
@@ -167,5 +168,5 @@ def save_ours(
     config = {
         "format": FORMAT, "name": name, "size": list(size), "fps": fps, "timesteps": list(timesteps),
         "dit": dit.config.to_dict(), "vae": vae_args,
-    }  # fmt: skip
+    } | ({} if most_lost is None else {"most_lost": most_lost})  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
