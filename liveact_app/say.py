@@ -2,11 +2,14 @@
 
 import sys
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from liveact_app.launch import talks
+from liveact_model.errors import CheckpointWarning
 
 LOG_EVERY_S = 5.0
 # The rate shown is that of the last few blocks: the first one also pays for warming up.
@@ -22,6 +25,23 @@ def note(text: str) -> None:
     """
     if talks():
         print(f"liveact: {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Say what is passed over in a checkpoint as a note; other warnings go their way."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def say(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, CheckpointWarning):
+                note(str(message))
+            else:
+                show(message, category, *where, **more)
+
+        warnings.simplefilter("always", CheckpointWarning)
+        warnings.showwarning = say
+        yield
 
 
 class Meter:

@@ -102,6 +102,10 @@ def test_the_command_says_it_as_a_note(folder, tmp_path, capsys):
     said = capsys.readouterr()
     notes = [line for line in said.err.splitlines() if "passed over" in line]
     assert len(notes) == 1 and notes[0].startswith("liveact: VAE weights ") and "Warning" not in said.err
+    assert main(["convert", str(folder), str(tmp_path / "eight")]) == 0
+    assert main(["plan", "--model", str(folder), "--size", "32*32", "--host-memory", "4GB"]) == 0
+    told = capsys.readouterr().err
+    assert told.count("liveact: VAE weights ") == 3 and "Warning" not in told  # plan opens it in two precisions
     seconds = json.loads(report.read_text())["load_seconds"]
     assert list(seconds) == ["files", "denoiser"] and all(s >= 0 for s in seconds.values())
     assert re.search(r"; loaded in [\d.]+ s( \(.*\))?\n", said.out)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import warnings
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from liveact_app.backend import must_run_on
 from liveact_app.generate.job import Job
 from liveact_app.launch import place
-from liveact_app.say import note, show_loading
+from liveact_app.say import note, show_loading, told
 from liveact_model.checkpoint import footprint
 from liveact_model.config import BLOCK_LATENT_FRAMES, DiTConfig
-from liveact_model.errors import CheckpointWarning, InputError
+from liveact_model.errors import InputError
 
 if TYPE_CHECKING:
     from liveact_model.avatar import Avatar
@@ -62,23 +59,6 @@ def load(job: Job, device: str, seconds: dict[str, float]) -> tuple[Avatar, tupl
     if device == "cpu" and _is_small(avatar.dit.config, size):
         torch.set_num_threads(1)
     return avatar, size
-
-
-@contextlib.contextmanager
-def told() -> Iterator[None]:
-    """Say what is passed over in a checkpoint as a note; other warnings go their way."""
-    with warnings.catch_warnings():
-        show = warnings.showwarning
-
-        def say(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-            if issubclass(category, CheckpointWarning):
-                note(str(message))
-            else:
-                show(message, category, *where, **more)
-
-        warnings.simplefilter("always", CheckpointWarning)
-        warnings.showwarning = say
-        yield
 
 
 def must_fit(blueprint: Blueprint, job: Job, device: str) -> None:

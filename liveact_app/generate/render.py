@@ -105,10 +105,9 @@ def unknown(job: Job, avatar: Any, picture: Any) -> str | None:
     if lost <= most:
         return None
     facts = f"its VAE loses {min(lost, 1):.0%} of the detail, and {most:.0%} bounds what it loses of its own kind"
-    return (
-        f"--image: {job.image!r} is no picture of the kind that {avatar.name!r} knows ({facts}), so expect garbage; the "
-        f"released model takes photographs: 'liveact fetch {next(iter(NAMED))}', then --model"
-    )
+    other = f"the released model takes photographs: 'liveact fetch {next(iter(NAMED))}', then --model"
+    kind = f"no picture of the kind that {avatar.name!r} knows"
+    return f"--image: {job.image!r} is {kind} ({facts}), so expect garbage; {other}"
 
 
 def _check(job: Job, size: tuple[int, int], rate: Fraction, audio: AudioInfo) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from liveact_app.plan.fit import Setting, described, lacking, needs_of, of_card
+from liveact_app.say import told
 from liveact_model.errors import InputError
 
 if TYPE_CHECKING:
@@ -185,7 +186,8 @@ def _blueprint(args: argparse.Namespace, dtype: str) -> Blueprint | None:
         known = ", ".join((*NAMED, *AVATARS))
         raise InputError(f"--model: expected one of {known}, or a checkpoint directory, got {args.model!r:.200}")
     try:
-        return open_avatar(args.model, dtype, args.wav2vec_dir).blueprint
+        with told():
+            return open_avatar(args.model, dtype, args.wav2vec_dir).blueprint
     except InputError as error:
         if args.precision == "auto" and str(error).startswith("dtype: "):
             return None

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..contract import FUNCTIONAL, REGISTRY, STATE, Call, Dims, Op, backend_of, record
+from ..contract import FUNCTIONAL, REGISTRY, STATE, VENDORS, Call, Dims, Op, backend_of, record
 
 
 def nbytes(tensors: Iterable[Tensor]) -> int:
@@ -112,9 +112,12 @@ _scratch: dict[tuple[str, str, str], int] = {}
 
 
 def scratch(op: Op, d: Dims, place: torch.device) -> int:
-    """Bytes that one call on `place` holds at its worst, arguments and results left out."""
+    """Bytes that one call on `place` holds at its worst, arguments and results left out.
+
+    0 for kernels, which allocate nothing, and for what cannot be followed without values.
+    """
     backend = backend_of(op, place, d)
-    if backend not in FUNCTIONAL:
+    if backend not in FUNCTIONAL or backend in VENDORS:
         return 0
     key = (op.name, backend, str(sorted(vars(d).items(), key=str)))
     if key not in _scratch:
@@ -124,7 +127,8 @@ def scratch(op: Op, d: Dims, place: torch.device) -> int:
             for name, spec in op.args.items():
                 there = getattr(d, f"has_{name}", True)
                 args[name] = torch.empty(spec.shape(d), dtype=spec.dtype_of(d), device=place) if there else None
-            with Live(t for t in args.values() if isinstance(t, Tensor)) as live:
+            live = Live(t for t in args.values() if isinstance(t, Tensor))
+            with contextlib.suppress(RuntimeError), live:  # of an operator that has no form without values
                 op.implementation(backend)(**args)
         made = sum(s.nbytes(d) for s in op.out.values() if s.present(d))
         _scratch[key] = max(0, live.peak - made)
