@@ -67,10 +67,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("--precision", type=precision, default="auto", metavar="NAME",
         help="only this one: bf16, fp8 or float32 (default: those that pay)")  # fmt: skip
     add("--audio-cfg", type=real_number(1, 10), default=1.0, metavar="S", help="as of generate (default: 1)")
-    add("--eight-bit-memory", action="store_true", help="only with it")
-    add("--eight-bit-attention", action="store_true", help="only with it")
-    add("--text-on-cpu", action="store_true", help="only with it")
-    add("--eager", action="store_true", help="only with it")
+    add("--eight-bit-memory", action="store_true", help="only settings with it")
+    add("--eight-bit-attention", action="store_true", help="only settings with it")
+    add("--text-on-cpu", action="store_true", help="only settings with it")
+    add("--eager", action="store_true", help="only settings with it")
     add("--format", choices=("table", "json", "markdown"), default="table", help="of the output (default: table)")
     parser.set_defaults(run=run)
 
