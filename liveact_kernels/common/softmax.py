@@ -2,13 +2,24 @@
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
+from .products import by_onednn, product
+
+SCORES = 1 << 20
+"""Scores of one head that are held at a time: 4 MiB, whatever the number of tokens."""
+
+LEAST = 1 << 22
+"""Multiply-adds of one head's product from which on head by head is faster."""
 
 
-def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(D) + bias) v.  q [..., L, H, D], k and v [..., R, H, D], bias [R] or None.
 
     Under autograd the products are written out: on a CPU the fused backward takes half of a training step.
     """
+    if _worth_heads(q, k):
+        return _by_heads(q, k, v, bias)
     q, k, v = (x.transpose(-2, -3) for x in (q, k, v))
     if not torch.is_grad_enabled():
         mask = None if bias is None else bias.to(q.dtype).expand(q.shape[-2], -1)
@@ -20,3 +31,19 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor
     if bias is not None:
         scores = scores + bias.to(q.dtype)
     return (scores.softmax(-1) @ v).transpose(-2, -3)
+
+
+def _worth_heads(q: Tensor, k: Tensor) -> bool:
+    """Whether a head's products are large enough to pay for two calls each."""
+    return q.ndim == 3 and q.shape[0] * k.shape[0] * q.shape[-1] >= LEAST and by_onednn(q)
+
+
+def _by_heads(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """`attend` head by head, some queries at a time: torch's fused attention multiplies with MKL, see `products`."""
+    out, rows = torch.empty_like(q), max(1, SCORES // k.shape[0])
+    q, k, v = (q * q.shape[-1] ** -0.5).transpose(0, 1).contiguous(), k.transpose(0, 1), v.permute(1, 2, 0)
+    for h, (queries, keys, values) in enumerate(zip(q, k.contiguous(), v.contiguous())):
+        for start in range(0, queries.shape[0], rows):
+            scores = product(queries[start : start + rows], keys, bias)
+            out[start : start + rows, h] = product(scores.softmax(-1), values)
+    return out
