@@ -6,8 +6,9 @@ from torch import Tensor
 
 from .products import by_onednn, product
 
-SCORES = 1 << 20
-"""Scores of one head that are held at a time: 4 MiB, whatever the number of tokens."""
+SCORES, ROWS = 1 << 17, 128
+"""Scores of one head that are held at a time, and queries at least: 512 KiB stay in the cache, and are memory that the
+allocator has at hand; what is larger it may hand back to the system after every call, page by page."""
 
 LEAST = 1 << 22
 """Multiply-adds of one head's product from which on head by head is faster."""
@@ -40,10 +41,11 @@ def _worth_heads(q: Tensor, k: Tensor) -> bool:
 
 def _by_heads(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """`attend` head by head, some queries at a time: torch's fused attention multiplies with MKL, see `products`."""
-    out, rows = torch.empty_like(q), max(1, SCORES // k.shape[0])
-    q, k, v = (q * q.shape[-1] ** -0.5).transpose(0, 1).contiguous(), k.transpose(0, 1), v.permute(1, 2, 0)
-    for h, (queries, keys, values) in enumerate(zip(q, k.contiguous(), v.contiguous())):
+    out, rows = torch.empty_like(q), max(ROWS, SCORES // k.shape[0])
+    heads = (x.transpose(0, 1).contiguous() for x in (q * q.shape[-1] ** -0.5, k, v))
+    for h, (queries, keys, values) in enumerate(zip(*heads)):
+        turned = values.t().contiguous()
         for start in range(0, queries.shape[0], rows):
             scores = product(queries[start : start + rows], keys, bias)
-            out[start : start + rows, h] = product(scores.softmax(-1), values)
+            out[start : start + rows, h] = product(scores.softmax(-1), turned)
     return out
