@@ -13,15 +13,19 @@ def kv_compress(
     k_new, v_new, k_mem, v_mem, k_scale, v_scale, k_new_scale, v_new_scale, taps, taps_v, rope, schedule, tokens,
     k_dtype, v_dtype, grouping="raster",
 ):  # fmt: skip
-    """See reference.kv_compress."""
+    """See reference.kv_compress. Entry by entry, so that what lies between two passes stays in a CPU's cache."""
     window = rope.unflatten(0, (-1, tokens))
-    sources, slots = _read(schedule), tuple(slot for slot, _ in schedule)
-    k = _take(k_mem, k_scale, k_new, k_new_scale, sources, tokens)
-    v = _take(v_mem, v_scale, v_new, v_new_scale, sources, tokens)
-    k = _folded(rotate(k, _pick(window, sources), inverse=True), taps, schedule, grouping)
-    k = rotate(k, _pick(window, slots)).flatten(0, 1)
-    v = _folded(v, taps if taps_v is None else taps_v, schedule, grouping).flatten(0, 1)
-    (k, k_s), (v, v_s) = _stored(k, k_dtype), _stored(v, v_dtype)
+    taps_v = taps if taps_v is None else taps_v
+    k_out, v_out = [], []
+    for slots, sources, fold in _entries(schedule):
+        k = rotate(_take(k_mem, k_scale, k_new, k_new_scale, sources, tokens), _rows(window, sources), inverse=True)
+        v = _take(v_mem, v_scale, v_new, v_new_scale, sources, tokens)
+        if fold:
+            k, v = _fold(k, taps, grouping), _fold(v, taps_v, grouping)
+        k_out.append(rotate(k, _rows(window, slots)))
+        v_out.append(v)
+    k, v = (x[0] if len(x) == 1 else torch.cat(x) for x in (k_out, v_out))
+    (k, k_s), (v, v_s) = _stored(k.flatten(0, 1), k_dtype), _stored(v.flatten(0, 1), v_dtype)
     return k, v, k_s, v_s
 
 
@@ -33,9 +37,16 @@ def _stored(x, dtype):
 
 
 @functools.cache
-def _read(schedule):
-    """The source slots of all entries, in order."""
-    return tuple(s for _, sources in schedule for s in sources)
+def _entries(schedule):
+    """[(slots, sources, whether they fold into one slot)]; moves that follow each other are one entry."""
+    out = []
+    for moves, entries in itertools.groupby(schedule, lambda entry: len(entry[1]) == 1):
+        if moves:
+            slots, sources = zip(*((slot, source[0]) for slot, source in entries))
+            out.append((slots, sources, False))
+        else:
+            out += [((slot,), tuple(sources), True) for slot, sources in entries]
+    return out
 
 
 @functools.cache
@@ -45,9 +56,9 @@ def _runs(slots, old):
     return [(slots[i], slots[i] + j - i) for i, j in itertools.pairwise([*starts, len(slots)])]
 
 
-def _pick(window, slots):
-    """Rows of these slots of window [slots, ...]; a view where they are neighbours."""
-    parts = [window[first:stop] for first, stop in _runs(slots, -1)]
+def _rows(window, slots):
+    """These slots of window [slots, ...]; a view where they are neighbours."""
+    parts = [window[first:stop] for first, stop in _runs(slots, 0)]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -62,24 +73,9 @@ def _take(mem, scale, new, new_scale, slots, tokens):
     return (parts[0] if len(parts) == 1 else torch.cat(parts)).unflatten(0, (-1, tokens))
 
 
-def _folded(sources, weight, schedule, grouping):
-    """[sources, tokens, H, D] of all entries -> [entries, tokens, H, D]; entries of one length side by side at once."""
-    out, start = [], 0
-    for length, entries in itertools.groupby(len(sources) for _, sources in schedule):
-        count = len(list(entries))
-        part = sources[start : start + count * length]
-        out.append(part if length == 1 else _fold(part.unflatten(0, (count, length)), weight, grouping))
-        start += count * length
-    return out[0] if len(out) == 1 else torch.cat(out)
-
-
 def _fold(sources, weight, grouping):
-    """[entries, S, tokens, H, D] -> [entries, tokens, H, D]."""
-    if grouping == "raster":
-        entries, s, n = sources.shape[:3]
-        sources = sources.flatten(1, 2).unflatten(1, (n, s)).transpose(1, 2)
-    first, *others = zip(sources.unbind(1), weight)
-    out = first[0] * first[1]
-    for x, w in others:
-        out = torch.addcmul(out, x, w)
-    return out
+    """[S, tokens, H, D] -> [1, tokens, H, D]."""
+    if grouping == "temporal":
+        return (sources * weight[:, None]).sum(0, keepdim=True)
+    s, n = sources.shape[:2]
+    return (sources.flatten(0, 1).unflatten(0, (n, s)) * weight).sum(1)[None]
