@@ -24,7 +24,7 @@ def kv_compress(
             k, v = _fold(k, taps, grouping), _fold(v, taps_v, grouping)
         k_out.append(rotate(k, _rows(window, slots)))
         v_out.append(v)
-    k, v = (x[0] if len(x) == 1 else torch.cat(x) for x in (k_out, v_out))
+    k, v = torch.cat(k_out), torch.cat(v_out)  # copies a single one too: no output may be a view of an argument
     (k, k_s), (v, v_s) = _stored(k.flatten(0, 1), k_dtype), _stored(v.flatten(0, 1), v_dtype)
     return k, v, k_s, v_s
 
