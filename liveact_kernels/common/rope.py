@@ -11,8 +11,9 @@ def rotate(x: torch.Tensor, rope: torch.Tensor, inverse: bool = False) -> torch.
         even, odd = x[..., 0::2], x[..., 1::2]
         return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2)
     turn = torch.view_as_complex(rope)[..., None, :]
-    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * (turn.conj() if inverse else turn)).flatten(-2)
+    if inverse:
+        turn = turn.conj_physical()  # `conj` only marks, and inside an op of torch.library nobody reads the mark
+    return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * turn).flatten(-2)
 
 
 def draw_rope(g: torch.Generator, shape: tuple[int, ...], d) -> torch.Tensor:
