@@ -16,7 +16,8 @@ from torch import Tensor
 @functools.cache
 def _has_onednn() -> bool:
     """Whether this build of torch can be asked for oneDNN's product and convolution; they have no public names."""
-    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, f"_{name}_pointwise") for name in ("linear", "convolution"))
+    there = (hasattr(torch.ops.mkldnn, f"_{name}_pointwise") for name in ("linear", "convolution"))
+    return torch.backends.mkldnn.is_available() and all(there)
 
 
 def by_onednn(x: Tensor) -> bool:

@@ -20,7 +20,7 @@ def reference(x, gamma, silu: bool = True):
 
 
 def torch_backend(x, gamma, silu=True):
-    """Plain eager torch: any device, differentiable; outside autograd one new tensor, whose pages cost most on a CPU."""
+    """Plain eager torch: any device, differentiable; in place outside autograd: on a CPU new pages cost most."""
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).clamp_min(1e-12)
     y = x.float() * (x.shape[-1] ** 0.5 / norm)
     anew = torch.is_grad_enabled()
