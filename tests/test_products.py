@@ -28,8 +28,10 @@ FORMS = {
 @pytest.mark.parametrize("biased", [True, False], ids=["bias", ""])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
 @pytest.mark.parametrize("form", FORMS)
-def test_forms_agree_in_and_outside_autograd_and_leave_their_arguments(form, dtype, biased):
+@pytest.mark.parametrize("least", [0, products.LEAST], ids=["oneDNN", "small"])
+def test_forms_agree_in_and_outside_autograd_and_leave_their_arguments(monkeypatch, least, form, dtype, biased):
     """Operands that are views of larger tensors, as heads of a qkv product are."""
+    monkeypatch.setattr(products, "LEAST", least)
     a, w = draw(37, 3, 48)[:, 1].to(dtype), (draw(48, 40, seed=1) / 7).T.to(dtype)
     b, x = (draw(40, seed=2).to(dtype) if biased else None), draw(37, 40, seed=3).to(dtype)
     ours, want = FORMS[form]
@@ -67,6 +69,7 @@ def test_a_torch_without_onednn_runs_every_op(monkeypatch):
 def test_attention_by_heads_in_pieces_is_attention(monkeypatch, biased):
     """Pieces of 3 queries, the last of them shorter."""
     monkeypatch.setattr(softmax, "LEAST", 0)
+    monkeypatch.setattr(products, "LEAST", 0)
     monkeypatch.setattr(softmax, "ROWS", 3)
     monkeypatch.setattr(softmax, "SCORES", 1)
     q, k, v, bias = draw(10, 3, 16), draw(21, 3, 16, seed=1), draw(21, 3, 16, seed=2), draw(21, seed=3)
