@@ -9,12 +9,12 @@ import torch
 from speech import RandomWav2Vec2
 from torch import Tensor, nn
 
-from liveact_app.budget.dryrun import _Rows, _Silence
 from liveact_kernels.contract import to_fp8
 from liveact_model.audio.mel import MelEncoder
 from liveact_model.avatar import Avatar
 from liveact_model.config import NAMED, DiTConfig
 from liveact_model.dit import DiT, Linear
+from liveact_model.dry import Rows, Silence
 from liveact_model.errors import InputError
 from liveact_model.loading import ASSETS, AVATARS
 from liveact_model.schedule import TIMESTEPS
@@ -28,7 +28,7 @@ CODE_SPREAD = 112.0  # standard deviation of e4m3 codes: four of them reach 448,
 FPS = 25.0  # at which audio passes unstretched; the stretch is FFmpeg's, on the host, and not part of the model
 
 
-class RandomRows(_Rows):
+class RandomRows(Rows):
     """A text or image encoder that gives random rows, as many as it can: the dearest prompt."""
 
     def __init__(self, rows: int, dim: int, device: torch.device):
@@ -115,7 +115,7 @@ def assemble(
         with device:
             audio = RandomWav2Vec2(**network)
     if device.type == "meta":
-        audio = _Silence(config.audio_blocks, config.audio_channels)
+        audio = Silence(config.audio_blocks, config.audio_channels)
     text = RandomRows(config.text_len, config.text_dim, device)
     image = RandomRows(config.clip_tokens, config.clip_dim, device)
     return Avatar(name, dit, decoder, text, image, audio, (64, 64), FPS, times)

@@ -23,7 +23,9 @@ COMMANDS = (
     "liveact_app.doctor",
     "liveact_app.tune",
     "liveact_app.predict.command",
+    "liveact_app.plan.command",
     "liveact_app.convert",
+    "liveact_app.fetch",
 )
 
 EXIT_BAD_INPUT = 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from liveact_app.say import note
+from liveact_app.say import note, told
 from liveact_model.config import STORED_PRECISIONS
 from liveact_model.errors import InputError
 
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.out is None:
         raise InputError("the following arguments are required: OUT (see 'liveact convert --help')")
-    with torch.no_grad():
+    with torch.no_grad(), told():
         convert(folder, Path(args.out), args.precision, args.wav2vec_dir, note)
     print(f"{args.out!r}: {args.precision} weights, ready for --model")
     return 0

@@ -2,11 +2,14 @@
 
 import sys
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from liveact_app.launch import talks
+from liveact_model.errors import CheckpointWarning
 
 LOG_EVERY_S = 5.0
 # The rate shown is that of the last few blocks: the first one also pays for warming up.
@@ -22,6 +25,23 @@ def note(text: str) -> None:
     """
     if talks():
         print(f"liveact: {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Say what is passed over in a checkpoint as a note; other warnings go their way."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def say(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, CheckpointWarning):
+                note(str(message))
+            else:
+                show(message, category, *where, **more)
+
+        warnings.simplefilter("always", CheckpointWarning)
+        warnings.showwarning = say
+        yield
 
 
 class Meter:
@@ -122,3 +142,62 @@ def _lines(meter: Meter) -> Iterator[Update]:
             note(f"{done}/{meter.total} video frames, {meter.text()}")
 
     yield update
+
+
+class Loading:
+    """Seconds of each component while a model is loaded; `watch` is told what `load_avatar(watch=)` tells.
+
+    What passes before the first component is spent on opening and checking files.
+    """
+
+    FILES = "files"
+
+    def __init__(self, show: Callable[[str, int, int], None], clock: Callable[[], float] = time.monotonic):
+        self.seconds: dict[str, float] = {}
+        self._show, self._clock, self._last, self._name = show, clock, clock(), self.FILES
+
+    def watch(self, name: str, done: int, total: int) -> None:
+        """Hear that `done` of `total` bytes of a component are in place."""
+        now = self._clock()
+        self.seconds[self._name] = self.seconds.get(self._name, 0.0) + now - self._last
+        self._name, self._last = name, now
+        self._show(name, done, total)
+
+
+@contextmanager
+def show_loading() -> Iterator[Loading]:
+    """Show on standard error how far a model is loaded: a bar on a terminal, a line every few seconds elsewhere."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with _loading_bar(console) if console.is_terminal and not console.is_dumb_terminal else _loading_lines() as show:
+        yield Loading(show)
+
+
+@contextmanager
+def _loading_bar(console: object) -> Iterator[Callable[[str, int, int], None]]:
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description:14}"), BarColumn(None), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, refresh_per_second=4, expand=True) as progress:  # type: ignore[arg-type]
+        tasks: dict[str, object] = {}
+
+        def show(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(name, total=total)
+            progress.update(tasks[name], completed=done)  # type: ignore[arg-type]
+
+        yield show
+
+
+@contextmanager
+def _loading_lines() -> Iterator[Callable[[str, int, int], None]]:
+    last = time.monotonic()
+
+    def show(name: str, done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= LOG_EVERY_S:
+            last = time.monotonic()
+            note(f"{name}: {done / 1e9:.2f} of {total / 1e9:.2f} GB")
+
+    yield show

@@ -8,10 +8,13 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .config import MASK_CHANNELS, VIDEO_FRAMES_PER_LATENT, WINDOW_SLOTS
 from .dit import DiT
 from .inputs import audio_samples, number
+
+LEAST_DETAIL = 1e-3  # of a picture of one colour, in which there is nothing to lose
 
 
 class TextEncoder(Protocol):
@@ -93,7 +96,10 @@ class VideoVAE(Protocol):
 
 @dataclass
 class Avatar:
-    """Everything a Session needs. `timesteps` are the network inputs of the denoise steps."""
+    """Everything a Session needs. `timesteps` are the network inputs of the denoise steps.
+
+    `most_lost` is the largest `lost_detail` of a picture that the model knows; None where it takes any.
+    """
 
     name: str
     dit: DiT
@@ -104,6 +110,7 @@ class Avatar:
     default_size: tuple[int, int]
     default_fps: float
     timesteps: tuple[float, ...]
+    most_lost: float | None = None
 
     def anchor(self) -> Tensor:
         """A tensor that lives where the model lives: new tensors follow its device."""
@@ -145,3 +152,15 @@ def conditioning(vae: VideoVAE, image: Tensor, slots: int = WINDOW_SLOTS) -> Ten
     mask = latent.new_zeros(MASK_CHANNELS, *latent.shape[1:])
     mask[:, 0] = 1
     return torch.cat((mask, latent))
+
+
+@torch.no_grad()
+def lost_detail(vae: VideoVAE, image: Tensor) -> float:
+    """The share of a picture's detail that the VAE does not give back: 0 all of it comes back, 1 and above none.
+
+    image [3, H, W] in [-1, 1]. Detail is what differs from the mean of the 3x3 pixels around, as a root mean square
+    over the picture; colours and slow gradients come back from any VAE and say nothing.
+    """
+    back = vae.stream().decode(vae.encode(image[:, None]))[:, 0].to(image)
+    wanted, got = (x - F.avg_pool2d(x[None], 3, 1, 1, count_include_pad=False)[0] for x in (image, back))
+    return ((got - wanted).square().mean().sqrt() / wanted.square().mean().sqrt().clamp_min(LEAST_DETAIL)).item()

@@ -18,3 +18,7 @@ class PeerError(RuntimeError):
     def __init__(self, message: str = "", code: int = 1, aloud: bool = True):
         super().__init__(message)
         self.code, self.aloud = code, aloud
+
+
+class CheckpointWarning(UserWarning):
+    """Something in a checkpoint was passed over: one sentence; the model is whole without it."""

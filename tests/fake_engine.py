@@ -76,7 +76,7 @@ class Session:
         return levels[:, None, None, None].expand(-1, *self.size, 3).contiguous()
 
 
-def load_avatar(name_or_dir, dtype="auto", wav2vec_dir=None, device="cpu", **options):
+def load_avatar(name_or_dir, dtype="auto", wav2vec_dir=None, device="cpu", before=None, watch=None, **options):
     if name_or_dir != "tiny":
         raise InputError(f"--model: expected tiny or a checkpoint directory, got {name_or_dir!r}")
     first, later = BLOCK_FRAMES

@@ -20,11 +20,11 @@ MODEL = {
     "loading": ". checkpoint dit audio text image vae story",
 }  # fmt: skip
 APP = {
-    ".": "", "media": ".", "generate": ". media", "verify": ". media", "budget": ".", "predict": ". budget",
-    "story": ". budget",
+    ".": "", "media": ".", "budget": ".", "predict": ". budget", "plan": ". predict", "generate": ". media plan",
+    "verify": ". media", "story": ". budget",
 }  # fmt: skip
 ROOMS = {"liveact_kernels": KERNELS, "liveact_model": MODEL, "liveact_app": APP}
-STORY = {"liveact_model": ("session", "steps", "avatar"), "liveact_app": ("doctor", "tune", "__main__")}
+STORY = {"liveact_model": ("session", "steps", "avatar", "dry", "needs"), "liveact_app": ("doctor", "tune", "__main__")}
 
 
 def room_of(module):

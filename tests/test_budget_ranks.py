@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from liveact_app.budget.dryranks import DryRanks
 from liveact_app.budget.dryrun import record_block
 from liveact_app.cli import main
 from liveact_kernels.cost.budget import Budget
 from liveact_kernels.cost.hw import CHIPS
 from liveact_model.config import NAMED
 from liveact_model.parallel.cost import HOP_US, best, exchanges
+from liveact_model.parallel.dry import DryRanks
 from liveact_model.parallel.forms import FORMS
 from liveact_model.parallel.pieces import pieces
 

@@ -8,6 +8,7 @@ from liveact_app.budget import dryrun
 from liveact_kernels.contract import dispatch, record, scope
 from liveact_kernels.cost.hw import CHIPS
 from liveact_kernels.cost.outside import DOWNLOAD, REST, UPLOAD, Outside, Plain, download
+from liveact_model import dry
 from liveact_model.session import Session
 
 H200 = CHIPS["h200"]
@@ -71,7 +72,7 @@ def total(calls, row):
 
 def test_the_audio_network_by_hand(block):
     n, c, width = 192, 768, 3072  # 6 s before the block, its 32 video frames, 0.4 s after, at 25 a second
-    assert dryrun.window_video_frames() == n
+    assert dry.window_video_frames() == n
     layers = 12 * (2 * n * (4 * c * c + 2 * c * width) + 4 * n * n * c)
     length, convolutions, inputs = n * 640, 0, 1
     for kernel, stride in zip((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)):

@@ -4,10 +4,12 @@ import json
 import random
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 
+from liveact_model.avatar import lost_detail
 from liveact_model.errors import InputError
 from liveact_model.image.patches import PatchEncoder
 from liveact_model.loading import ASSETS, load_avatar
@@ -15,10 +17,11 @@ from liveact_model.text.words import ACTIONS, CONCEPTS, EMOTIONS, WordEncoder
 from liveact_model.vae.tiny import TinyVAE
 from liveact_train.__main__ import STAGES, main, parser
 from liveact_train.data import speech
-from liveact_train.data.faces import EXTRA, POSE, render_uint8, still_pose
+from liveact_train.data.faces import EXTRA, POSE, render, render_uint8, still_pose
 from liveact_train.data.identity import random_identity
 from liveact_train.data.motion import move, random_pose, random_segments
 from liveact_train.latents import encode_conditions
+from liveact_train.ship import most_lost
 from liveact_train.vae import load_vae, principal_components, psnr, save_vae, to_video
 
 FRAMES = 30
@@ -202,3 +205,67 @@ def test_the_shipped_vae_reconstructs_a_new_face_and_forgives_noise():
     clean, noisy = (model.stream().decode(latents + level * noise) for level in (0.0, 0.3))
     assert psnr(clean[None], video[None]) > 24.5
     assert psnr(clean[None], video[None]) - psnr(noisy[None], video[None]) < 3
+
+
+# --- pictures that it does not know -----------------------------------------------------------------------------------
+
+
+def rough(seed, size=64, fall=1.0):
+    """[3, size, size] in [-1, 1]: noise whose amplitude falls with frequency as that of photographs does."""
+    g = torch.Generator().manual_seed(seed)
+    f = torch.fft.fftfreq(size)
+    radius = (f[:, None] ** 2 + f[None] ** 2).sqrt().clamp_min(1 / size)
+    x = torch.fft.ifft2(torch.fft.fft2(torch.randn(3, size, size, generator=g)) / radius**fall).real
+    return (x / x.std() * 0.5).clamp(-1, 1)
+
+
+def test_its_own_faces_are_known_and_others_are_not():
+    avatar = load_avatar("tiny")
+    own = [render(random_identity(random.Random(f"new {i}")), still_pose())[0] * 2 - 1 for i in range(24)]
+    lost = [lost_detail(avatar.vae, face) for face in own]
+    assert 0.2 < min(lost) and max(lost) < avatar.most_lost
+    others = [rough(seed, fall=fall) for seed in range(6) for fall in (0.0, 1.0)]
+    others += [torch.zeros(3, 64, 64), torch.full((3, 64, 64), -1.0)]
+    assert min(lost_detail(avatar.vae, picture) for picture in others) > avatar.most_lost
+    few = most_lost(avatar.vae, 64, faces=16)
+    assert max(lost) * 0.8 < few <= avatar.most_lost
+
+
+def test_detail_that_comes_back_is_not_lost():
+    class Blur:
+        def encode(self, video):
+            return video
+
+        def stream(self):
+            return self
+
+        def decode(self, latents):
+            return latents * self.keeps
+
+    vae, picture = Blur(), rough(1)
+    for keeps, lost in ((1.0, 0.0), (0.75, 0.25), (0.0, 1.0)):
+        vae.keeps = keeps
+        assert lost_detail(vae, picture) == pytest.approx(lost, abs=1e-6)
+
+
+def test_a_picture_that_is_not_known_is_told_once(tmp_path, capsys):
+    import soundfile
+    from PIL import Image
+    from small import speech as talk
+
+    from liveact_app.cli import main as liveact
+
+    soundfile.write(tmp_path / "a.wav", talk(1.2).numpy(), 16000)
+    pixels = ((rough(2, 128) + 1) * 127.5).byte().permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    face = Path(__file__).parent.parent / "examples" / "face.png"
+
+    def notes(picture):
+        files = ["--audio", str(tmp_path / "a.wav"), "--out", str(tmp_path / "x.mp4"), "--device", "cpu"]
+        assert liveact(["generate", "--image", str(picture), *files]) == 0
+        return [line for line in capsys.readouterr().err.splitlines() if "is no picture" in line]
+
+    assert notes(face) == []
+    [said] = notes(tmp_path / "photo.png")
+    assert said.startswith("liveact: --image: ") and "'tiny' knows" in said and "liveact fetch liveact-18b" in said
+    assert "its VAE loses" in said and "66% bounds" in said

@@ -86,7 +86,8 @@ def released_rest(c: DiTConfig, size: tuple[int, int]) -> dict[str, float]:
     """Flops per block of the released VAE decode and audio network: our modules driven the released way."""
     import torch
 
-    from liveact_app.budget.dryrun import audio_network, hear
+    from liveact_app.budget.dryrun import audio_network
+    from liveact_model.dry import hear
     from liveact_model.vae.wan import WanVAE
 
     with torch.device("meta"):

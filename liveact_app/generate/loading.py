@@ -9,12 +9,15 @@ import torch
 
 from liveact_app.backend import must_run_on
 from liveact_app.generate.job import Job
-from liveact_app.say import note
+from liveact_app.launch import place
+from liveact_app.say import note, show_loading, told
+from liveact_model.checkpoint import footprint
 from liveact_model.config import BLOCK_LATENT_FRAMES, DiTConfig
 from liveact_model.errors import InputError
 
 if TYPE_CHECKING:
     from liveact_model.avatar import Avatar
+    from liveact_model.loading import Blueprint
 
 STAYS = {"--offload_cache": "the memory window stays", "--block_offload": "all blocks stay"}
 SMALL_FLOP = 1e8  # a few milliseconds of one core
@@ -25,29 +28,53 @@ class Shelf:
 
     def __init__(self) -> None:
         self._model: tuple[Avatar, tuple[int, int]] | None = None
+        self.seconds: dict[str, float] = {}
+        """What the loading of each component took."""
 
     def load(self, job: Job, device: str) -> tuple[Avatar, tuple[int, int]]:
         """The avatar and the picture's size (W, H); all jobs of a run agree on both."""
-        self._model = self._model or load(job, device)
+        self._model = self._model or load(job, device, self.seconds)
         return self._model
 
 
-def load(job: Job, device: str) -> tuple[Avatar, tuple[int, int]]:
-    """The job's avatar on a device whose kernels have been tested, and the picture's size (W, H)."""
+def load(job: Job, device: str, seconds: dict[str, float]) -> tuple[Avatar, tuple[int, int]]:
+    """The job's avatar on a device whose kernels have been tested, and the picture's size (W, H).
+
+    `seconds` is told what each component took.
+    """
     from liveact_model.loading import load_avatar
 
     _check_offload(job, device)
     must_run_on(device)
     self_test(device, dtypes_of(job) if device == "cpu" else None)
     note(f"loading {job.model!r} on {device}")
-    avatar = load_avatar(
-        job.model, dtype=job.dtype, wav2vec_dir=job.wav2vec_dir, device=device, mean_memory=job.mean_memory,
-        text_on_host=job.text_on_cpu,
-    )  # fmt: skip
+    with told(), show_loading() as loading:
+        avatar = load_avatar(
+            job.model, dtype=job.dtype, wav2vec_dir=job.wav2vec_dir, device=device, mean_memory=job.mean_memory,
+            text_on_host=job.text_on_cpu, before=lambda blueprint: must_fit(blueprint, job, device),
+            watch=loading.watch,
+        )  # fmt: skip
+    seconds |= loading.seconds
     size = job.size or tuple(avatar.default_size)
     if device == "cpu" and _is_small(avatar.dit.config, size):
         torch.set_num_threads(1)
     return avatar, size
+
+
+def must_fit(blueprint: Blueprint, job: Job, device: str) -> None:
+    """Raise InputError, with the sentence of `liveact plan`, for a run that takes more memory than can be had."""
+    from liveact_app.plan.fit import ROUNDING, Setting, described, lacking, needs_of
+
+    size, here, at = job.size or tuple(blueprint.size), device == "cpu", place()
+    if here and _is_small(blueprint.dit, size):  # some MiB: less than the prediction itself takes
+        return
+    setting = Setting(**{name: getattr(job, name) for name in Setting.__dataclass_fields__})
+    needs = needs_of(blueprint, setting, size, device, at.size, torch.device(device))
+    host = footprint.available_bytes()
+    left = host if here else int(torch.cuda.mem_get_info(device)[0] * (1 - ROUNDING))
+    ranks = at.size if at.near else 1
+    if sentence := lacking(needs, described(blueprint.name, size, setting), device, left, host, ranks):
+        raise InputError(sentence)
 
 
 def _check_offload(job: Job, device: str) -> None:

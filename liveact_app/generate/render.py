@@ -28,6 +28,7 @@ from liveact_app.media.interrupt import Interrupted, Interrupts
 from liveact_app.media.video import CONTAINERS, MAX_WRITTEN_SIDE_PX, VideoWriter, frame_rate
 from liveact_app.say import note, show_progress
 from liveact_kernels.contract import scope
+from liveact_model.config import NAMED
 from liveact_model.errors import InputError
 from liveact_model.parallel import ALONE, SeqParallel
 
@@ -73,17 +74,40 @@ def render(
         if not job.live_audio:
             with AudioReader(audio) as pieces:
                 levels = avatar.measure_audio(map(torch.from_numpy, model_audio(pieces)), float(rate))
+        if doubt := unknown(job, avatar, picture):
+            note(doubt)
         session = Session(
             avatar, fit_image(picture, size), prompts.of(0), fps=float(rate), seed=job.seed,
             audio_cfg=job.audio_cfg, sampler=job.sampler, eight_bit_memory=job.eight_bit_memory,
             eight_bit_attention=job.eight_bit_attention, audio_levels=levels,
             graphs=False if job.eager else None, parallel=parallel,
         )  # fmt: skip
-        run = _Run(job, path, size, rate, audio, prompts, stack)
+        run = _Run(job, path, size, rate, audio, prompts, stack, dict(shelf.seconds))
+        shelf.seconds.clear()  # the next video finds the model loaded
         summary = run.go(session, (avatar.name, device), time.monotonic() - start, stop, record_block)
         if not (summary.interrupted or summary.cut_short):
             session.close()
         return summary
+
+
+def unknown(job: Job, avatar: Any, picture: Any) -> str | None:
+    """A sentence about a picture that the model does not know, by what its VAE makes of it; None for one that it does.
+
+    Looked at in the model's own size, in which it knows what it knows; `picture` is what `read_image` gives.
+    """
+    most = getattr(avatar, "most_lost", None)
+    if most is None:
+        return None
+    from liveact_model.avatar import lost_detail
+
+    own = fit_image(picture, tuple(avatar.default_size))
+    lost = lost_detail(avatar.vae, own.to(avatar.anchor().device))
+    if lost <= most:
+        return None
+    facts = f"its VAE loses {min(lost, 1):.0%} of the detail, and {most:.0%} bounds what it loses of its own kind"
+    other = f"the released model takes photographs: 'liveact fetch {next(iter(NAMED))}', then --model"
+    kind = f"no picture of the kind that {avatar.name!r} knows"
+    return f"--image: {job.image!r} is {kind} ({facts}), so expect garbage; {other}"
 
 
 def _check(job: Job, size: tuple[int, int], rate: Fraction, audio: AudioInfo) -> None:
@@ -109,9 +133,10 @@ class _Run:
     """The block loop of one generation."""
 
     def __init__(self, job: Job, path: str, size: tuple[int, int], rate: Fraction, audio: AudioInfo, prompts: Prompts,
-                 stack: contextlib.ExitStack):  # fmt: skip
+                 stack: contextlib.ExitStack, load_seconds: dict[str, float]):  # fmt: skip
         self.job, self.size, self.rate, self.audio, self.prompts = job, size, rate, audio, prompts
         self.wanted = self._frames_of(audio.samples)
+        self.load_seconds = load_seconds
         self.blocks, self.first_block_s, self.disk_failed = 0, 0.0, False
         # Two readers: the model looks ahead of the video, and either may hold only its own little piece.
         self.listener = stack.enter_context(AudioReader(audio))
@@ -231,5 +256,6 @@ class _Run:
             audio_track=self.audio.track, audio_tracks=self.audio.tracks,
             audio_seconds=self.audio.seconds, prepare_seconds=prepare_s, first_block_seconds=self.first_block_s,
             generate_seconds=generate_s, encode_seconds=self.writer.seconds, peak_rss_bytes=peak_rss_bytes(),
+            load_seconds={name: round(s, 3) for name, s in self.load_seconds.items()},
             interrupted=ended[0], cut_short=ended[1], graphs=replayed[0], live_compilations=replayed[1],
         )  # fmt: skip

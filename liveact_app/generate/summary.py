@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,8 @@ class Summary:
     `first_block_seconds` is the wait until the first frames exist. `interrupted` names the signal, `cut_short`
     says what else ended the run before the recording did; both are None after a whole one. `graphs`
     counts the CUDA graphs that were replayed (0: kernel by kernel), `live_compilations` the kernels that compiled after
-    they were captured (more than 0: some video frame waited for a compiler).
+    they were captured (more than 0: some video frame waited for a compiler). `load_seconds` has what opening the files
+    and loading each component took, for the first video of a run.
     """
 
     out: str
@@ -39,6 +40,7 @@ class Summary:
     live_compilations: int
     audio_track: int = 0
     audio_tracks: int = 1
+    load_seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def video_seconds(self) -> float:
@@ -68,11 +70,14 @@ class Summary:
             memory += f"; {self.graphs} CUDA graphs, {self.live_compilations} kernels compiled while it ran"
         many = self.audio_tracks > 1
         track = f"; sound from audio track {self.audio_track} of {self.audio_tracks}, from 0" if many else ""
+        took, whole = self.load_seconds, sum(self.load_seconds.values())
+        each = ", ".join(f"{name} {s:.1f}" for name, s in took.items() if s >= 0.05)
+        loaded = f"; loaded in {whole:.1f} s{each and f' ({each})'}" if took else ""
         part = f" of {self.video_frames_wanted}" if self.interrupted or self.cut_short else ""
         return (
             f"{self.out!r}: {self.video_frames}{part} video frames, {self.video_seconds:.2f} s, {w}x{h} at "
             f"{self.fps:g} fps; {self.video_frames_per_second:.1f} video frames/s, real-time factor "
-            f"{self.real_time_factor:.2f} (below 1 keeps up with playback){memory}{track}"
+            f"{self.real_time_factor:.2f} (below 1 keeps up with playback){memory}{track}{loaded}"
         )
 
 

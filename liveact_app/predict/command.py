@@ -6,10 +6,14 @@ import argparse
 import json
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from liveact_app.arguments import whole_number
 from liveact_app.budget.command import sizes
 from liveact_model.errors import InputError
+
+if TYPE_CHECKING:
+    from liveact_kernels.compiled.predict.frame import Frame
 
 EPILOG = """
 Every launch of a steady block is compiled for the chip, disassembled, and replayed by a model of one SM: issue,
@@ -99,6 +103,20 @@ def _run(args: argparse.Namespace) -> int:
         print(tables.heading(args.model, args.precision, frames[0]))
         print("\n".join(tables.terminal(f) for f in frames))
     return 0
+
+
+def frame_of(model: str, size: tuple[int, int], precision: str, chip: str) -> Frame:
+    """Every launch of a steady block predicted on a chip by name. Raises as `compiled.predict.frame.frame`."""
+    from liveact_app.budget.dryrun import record_block
+    from liveact_kernels.compiled import sass
+    from liveact_kernels.compiled.predict.frame import frame
+    from liveact_model.config import BLOCK_VIDEO_FRAMES
+
+    rates = _chip(chip)
+    sass.tools()
+    found = frame(record_block(model, size, precision), *rates, size, BLOCK_VIDEO_FRAMES, say)
+    say("")
+    return found
 
 
 def say(text: str) -> None:

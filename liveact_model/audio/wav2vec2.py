@@ -21,7 +21,7 @@ from liveact_model.audio.levels import LevelMeter, Levels
 from liveact_model.audio.stream import Wav2Vec2Stream
 from liveact_model.audio.tempo import EMBEDDINGS_PER_SECOND, TempoStream
 from liveact_model.audio.wav2vec2_weights import SAMPLE_RATE, WHAT, build, plain_state, read_directory
-from liveact_model.checkpoint.statedict import assign, check_keys, check_one_dtype
+from liveact_model.checkpoint.statedict import assign, check_keys, check_one_dtype, only
 from liveact_model.errors import InputError
 
 
@@ -57,11 +57,13 @@ class Wav2Vec2AudioEncoder(nn.Module):
         super().__init__()
         model = build(settings, where)
         state = plain_state(state)
-        check_keys(state, {key: tuple(value.shape) for key, value in model.state_dict().items()}, what)
+        wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+        check_keys(state, wanted, what)
+        state = only(state, wanted)
         check_one_dtype(state, what)
         assign(model, state)
         model.encoder.pos_conv_embed.conv.widen()
-        config, self.normalize = model.config, normalize
+        config, self.normalize, self.settings = model.config, normalize, dict(settings)
         self.blocks, self.channels = config.num_hidden_layers, config.hidden_size
         self.pre_norm, self.grouped = config.do_stable_layer_norm, config.feat_extract_norm == "group"
         self.convolutions, self.projection, self.encoder = (

@@ -140,6 +140,7 @@ class Ours(_Strict):
     )
     dit: Denoiser = Field(description="an object with the denoiser's sizes")
     vae: TinyVAEOptions = Field(description="an object with the VAE's sizes")
+    most_lost: float | None = Field(None, gt=0, le=100, description="a number above 0, at most 100")
 
     @model_validator(mode="after")
     def _fits(self) -> Ours:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from liveact_model.checkpoint.footprint import must_fit
-from liveact_model.errors import InputError
+from liveact_model.errors import CheckpointWarning, InputError
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 PICKLE_BYTES = 8 << 20
@@ -124,16 +124,46 @@ def check_tensor(state: Mapping[str, Tensor], key: str, shape: Sequence[int], wh
         raise InputError(f"{what}: expected {key} to hold finite values, found NaN or infinity")
 
 
+TABLES = ("freqs", "inv_freq", "position_ids", "num_batches_tracked")
+"""Last parts of keys under which libraries store tables and counters that nothing has learned."""
+SHOWN = 3
+
+
 def check_keys(state: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]], what: str) -> None:
-    """Every expected key must be there as `check_tensor` says, and no other key.
+    """Every expected key must be there as `check_tensor` says, and no other key that could be a weight.
+
+    Other keys are passed over with one CheckpointWarning where they are `idle`; `only` leaves them out.
 
     Raises:
         InputError: naming the first wrong key in the order of `expected`, then the first extra one.
     """
     for key, shape in expected.items():
         check_tensor(state, key, shape, what)
-    if extra := next((key for key in state if key not in expected), None):
-        raise InputError(f"{what}: unexpected key {extra:.200} {list(state[extra].shape)}")
+    extra = [key for key in state if key not in expected]
+    heads = {key.partition(".")[0] for key in expected}
+    if weight := next((key for key in extra if not idle(key, state[key], heads)), None):
+        raise InputError(f"{what}: unexpected key {weight:.200} {list(state[weight].shape)}")
+    if extra:
+        more = f" and {len(extra) - SHOWN} more" if len(extra) > SHOWN else ""
+        named = ", ".join(f"{key:.60}" for key in extra[:SHOWN])
+        warnings.warn(f"{what}: passed over what is no weight: {named}{more}", CheckpointWarning, stacklevel=3)
+
+
+def idle(key: str, value: Tensor, heads: Container[str]) -> bool:
+    """Whether an extra tensor can be no weight of a layer, and another architecture does not show in it.
+
+    `heads` are the first parts of the keys that a network has. Tables and counters go by their names, whole numbers and
+    truth values are never weights, and one value alone (a step, a version) is none outside the network's own parts; any
+    other float would have been learned for something that is not here.
+    """
+    if key.rpartition(".")[2] in TABLES or not (value.is_floating_point() or value.is_complex()):
+        return True
+    return value.numel() <= 1 and key.partition(".")[0] not in heads
+
+
+def only(state: Mapping[str, Tensor], expected: Iterable[str]) -> dict[str, Tensor]:
+    """The expected keys of a state dict that was checked."""
+    return {key: state[key] for key in expected}
 
 
 def check_one_dtype(state: Mapping[str, Tensor], what: str) -> None:

@@ -21,6 +21,7 @@ class Quantised(NamedTuple):
 
 Activation = Tensor | Quantised
 
+PIECE = 1 << 22  # values that are quantised at a time: their float32 copies need not be those of a whole layer
 GROUP = 128  # channels per activation scale where a row-wide maximum is not at hand
 
 
@@ -59,10 +60,16 @@ class Linear(nn.Module):
         if precision != "fp8":
             self.to(getattr(torch, precision))
             return
-        w8, scale = per_group(self.weight, 1)
+        w8 = torch.empty_like(self.weight, dtype=torch.float8_e4m3fn)
+        scale = self.weight.new_empty(self.N, dtype=torch.float32)
+        rows = max(1, PIECE // self.K)
+        for weight, codes, scales in zip(self.weight.split(rows), w8.split(rows), scale.split(rows)):
+            made, of_rows = per_group(weight, 1)
+            codes.copy_(made)
+            scales.copy_(of_rows.squeeze(-1))
         self.weight = None
         self.register_buffer("w8", w8)
-        self.register_buffer("w_scale", scale.squeeze(-1))
+        self.register_buffer("w_scale", scale)
         if self.bias is not None:
             self.bias = nn.Parameter(self.bias.float(), requires_grad=False)
 

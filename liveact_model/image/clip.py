@@ -17,7 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from liveact_model.checkpoint.statedict import assign, check_keys, check_one_dtype, count_layers, load_pickle, shape_of
+from liveact_model.checkpoint.statedict import (
+    assign,
+    check_keys,
+    check_one_dtype,
+    count_layers,
+    load_pickle,
+    only,
+    shape_of,
+)
 from liveact_model.errors import InputError
 
 WHAT = "image encoder weights"
@@ -90,6 +98,10 @@ class CLIPShape:
         }
 
 
+VIT_H = CLIPShape(dim=1280, mlp=5120, head_dim=1024, layers=32, patch=14, tokens=257)
+"""The released model's."""
+
+
 def _build(shape: CLIPShape) -> Any:
     """transformers' tower on the meta device, without the last block and the final norm."""
     from transformers import CLIPVisionConfig, CLIPVisionModel
@@ -154,6 +166,7 @@ class CLIPImageEncoder(nn.Module):
         super().__init__()
         self.shape = shape = CLIPShape.of(state, heads, eps, what)
         check_keys(state, shape.released_keys(), what)
+        state = only(state, shape.released_keys())
         check_one_dtype(state, what)
         if heads < 1 or shape.dim % heads:
             raise InputError(f"{what}: heads must divide the width {shape.dim}, got {heads}")

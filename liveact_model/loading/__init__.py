@@ -6,10 +6,16 @@ The room's face. It stands above the encoders and the denoiser, which read their
 from collections.abc import Callable
 from pathlib import Path
 
+from .blueprint import Blueprint, Opened
 from .keymap import infer_config, load
-from .weights import ASSETS, AVATARS, load_avatar, save_ours
+from .published import SOURCES, Source, lacks
+from .released import named
+from .weights import ASSETS, AVATARS, load_avatar, open_avatar, save_ours
 
-__all__ = ["ASSETS", "AVATARS", "convert", "infer_config", "load", "load_avatar", "save_ours"]
+__all__ = [
+    "ASSETS", "AVATARS", "SOURCES", "Blueprint", "Opened", "Source", "convert", "infer_config", "lacks", "load",
+    "load_avatar", "named", "open_avatar", "save_ours",
+]  # fmt: skip
 
 
 def convert(

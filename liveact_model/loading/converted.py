@@ -25,12 +25,16 @@ from ..checkpoint.statedict import SMALL, name_of
 from ..config import CONVERTED, STORED_PRECISIONS, DiTConfig
 from ..dit import DiT, Linear
 from ..errors import InputError
+from ..needs import WEIGHTS
 from ..schedule import TIMESTEPS
+from .blueprint import Opened, Watch
 from .keymap import Target, fill, targets
 from .released import AUDIO_DIR, DEFAULT_FPS, DEFAULT_SIZE, IMAGE_FILE, TEXT_FILE, TOKENIZER_DIR, VAE_FILE, parts
 
 SHARD_BYTES = 1 << 30
 Say = Callable[[str], None]
+Stored = dict[str, tuple[torch.dtype, tuple[int, ...]]]
+"""Type and shape of each key."""
 
 
 class Converted(BaseModel):
@@ -149,9 +153,9 @@ def _shards(c: DiTConfig) -> Iterator[list[Target]]:
     yield shard
 
 
-def _stored(dit: DiT, wanted: list[Target]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+def _stored(dit: DiT, wanted: list[Target]) -> Stored:
     """Keys of a quantised denoiser's parameters, with types and shapes, read from a model on the meta device."""
-    out: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+    out: Stored = {}
     for path, _, _ in wanted:
         parent, _, name = path.rpartition(".")
         module = dit.get_submodule(parent)
@@ -182,12 +186,12 @@ def _save(dit: DiT, shard: list[Target], state: Tensors, precision: str, path: P
         dit.get_submodule(parent).to("meta")
 
 
-def load_converted(
+def open_converted(
     folder: Path, config: dict[str, Any], precision: str, wav2vec_dir: str | Path | None, device: torch.device,
     mean_memory: bool,
-) -> Avatar:  # fmt: skip
-    """Load what `convert` wrote; on a CPU the codes stay in the mapped file. Errors as in `weights.load_avatar`."""
-    from .released import check_parts, encoders
+) -> Opened:  # fmt: skip
+    """Open what `convert` wrote; on a CPU the codes stay in the mapped file. Errors as in `weights.load_avatar`."""
+    from .released import blueprint_of, check_parts, encoders
 
     where = folder / "config.json"
     stated = validated(Converted, config, where)
@@ -214,7 +218,21 @@ def load_converted(
         raise InputError(f"denoiser: unexpected key {extra:.200}")
     models = encoders(folder, c.text_len, wav2vec_dir, stated.precision)
     check_parts(folder, c, *models)
+    audio, text, image, vae = models
+
+    def read(watch: Watch) -> Avatar:
+        _place(dit, state, keys, device, watch)
+        return Avatar(stated.name, dit.eval(), vae, text, image, audio, DEFAULT_SIZE, DEFAULT_FPS, TIMESTEPS)
+
+    return Opened(blueprint_of(stated.name, dit.config, stated.precision, audio, text, image, vae), read)
+
+
+def _place(dit: DiT, state: Tensors, keys: Stored, device: torch.device, watch: Watch) -> None:
+    """Put the stored values into a denoiser on the meta device."""
+    counts = {key: math.prod(shape) * dtype.itemsize for key, (dtype, shape) in keys.items()}
+    done, total = 0, sum(counts.values())
     for key in keys:
+        watch(WEIGHTS["dit"], done, total)
         parent, _, name = key.rpartition(".")
         module, value = dit.get_submodule(parent), state.take(key).to(device)
         if isinstance(module, Linear) and name in ("w8", "w_scale"):
@@ -224,6 +242,6 @@ def load_converted(
             module[name] = nn.Parameter(value, requires_grad=False)
         else:
             setattr(module, name, nn.Parameter(value, requires_grad=False))
+        done += counts[key]
+    watch(WEIGHTS["dit"], total, total)
     dit.dtype = torch.bfloat16
-    audio, text, image, vae = models
-    return Avatar(stated.name, dit.eval(), vae, text, image, audio, DEFAULT_SIZE, DEFAULT_FPS, TIMESTEPS)

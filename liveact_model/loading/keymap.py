@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from liveact_kernels.cost.memory import nbytes
 
 from ..checkpoint.files import Tensors
 from ..checkpoint.footprint import must_fit
@@ -15,6 +17,7 @@ from ..checkpoint.statedict import check_keys, count_layers
 from ..config import PATCH, TAPS, DiTConfig
 from ..dit import DiT, Linear
 from ..errors import InputError
+from ..needs import WEIGHTS
 
 
 class Target(NamedTuple):
@@ -99,23 +102,39 @@ def _to_released(path: str, value: Tensor, shapes: tuple[tuple[int, ...], ...]) 
 
 def load(
     dit: DiT, state: Mapping[str, Tensor], precision: str, what: str = "checkpoint",
-    device: torch.device | None = None,
+    device: torch.device | None = None, watch: Callable[[str, int, int], None] = lambda name, done, total: None,
+    checked: bool = False,
 ) -> DiT:  # fmt: skip
     """Fill a DiT built on the meta device from released tensors, one layer at a time.
 
     Each tensor moves to `device` (None: stays) and linear layers take `precision` there as they arrive, so that an FP8
-    load never holds the bf16 model; everything else becomes float32. Raises InputError naming the first wrong key, its
-    expected and its found shape.
+    load never holds the bf16 model; everything else becomes float32. `watch` hears how far it is, see
+    `blueprint.Watch`; `checked`: `check` has found nothing. Raises InputError naming the first wrong key, its expected
+    and its found shape.
     """
     c = dit.config
-    check(state, c, what)
+    if not checked:
+        check(state, c, what)
+    total = stored_bytes(c, precision)
     if device is None or device.type == "cpu":
-        width = {"float32": 4, "fp8": 1}.get(precision, 2)
-        must_fit(sum(math.prod(s) for t in targets(c) for s in t.shapes) * width, f"{what} in {precision}")
-    for target in targets(c):
+        must_fit(total, f"{what} in {precision}")
+    wanted = targets(c)
+    counts = [sum(map(math.prod, target.shapes)) for target in wanted]
+    done, whole = 0, sum(counts)
+    for target, count in zip(wanted, counts):
+        watch(WEIGHTS["dit"], total * done // whole, total)
         fill(dit, target, state, precision, device)
+        done += count
+    watch(WEIGHTS["dit"], total, total)
     dit.dtype = torch.float32 if precision == "float32" else torch.bfloat16
     return dit.eval()
+
+
+def stored_bytes(c: DiTConfig, precision: str) -> int:
+    """Bytes of a denoiser's weights in a precision."""
+    with torch.device("meta"):
+        dit = DiT(c).to_precision(precision)
+    return nbytes([*dit.parameters(), *dit.buffers()])
 
 
 def fill(

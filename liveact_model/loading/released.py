@@ -14,10 +14,11 @@ from ..avatar import AudioEncoder, Avatar
 from ..checkpoint.files import Tensors, dit_files
 from ..checkpoint.footprint import must_fit
 from ..checkpoint.statedict import shape_of
-from ..config import DiTConfig
+from ..config import NAMED, WAV2VEC2_BASE, DiTConfig
 from ..dit import DiT
 from ..errors import InputError
 from ..schedule import TIMESTEPS
+from .blueprint import ENCODERS, Blueprint, Opened, Part, Watch, part_of
 from .keymap import check, infer_config, load
 
 DENOISER = "denoiser"
@@ -38,26 +39,42 @@ STORED = {
 or belong to another model. Without this a lost last shard would pass as a model with fewer layers."""
 
 
-def load_released(
+def open_released(
     folder: Path, config: dict[str, Any], precision: str, wav2vec_dir: str | Path | None,
     device: torch.device | None = None, mean_memory: bool = False,
-) -> Avatar:  # fmt: skip
-    """Load a released directory; `config` is its config.json. Arguments and errors as in `weights.load_avatar`.
+) -> Opened:  # fmt: skip
+    """Open a released directory; `config` is its config.json. Arguments and errors as in `weights.load_avatar`.
 
     The encoders keep the precision of their files, except that "float32" is float32 everywhere. What is dear comes
     last: the denoiser's values are read when everything else has been found to fit.
     """
     state, (audio, text, image, vae), dit_config = parts(folder, config, precision, wav2vec_dir)
-    if precision == "float32":
-        wider = sum(p.numel() * 4 for part in (audio, text, image) for p in part.parameters() if p.itemsize < 4)
-        must_fit(wider, f"model: the encoders of {str(folder)!r} in float32")
-        for part in (audio, text, image):
-            part.float()
     with torch.device("meta"):
         dit = DiT(dit_config.with_memory(mean_memory))
-    load(dit, state, precision, DENOISER, device)
-    name = folder.resolve().name
-    return Avatar(name, dit, vae, text, image, audio, DEFAULT_SIZE, DEFAULT_FPS, TIMESTEPS)
+
+    def read(watch: Watch) -> Avatar:
+        if precision == "float32":
+            wider = sum(p.numel() * 4 for part in (audio, text, image) for p in part.parameters() if p.itemsize < 4)
+            must_fit(wider, f"model: the encoders of {str(folder)!r} in float32")
+            for part in (audio, text, image):
+                part.float()
+        load(dit, state, precision, DENOISER, device, watch, checked=True)
+        name = folder.resolve().name
+        return Avatar(name, dit, vae, text, image, audio, DEFAULT_SIZE, DEFAULT_FPS, TIMESTEPS)
+
+    return Opened(blueprint_of(folder.resolve().name, dit.config, precision, audio, text, image, vae), read)
+
+
+def blueprint_of(name: str, c: DiTConfig, precision: str, audio: Any, text: Any, image: Any, vae: Any) -> Blueprint:
+    """Of a released or converted directory: an encoder whose values are cast leaves its file."""
+    found = {n: part_of(part) for n, part in zip(ENCODERS, (text, image, audio))}
+    mapped = tuple(n for n, part in found.items() if precision != "float32" or part.dtype == torch.float32)
+    if precision == "float32":
+        found = {n: Part(part.sizes, torch.float32) for n, part in found.items()}
+    return Blueprint(
+        name, c, precision, vae.config, found["text"], found["image"], found["audio"], DEFAULT_SIZE, DEFAULT_FPS,
+        TIMESTEPS, mapped,
+    )  # fmt: skip
 
 
 def parts(
@@ -140,3 +157,18 @@ def _dit_config(state: Mapping[str, Tensor], values: dict[str, Any], where: Path
         if stated not in (None, found):
             raise InputError(f"{DENOISER}: expected {theirs} {stated} as in {where}, found {found} in the tensors")
     return inferred
+
+
+def named(name: str, precision: str) -> Blueprint:
+    """The released model of a name in config.NAMED, with the sizes and types of its published files."""
+    from ..image.clip import VIT_H
+    from ..text.umt5 import XXL
+    from ..vae.wan_coder import WanVAEConfig
+
+    speech = {n: list(v) if isinstance(v, tuple) else v for n, v in WAV2VEC2_BASE.items()}
+    wide, text = torch.float32, torch.float32 if precision == "float32" else torch.bfloat16
+    parts = (Part(XXL, text), Part(VIT_H, wide), Part(speech, wide))
+    mapped = tuple(n for n in ENCODERS if n != "text" or text != wide)
+    return Blueprint(
+        name, NAMED[name], precision, WanVAEConfig(), *parts, DEFAULT_SIZE, DEFAULT_FPS, TIMESTEPS, mapped
+    )  # fmt: skip

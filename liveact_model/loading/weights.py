@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..avatar import AudioEncoder, Avatar, ImageEncoder, TextEncoder
 from ..checkpoint.files import Tensors
@@ -17,7 +19,10 @@ from ..config import CONVERTED, PRECISIONS, DiTConfig
 from ..dit import DiT
 from ..errors import InputError
 from ..inputs import shown, switch
+from ..needs import WEIGHTS as NAMES
+from ..needs import weights
 from ..schedule import TIMESTEPS
+from .blueprint import Blueprint, Opened, Watch
 from .keymap import check, export, load
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -25,12 +30,14 @@ AVATARS = ("tiny",)
 """Models that ship with the package."""
 
 FORMAT = "liveact-1"
-"""Marks a config.json of ours: {"format", "name", "size", "fps", "timesteps", "dit": {..}, "vae": {..}}."""
+"""Marks a config.json of ours: {"format", "name", "size", "fps", "timesteps", "dit": {..}, "vae": {..}}; "most_lost"
+may stand beside, see Avatar."""
 
 
 def load_avatar(
     name_or_dir: str, dtype: str = "auto", wav2vec_dir: str | None = None, device: str | torch.device = "cpu",
-    mean_memory: bool = False, text_on_host: bool = False,
+    mean_memory: bool = False, text_on_host: bool = False, *,
+    before: Callable[[Blueprint], None] = lambda blueprint: None, watch: Watch = lambda name, done, total: None,
 ) -> Avatar:  # fmt: skip
     """Load a model by name or directory.
 
@@ -39,8 +46,20 @@ def load_avatar(
     wav2vec_dir  folder of the wav2vec2 encoder for a released checkpoint; default: `chinese-wav2vec2-base` in it
     mean_memory  fold old slots by their mean whatever the checkpoint says
     text_on_host the text encoder stays on the CPU; a Session moves its rows
+    before       called when the files have been found to fit together and nothing dear has been read: it may refuse
+    watch        hears how far the loading is
     Raises InputError for an unknown name, or a missing, truncated or mis-shaped file (naming the first wrong key).
     """
+    opened = open_avatar(name_or_dir, dtype, wav2vec_dir, device, mean_memory, text_on_host)
+    before(opened.blueprint)
+    return opened.load(watch)
+
+
+def open_avatar(
+    name_or_dir: str, dtype: str = "auto", wav2vec_dir: str | None = None, device: str | torch.device = "cpu",
+    mean_memory: bool = False, text_on_host: bool = False,
+) -> Opened:  # fmt: skip
+    """The first half of `load_avatar`, with its arguments and errors: everything but reading what is dear."""
     if dtype not in PRECISIONS:
         raise InputError(f"dtype: expected one of {', '.join(PRECISIONS)}, got {dtype!r}")
     try:
@@ -62,22 +81,41 @@ def load_avatar(
     config = read_json(folder / "config.json")
     with torch.no_grad():
         if config.get("format") == FORMAT:
-            avatar = _load_ours(folder, config, "float32" if dtype == "auto" else dtype, place, mean_memory)
+            opened = _open_ours(folder, config, "float32" if dtype == "auto" else dtype, place, mean_memory)
         elif config.get("format") == CONVERTED:
-            from .converted import load_converted
+            from .converted import open_converted
 
-            avatar = load_converted(folder, config, dtype, wav2vec_dir, place, mean_memory)
+            opened = open_converted(folder, config, dtype, wav2vec_dir, place, mean_memory)
         else:
-            from .released import load_released
+            from .released import open_released
 
             precision = "bfloat16" if dtype == "auto" else dtype
-            avatar = load_released(folder, config, precision, wav2vec_dir, place, mean_memory)
-        return avatar.to(place, text_on_host)
+            opened = open_released(folder, config, precision, wav2vec_dir, place, mean_memory)
+
+    @torch.no_grad()
+    def load(watch: Watch) -> Avatar:
+        return moved(opened.load(watch), place, text_on_host, watch)
+
+    return Opened(opened.blueprint, load)
 
 
-def _load_ours(
+def moved(avatar: Avatar, place: torch.device, text_on_host: bool, watch: Watch) -> Avatar:
+    """The avatar on `place`, part by part; a part that is there already, or has no weights, is not heard of."""
+    counts = weights(avatar)
+    for part, name in NAMES.items():
+        module = getattr(avatar, part)
+        stays = not isinstance(module, nn.Module) or (part == "text" and text_on_host)
+        if stays or all(p.device == place for p in module.parameters()):
+            continue
+        watch(name, 0, counts[name])
+        module.to(place)
+        watch(name, counts[name], counts[name])
+    return avatar.to(place, text_on_host)
+
+
+def _open_ours(
     folder: Path, config: dict[str, Any], precision: str, device: torch.device, mean_memory: bool
-) -> Avatar:
+) -> Opened:
     from ..audio.mel import MelEncoder
     from ..checkpoint.schema import Ours, validated
     from ..image.patches import PatchEncoder
@@ -86,18 +124,24 @@ def _load_ours(
 
     where = folder / "config.json"
     stated = validated(Ours, config, where)
-    dit_config, (width, height) = stated.dit.config(), stated.size
+    dit_config, (width, height), options = stated.dit.config(), stated.size, stated.vae.model_dump()
     encoders = (WordEncoder(), PatchEncoder(stated.vae.z_dim, height // 8, width // 8), MelEncoder())
     _check_encoders(dit_config, *encoders, where)
     files = [folder / "dit.safetensors", folder / "vae.safetensors"]
     state, vae_state = Tensors(files[:1]), Tensors(files[1:])
     check(state, dit_config, str(files[0]))
     with torch.device("meta"):
-        dit, vae = DiT(dit_config.with_memory(mean_memory)), TinyVAE(**stated.vae.model_dump())
-    check_keys(vae_state, {key: value.shape for key, value in vae.state_dict().items()}, str(files[1]))
-    load(dit, state, precision, str(files[0]), device)
-    assign(vae, {key: vae_state[key].float() for key in vae_state})
-    return Avatar(stated.name, dit, vae, *encoders, (width, height), stated.fps, tuple(stated.timesteps))
+        dit, vae = DiT(dit_config.with_memory(mean_memory)), TinyVAE(**options)
+    wanted = {key: value.shape for key, value in vae.state_dict().items()}
+    check_keys(vae_state, wanted, str(files[1]))
+    rest = ((width, height), stated.fps, tuple(stated.timesteps))
+
+    def read(watch: Watch) -> Avatar:
+        load(dit, state, precision, str(files[0]), device, watch, checked=True)
+        assign(vae, {key: vae_state[key].float() for key in wanted})
+        return Avatar(stated.name, dit, vae, *encoders, *rest, stated.most_lost)
+
+    return Opened(Blueprint(stated.name, dit.config, precision, options, None, None, None, *rest), read)
 
 
 def _check_encoders(c: DiTConfig, text: TextEncoder, image: ImageEncoder, audio: AudioEncoder, where: Path) -> None:
@@ -114,7 +158,7 @@ def _check_encoders(c: DiTConfig, text: TextEncoder, image: ImageEncoder, audio:
 
 def save_ours(
     folder: Path, name: str, dit: DiT, vae_args: dict[str, Any], size: tuple[int, int], fps: float,
-    timesteps: tuple[float, ...] = TIMESTEPS,
+    timesteps: tuple[float, ...] = TIMESTEPS, most_lost: float | None = None,
 ) -> None:  # fmt: skip
     """Write config.json and dit.safetensors (released keys, bf16) beside a vae.safetensors already in `folder`."""
     from safetensors.torch import save_file
@@ -124,5 +168,5 @@ def save_ours(
     config = {
         "format": FORMAT, "name": name, "size": list(size), "fps": fps, "timesteps": list(timesteps),
         "dit": dit.config.to_dict(), "vae": vae_args,
-    }  # fmt: skip
+    } | ({} if most_lost is None else {"most_lost": most_lost})  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")

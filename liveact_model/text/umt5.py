@@ -17,7 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from liveact_model.checkpoint.statedict import assign, check_keys, check_one_dtype, count_layers, load_pickle, shape_of
+from liveact_model.checkpoint.statedict import (
+    assign,
+    check_keys,
+    check_one_dtype,
+    count_layers,
+    load_pickle,
+    only,
+    shape_of,
+)
 from liveact_model.errors import InputError
 
 from .tokenizer import Tokenizer, load_tokenizer
@@ -80,6 +88,10 @@ class UMT5Shape:
         }
         blocks = {f"blocks.{i}.{key}": shape for i in range(self.layers) for key, shape in block.items()}
         return {"token_embedding.weight": (self.vocab, self.dim), **blocks, "norm.weight": (self.dim,)}
+
+
+XXL = UMT5Shape(vocab=256384, dim=4096, dim_attn=4096, dim_ffn=10240, heads=64, layers=24)
+"""The released model's."""
 
 
 def clean_prompt(prompt: str) -> str:
@@ -151,6 +163,7 @@ class UMT5TextEncoder(nn.Module):
         if self.shape.buckets % 4 or self.shape.buckets >= 4 * self.shape.max_distance:
             raise InputError(f"{what}: expected a multiple of 4 position buckets, found {self.shape.buckets}")
         check_keys(state, self.shape.released_keys(), what)
+        state = only(state, self.shape.released_keys())
         check_one_dtype(state, what)
         self.text_dim, self.text_len, self.tokenizer = self.shape.dim, text_len, tokenizer
         names = {"token_embedding.weight": "embed_tokens.weight", "norm.weight": "final_layer_norm.weight"}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from liveact_kernels.contract import scope
 from liveact_model.checkpoint.footprint import must_fit
-from liveact_model.checkpoint.statedict import check_keys, load_pickle
+from liveact_model.checkpoint.statedict import check_keys, load_pickle, only
 from liveact_model.errors import InputError
 from liveact_model.parallel import SeqParallel
 
@@ -72,7 +72,9 @@ class WanVAE(nn.Module):
         config = WanVAEConfig.of(state, what)
         with torch.device("meta"):
             vae = cls(config)
-        check_keys(state, {name: p.shape for name, p in vae.state_dict().items()}, what)
+        wanted = {name: p.shape for name, p in vae.state_dict().items()}
+        check_keys(state, wanted, what)
+        state = only(state, wanted)
         if torch.device(device).type == "cpu":
             must_fit(sum(t.numel() for t in state.values()) * dtype.itemsize, what)
         vae.load_state_dict({name: t.to(device, dtype) for name, t in state.items()}, assign=True)

@@ -8,6 +8,7 @@ import functools
 
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import _disable_current_modes
 
 from liveact_kernels.common.quantise import dequantise, per_group
 
@@ -23,16 +24,17 @@ def _library_takes(a8, a_scale, w8) -> bool:
 @functools.cache
 def _rows_on_cpu() -> bool:
     """Whether this torch has the row-wise product on CPUs and makes it right; 2.8 has one scale per tensor alone."""
-    a, w = torch.eye(16), torch.arange(256.0).reshape(16, 16) % 7 - 3
-    scale = 2.0 ** (torch.arange(16.0) % 3)
-    try:
-        out = torch._scaled_mm(
-            a.to(torch.float8_e4m3fn), w.to(torch.float8_e4m3fn).t(), scale_a=scale[:, None],
-            scale_b=torch.ones(1, 16), out_dtype=torch.bfloat16,
-        )  # fmt: skip
-    except RuntimeError:
-        return False
-    return torch.equal(out.float(), scale[:, None] * w.t())
+    with _disable_current_modes():  # a run without values asks, too
+        a, w = torch.eye(16), torch.arange(256.0).reshape(16, 16) % 7 - 3
+        scale = 2.0 ** (torch.arange(16.0) % 3)
+        try:
+            out = torch._scaled_mm(
+                a.to(torch.float8_e4m3fn), w.to(torch.float8_e4m3fn).t(), scale_a=scale[:, None],
+                scale_b=torch.ones(1, 16), out_dtype=torch.bfloat16,
+            )  # fmt: skip
+        except RuntimeError:
+            return False
+        return torch.equal(out.float(), scale[:, None] * w.t())
 
 
 def _product(a8, a_scale, w8, w_scale, b, dtype):

@@ -20,6 +20,7 @@ def _cases(**extra):
         Case("tiny_bf16", M=7, N=40, K=96, A=bf16, has_b=True, **extra),
         Case("ragged", M=130, N=300, K=144, A=bf16, has_b=True, **extra),
         Case("odd", M=70, N=77, K=33, A=f32, has_b=False, **extra),
+        Case("wide", M=70, N=160, K=112, A=f32, has_b=True, **extra),  # as much as products.LEAST
         Case("live_o_512x512", rung="device", M=8192, N=5120, K=5120, A=bf16, has_b=True, **extra),
         Case("live_o_416x720", rung="device", M=9360, N=5120, K=5120, A=bf16, has_b=True, **extra),
     ]

@@ -6,7 +6,7 @@ from liveact_kernels.common.quantise import per_group
 
 
 def _normalised(x, mul, add, eps):
-    return F.layer_norm(x.float(), (x.shape[-1],), eps=eps) * mul + add
+    return F.layer_norm(x.float(), mul.shape, mul, add, eps)
 
 
 def modulate(x, mul, add, eps=1e-6):

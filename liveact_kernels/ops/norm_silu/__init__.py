@@ -20,10 +20,12 @@ def reference(x, gamma, silu: bool = True):
 
 
 def torch_backend(x, gamma, silu=True):
-    """Plain eager torch: any device, differentiable."""
+    """Plain eager torch: any device, differentiable; in place outside autograd: on a CPU new pages cost most."""
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).clamp_min(1e-12)
-    y = x.float() * (x.shape[-1] ** 0.5 / norm) * gamma.float()
-    return (F.silu(y) if silu else y).to(x.dtype)
+    y = x.float() * (x.shape[-1] ** 0.5 / norm)
+    anew = torch.is_grad_enabled()
+    y = y * gamma.float() if anew else y.mul_(gamma.float())
+    return (F.silu(y, inplace=not anew) if silu else y).to(x.dtype)
 
 
 norm_silu = Op(

@@ -25,7 +25,7 @@ def _parts(qkv, norm_q, norm_k, rope, eps):
 
     def roped(x, weight):
         x = x.float()
-        x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
-        return rotate(x.unflatten(-1, heads), rope)
+        inverse = torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+        return rotate((x * weight).unflatten(-1, heads), rope * inverse[..., None])  # the table is the smaller factor
 
     return roped(q, norm_q), roped(k, norm_k), v.unflatten(-1, heads)

@@ -1,0 +1,143 @@
+"""How many bytes a model and a Session of it take, before anything is allocated: a run without values on `meta`."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from liveact_kernels.cost.memory import Live, nbytes
+
+from .avatar import Avatar
+from .dry import Rows
+from .parallel import ALONE, SeqParallel
+from .session import Session
+
+STEADY_BLOCK = 2
+"""The first block that begins with everything that stays: full windows, and the audio of the block before."""
+STEPS, START, REST = "denoise steps", "start", "rest"
+WEIGHTS = {"dit": "denoiser", "vae": "VAE", "text": "text encoder", "image": "image encoder", "audio": "audio encoder"}
+WINDOW, PROMPT, CACHES, SMALL = "memory window", "prompt and audio", "VAE caches", "latents, conditioning, time"
+WORK = ("working memory, denoise steps", "working memory, VAE and encoders")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes by component, predicted: `model` where the denoiser lives, `host` beside it.
+
+    Where the denoiser lives on the host, `host` is empty. `mapped` are the parts whose values stay in their files and
+    are read through a mapping, which the system may drop: not in the sums.
+    """
+
+    model: dict[str, int]
+    host: dict[str, int] = field(default_factory=dict)
+    mapped: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def model_bytes(self) -> int:
+        """The sum where the denoiser lives."""
+        return sum(self.model.values())
+
+    @property
+    def host_bytes(self) -> int:
+        """The sum on the host beside it."""
+        return sum(self.host.values())
+
+
+def weights(avatar: Avatar) -> dict[str, int]:
+    """Bytes of the parameters and constants of each part."""
+    return {name: nbytes(_parameters(avatar, part)) for part, name in WEIGHTS.items()}
+
+
+def _parameters(avatar: Avatar, part: str) -> list[Tensor]:
+    module = getattr(avatar, part)
+    module = getattr(module, "network", module)
+    return [*module.parameters(), *module.buffers()] if isinstance(module, nn.Module) else []
+
+
+def predict(
+    avatar: Avatar, size: tuple[int, int], *, place: torch.device | None = None, captured: bool = False,
+    text_on_host: bool = False, mapped: Iterable[str] = (), parallel: SeqParallel = ALONE, **options: Any,
+) -> Needs:  # fmt: skip
+    """What `avatar`, which is on `meta`, and a Session of it at (width, height) pixels take at their worst moment.
+
+    place         where it will run, for what ops on plain torch hold besides their results; None: kernels, which
+                    allocate nothing
+    captured      whether the denoise steps are captured: their temporaries then stay theirs
+    text_on_host  the text encoder lives on the host, the denoiser elsewhere
+    mapped        parts, by their names in WEIGHTS, that stay in their files
+    parallel      the share of one process (parallel.dry)
+    options       of the Session
+
+    The worst moment has a new prompt in it. What an encoder of audio keeps of a recording that waits is not counted,
+    nor what the process itself takes.
+    """
+    found, host = weights(avatar), {}
+    picture = torch.empty(3, size[1], size[0], device="meta")
+    known = [t for part in WEIGHTS for t in _parameters(avatar, part)]
+    if text_on_host:
+        host[WEIGHTS["text"]] = found.pop(WEIGHTS["text"])
+        with torch.no_grad(), Live(known, picture.device.type) as live:
+            avatar.text.encode("")
+        host["working memory, text encoder"] = live.peak
+        avatar = replace(avatar, text=Rows(avatar.text.text_len, avatar.text.text_dim))
+    live = Live([*known, picture], picture.device.type, place, _phase)
+    with live:
+        session = Session(avatar, picture, "", graphs=False, parallel=parallel, **options)
+        for _ in range(STEADY_BLOCK):
+            session.next_block()
+        before = live.now
+        peak, started = live.peak, live.peaks
+        live.forget_peaks()
+        session._prompt_text = "\n"  # any other one
+        session.set_prompt("")
+        session.next_block()
+    steps = max(0, live.peaks.get(STEPS, 0) - before)
+    rest = max(started.get(START, 0), started.get(REST, 0), live.peaks.get(REST, 0))
+    model = found | _held(session, before)
+    model[WORK[0]] = steps
+    model[WORK[1]] = max(0, rest - before) if captured else max(0, max(peak, live.peak) - before - steps)
+    there = {name: model.pop(name) for name in mapped if model.get(name)}
+    return Needs({k: v for k, v in model.items() if v}, host, there)
+
+
+def _phase(scopes: tuple[str, ...]) -> str:
+    """Whether a moment belongs to what is captured: hearing and the denoise steps of a block."""
+    if not any(s.startswith("block[") for s in scopes):
+        return START
+    return STEPS if any(s == "audio" or s.startswith("step[") for s in scopes) else REST
+
+
+def _held(session: Session, before: int) -> dict[str, int]:
+    """Bytes that stay between two blocks, by what they are for."""
+    prompt = [session._prompt, *((s._heard, s._silence) for s in (session._first, session._later))]
+    vae = {t.untyped_storage()._cdata for t in _parameters(session.avatar, "vae")}
+    caches = [t for t in tensors(session._decoder) if t.untyped_storage()._cdata not in vae]
+    found = {
+        WINDOW: nbytes(tensors(session._all_windows)), PROMPT: nbytes(tensors(prompt)), CACHES: nbytes(caches),
+    }  # fmt: skip
+    return found | {SMALL: max(0, before - sum(found.values()))}
+
+
+def tensors(root: Any) -> Iterator[Tensor]:
+    """The tensors that can be reached from an object of this package, lists and dicts; modules with theirs."""
+    seen, waiting = set(), [root]
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, nn.Module):
+            waiting += [*value.parameters(), *value.buffers()]
+        elif isinstance(value, dict):
+            waiting += [*value.values()]
+        elif isinstance(value, list | tuple):
+            waiting += value
+        elif type(value).__module__.startswith(__package__ or ""):
+            waiting += vars(value).values() if hasattr(value, "__dict__") else gc.get_referents(value)
