@@ -138,7 +138,7 @@ def test_a_generation_is_refused_for_the_dtypes_it_may_use(monkeypatch, tmp_path
     (tmp_path / "a").touch()
     files = {"image": str(tmp_path / "a"), "audio": str(tmp_path / "a"), "out": str(tmp_path / "v.mp4")}
     with pytest.raises(InputError, match="that is all"):
-        loading.load(Job(prompt="", **files, **options), "cpu", {})
+        loading.load(Job(prompt="", **files, **options), "cpu")
     assert asked == [("cpu", frozenset(dtypes))]
 
 

@@ -129,6 +129,13 @@ def test_precision_cannot_be_raised_again():
         small.dit().to_precision("fp8").to_precision("float32")
 
 
+def test_a_table_that_inference_asked_for_first_serves_training():
+    rope_table.cache_clear()
+    with torch.inference_mode():
+        table = rope_table(16, 3, 2, 4)
+    assert not table.is_inference() and rope_table(16, 3, 2, 4) is table
+
+
 def test_rope_table_is_the_definition():
     table = rope_table(16, 3, 2, 4)
     assert table.shape == (24, 8, 2) and pair_split(128) == (22, 21, 21) and pair_split(16) == (4, 2, 2)

@@ -37,7 +37,7 @@ class Shelf:
         return self._model
 
 
-def load(job: Job, device: str, seconds: dict[str, float]) -> tuple[Avatar, tuple[int, int]]:
+def load(job: Job, device: str, seconds: dict[str, float] | None = None) -> tuple[Avatar, tuple[int, int]]:
     """The job's avatar on a device whose kernels have been tested, and the picture's size (W, H).
 
     `seconds` is told what each component took.
@@ -54,7 +54,8 @@ def load(job: Job, device: str, seconds: dict[str, float]) -> tuple[Avatar, tupl
             text_on_host=job.text_on_cpu, before=lambda blueprint: must_fit(blueprint, job, device),
             watch=loading.watch,
         )  # fmt: skip
-    seconds |= loading.seconds
+    if seconds is not None:
+        seconds |= loading.seconds
     size = job.size or tuple(avatar.default_size)
     if device == "cpu" and _is_small(avatar.dit.config, size):
         torch.set_num_threads(1)

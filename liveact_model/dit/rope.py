@@ -16,6 +16,7 @@ def pair_split(head_dim: int) -> tuple[int, int, int]:
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)  # whoever asks first: training may be the next to take the same table
 def rope_table(head_dim: int, slots: int, rows: int, columns: int, theta: float = 10000.0) -> Tensor:
     """cos and sin of every token of `slots` latent frames at positions 0 .. slots-1.
 

@@ -3,11 +3,13 @@
 // Warpgroups 0 and 1 attend 64 queries each and share nothing but the keys and values in the ring; the third one keeps
 // the ring full. A warpgroup's scores of the next 128 keys are multiplied while it makes probabilities of these, and its
 // products with the values while it scales the next scores: the tensor core and the special function units need about
-// the same time here, so neither may wait for the other. Nothing keeps the two warpgroups out of step (NOTES.md).
+// the same time here, so neither may wait for the other. The second warpgroup starts when the first has made its first
+// probabilities: half a tile apart they want different units at the same time, and stay so (NOTES.md).
 //
 // q_full              the queries' bytes
 // k_full, v_full [s]  one arrival with the stage's bytes; k_full also stands for the scales and the note
 // k_empty, v_empty    8 arrivals: the warps that have read the stage
+// begun               one arrival: the first warpgroup has made probabilities
 #pragma once
 #include "device.cuh"
 #include "fragments.cuh"
@@ -48,7 +50,8 @@ struct Note {
 struct Ring {
   static constexpr int Q = BM * D, K = BN * D, V = (D + ONES) * BN, SCALES = BN * sizeof(float);
   static constexpr int SUMS = BM * D * sizeof(float);
-  static constexpr int BYTES = 1024 + Q + SUMS + STAGES * (K + V + SCALES + sizeof(Note) + 4 * hopper::BARRIER) + hopper::BARRIER;
+  static constexpr int BYTES = 1024 + Q + SUMS + STAGES * (K + V + SCALES + sizeof(Note) + 4 * hopper::BARRIER) + 2 * hopper::BARRIER;
+  static constexpr int BEGUN = (4 * STAGES + 1) * hopper::BARRIER;  // from k_full
 
   uint8_t *q, *k, *v;
   float4* sums;
@@ -72,7 +75,7 @@ struct Ring {
       hopper::barrier_init(k_empty + s * hopper::BARRIER, WARPGROUPS * 4);
       hopper::barrier_init(v_empty + s * hopper::BARRIER, WARPGROUPS * 4);
     }
-    hopper::barrier_init(q_full, 1);
+    hopper::barrier_init(q_full, 1), hopper::barrier_init(k_full + BEGUN, 1);
     hopper::barrier_init_done();
   }
   // The copies never write these rows; swizzling moves nothing where all is the same.
@@ -263,6 +266,7 @@ __device__ __forceinline__ void fold(const View& view, int tiles, const float (&
       if (i / 2 % 2 == h) state.sum[i] *= unit;
   }
   exponentials(u, q_scale, state.top, p);
+  if (tile == 0 && threadIdx.x == 0) hopper::barrier_arrive(view.k_full + Ring::BEGUN);
   hopper::barrier_wait(view.v_full + stage * hopper::BARRIER, parity);
   multiply_values(view, stage, p, state.sum, !fresh);
   hopper::products_wait<1>(next);
@@ -289,6 +293,7 @@ __device__ __forceinline__ void attend(const View view, const Ring& ring, const 
   int a[BN / 2], b[BN / 2];
   uint32_t p[BN / 8] = {};
   hopper::barrier_wait(ring.q_full, 0);
+  if (threadIdx.x / WARPGROUP > 0) hopper::barrier_wait(view.k_full + Ring::BEGUN, 0);
   hopper::barrier_wait(view.k_full, 0);
   multiply_keys(view, 0, a);
   hopper::products_wait<0>(a);

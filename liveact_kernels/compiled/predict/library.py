@@ -160,8 +160,8 @@ def qkv_norm_rope(cubin: bytes, d: Dims, machine: Machine, op: Op, flops: dict, 
 def attention_8bit(cubin: bytes, d: Dims, machine: Machine, op: Op, flops: dict, moved: float) -> Prediction:
     """Two multiplying warpgroups with queries of their own, one warp that copies; one block per SM.
 
-    The replay lets the ring be full whenever a warpgroup looks, and starts both warpgroups together: they then stay in
-    step and want the same pipe at the same time, which is the slowest they can do.
+    The replay lets the ring be full whenever a warpgroup looks. The second one starts when the first has made its first
+    probabilities: later by what a tile takes a warpgroup that has the SM to itself.
     """
     from liveact_kernels.ops.attention_8bit import cuda_kernel as host
 
@@ -174,10 +174,15 @@ def attention_8bit(cubin: bytes, d: Dims, machine: Machine, op: Op, flops: dict,
     if not each or one["macs"] * 8 != each * step:
         raise Unpredictable(f"attention_8bit: a trip multiplies {one['macs'] * 8:.0f} times, a tile of keys {step}")
 
-    def time(n: int) -> float:
-        return Simulation(machine, [k.trace(trip * n, {})] * 2, 1, Memory(), Copies()).run()
+    def tile(groups: int, stagger: float = 0.0) -> float:
+        times = [
+            Simulation(machine, [k.trace(trip * n, {})] * groups, 1, Memory(), Copies(), stagger=stagger).run()
+            for n in (4, 12)
+        ]
+        return (times[1] - times[0]) / 8 / each
 
-    per = (time(12) - time(4)) / 8 / each
+    late = tile(1)
+    per = tile(2, late)
     memory_keys = getattr(d, "P", 0) if d.has_k_mem else 0
     tiles = -(-d.R // host.KEYS) + -(-memory_keys // host.KEYS)
     blocks = -(-d.L // host.ROWS) * d.H
@@ -188,8 +193,8 @@ def attention_8bit(cubin: bytes, d: Dims, machine: Machine, op: Op, flops: dict,
         "HBM": moved / machine.dram, "L2": asked / machine.tile_rate(),
         "power": sum(flops.get(kind, 0) / rates.POWER[kind] for kind in rates.POWER),
     }  # fmt: skip
-    cycles = waves * (tiles * per + START)
-    parts = {"tile of keys": per, "start and end of a block": START}
+    cycles = waves * (tiles * per + START + late)
+    parts = {"tile of keys": per, "start and end of a block": START, "start of the second warpgroup": late}
     return prediction(machine, cycles, pipes, memory, parts, (regs, 1, "shared memory"), step * tiles * blocks)
 
 
