@@ -8,6 +8,7 @@ from kv_cases import CHUNKS, KINDS, window
 from liveact_kernels.contract import REGISTRY, Case, bf16
 from liveact_kernels.ops.kv_compress import FIRST, kv_compress
 from liveact_kernels.ops.kv_compress import cuda_kernel as kv
+from liveact_kernels.ops.modulate import cuda_kernel as modulate
 from liveact_kernels.ops.qkv_norm_rope import cuda_kernel as qkv
 
 pytestmark = pytest.mark.skipif(cuda_include() is None, reason="needs nvcc's headers and g++")
@@ -117,8 +118,33 @@ def test_qkv_norm_rope_8bit_on_the_cpu(qkv_on_cpu, case, falling):
     assert not split_8bit(qkv_on_cpu, NORM[case], falling)
 
 
+ROWS = {"small": (5, 96), "one_row": (1, 192), "ragged": (9, 1032), "wide": (7, 5120), "walks": (23, 320)}
+
+
+def rows(ops, dims, falling=False):
+    """What is wrong with modulate_quant, of rows that lie far from zero: their spread is no difference of squares."""
+    (L, C), op = dims, REGISTRY["modulate_quant"]
+    args, outs, _ = made(op, {"L": L, "C": C, "A": bf16, "eps": 0.25})
+    args["x"] = (args["x"].float() + 50).to(bf16)
+    ops("modulate_quant", *modulate.operands(*outs, **args), falling=falling)
+    return wrong(op, outs, op.reference(**args))
+
+
+@pytest.fixture(scope="module")
+def modulate_on_cpu(tmp_path_factory):
+    return CpuOps(tmp_path_factory.mktemp("modulate"), "modulate")
+
+
+@pytest.mark.parametrize("falling", [False, True], ids=["rising", "falling"])
+@pytest.mark.parametrize("case", ROWS)
+def test_modulate_quant_on_the_cpu(modulate_on_cpu, case, falling):
+    assert not rows(modulate_on_cpu, ROWS[case], falling)
+
+
+BARRIER = "  __syncthreads();\n  x = 0.f;\n"
+LARGEST = "#pragma unroll\n  for (int w = 0; w < THREADS / 32; ++w) x = fmaxf"
 MUTATIONS = {
-    "no barrier before the sum of the warps": ("qkv_norm_rope", "  __syncthreads();\n  x = 0.f;", "  x = 0.f;"),
+    "no barrier before the sum of the warps": ("qkv_norm_rope", BARRIER, "  x = 0.f;\n"),
     "no barrier after the taps": ("kv_compress", "  __syncthreads();\n  for (int e", "  for (int e"),
     "no wait for the cluster": ("kv_compress", "    if (OLD && p.overlaps) la::cluster_wait();\n", ""),
     "no cluster in temporal order": ("kv_compress", "raster != 0, memory > 0}", "raster != 0, raster && memory > 0}"),
@@ -126,6 +152,13 @@ MUTATIONS = {
     "a head's scale of half of its lanes": ("qkv_norm_rope_8bit", "LANES : lanes) / 2", "LANES : lanes) / 4"),
     "one scale for all heads": ("qkv_norm_rope_8bit", "p.heads + head] = ", "p.heads] = "),
     "a scale by the next lower power": ("qkv_norm_rope_8bit", "+ 0x1FFFFF)", "+ 0)"),
+    "one place for both sums": ("modulate_quant", "slots + WARPS)", "slots)"),
+    "padding counts as variance": ("modulate_quant", "< p.words)  // padding", "< 9999)  // padding"),
+    "the next row over this one": (
+        "modulate_quant", "next);\n    const float mean", "next), Bf16::unpack(next[0], x[0]);\n    const float mean",
+    ),
+    "another half of the vectors": ("modulate_quant", "mul[(2 * n + half)", "mul[(2 * n + 1 - half)"),
+    "no barrier before the largest": ("modulate_quant", BARRIER + LARGEST, "  x = 0.f;\n" + LARGEST),
     "one sum for all tokens": ("qkv_norm_rope", "turnabout * (THREADS / 32)", "0"),
 }
 
@@ -133,9 +166,13 @@ MUTATIONS = {
 @pytest.mark.parametrize("mutation", MUTATIONS)
 def test_a_break_shows(tmp_path, mutation):
     op, text, instead = MUTATIONS[mutation]
-    broken = CpuOps(tmp_path, op.removesuffix("_8bit"), (text, instead))
-    run = {"kv_compress": update, "qkv_norm_rope": split, "qkv_norm_rope_8bit": split_8bit}[op]
-    case = NORM["walks"] if run is not update else KV["bf16_temporal_1" if "temporal" in mutation else "bf16_raster_1"]
+    folder = {"qkv_norm_rope_8bit": "qkv_norm_rope", "modulate_quant": "modulate"}.get(op, op)
+    broken = CpuOps(tmp_path, folder, (text, instead))
+    run = {"kv_compress": update, "qkv_norm_rope": split, "qkv_norm_rope_8bit": split_8bit, "modulate_quant": rows}[op]
+    if run is update:
+        case = KV["bf16_temporal_1" if "temporal" in mutation else "bf16_raster_1"]
+    else:
+        case = ROWS["ragged"] if run is rows else NORM["walks"]
     assert any(run(broken, case, falling) for falling in (False, True)), f"nobody noticed: {mutation}"
 
 

@@ -36,6 +36,16 @@ LA_HD uint32_t low_bytes(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
 #endif
 }
 
+// 1 / x of a normal number, to a unit of float32, which moves no code by more than one.
+LA_HD float reciprocal(float x) {
+#ifdef __CUDA_ARCH__
+  asm("rcp.approx.ftz.f32 %0, %0;" : "+f"(x));
+  return x;
+#else
+  return 1.f / x;
+#endif
+}
+
 struct Bf16 {
   using Word = uint4;                 // eight channels
   static constexpr float MOST = 0.f;  // stored as they are, without a scale
@@ -68,14 +78,7 @@ struct Int8 {
 
   static LA_HD float scale(float largest) { return fmaxf(largest * (1.f / MOST), SCALE_FLOOR); }
 
-  static LA_HD float inverse(float scale) {  // of a normal number; a unit of float32 moves no code by more than one
-#ifdef __CUDA_ARCH__
-    asm("rcp.approx.ftz.f32 %0, %0;" : "+f"(scale));
-    return scale;
-#else
-    return 1.f / scale;
-#endif
-  }
+  static LA_HD float inverse(float scale) { return reciprocal(scale); }
 
   static LA_HD void unpack(const Word& word, float (&x)[8]) {
 #pragma unroll

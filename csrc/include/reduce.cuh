@@ -31,6 +31,12 @@ __device__ __forceinline__ void coded(int lanes, float (&y)[N][8], float (&scale
   }
 }
 
+__device__ __forceinline__ float warp_max(float x) {
+#pragma unroll
+  for (int o = 16; o; o /= 2) x = fmaxf(x, __shfl_xor_sync(0xFFFFFFFFu, x, o));
+  return x;
+}
+
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll
   for (int o = 16; o; o /= 2) x += __shfl_xor_sync(0xFFFFFFFFu, x, o);
@@ -46,6 +52,18 @@ __device__ __forceinline__ float block_sum(float x, float* slots) {
   x = 0.f;
 #pragma unroll
   for (int w = 0; w < THREADS / 32; ++w) x += slots[w];
+  return x;
+}
+
+// The largest of numbers that are 0 or more, likewise.
+template <int THREADS>
+__device__ __forceinline__ float block_max(float x, float* slots) {
+  x = warp_max(x);
+  if (threadIdx.x % 32 == 0) slots[threadIdx.x / 32] = x;
+  __syncthreads();
+  x = 0.f;
+#pragma unroll
+  for (int w = 0; w < THREADS / 32; ++w) x = fmaxf(x, slots[w]);
   return x;
 }
 

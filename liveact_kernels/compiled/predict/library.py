@@ -157,6 +157,24 @@ def qkv_norm_rope(cubin: bytes, d: Dims, machine: Machine, op: Op, flops: dict, 
     return prediction(machine, token * 3 * d.L / blocks + START, pipes, memory, {"token": token}, (regs, *held))
 
 
+def modulate_quant(cubin: bytes, d: Dims, machine: Machine, op: Op, flops: dict, moved: float) -> Prediction:
+    """Blocks of four warps walk rows, several on an SM."""
+    from liveact_kernels.ops.modulate import cuda_kernel as host
+
+    k, regs = function_with(cubin, f"modulate_quant_kernelILi{host.WORDS if d.C > 8 * host.THREADS else 1}E")
+    trip = max((one_trip(k, i) for i in range(len(k.loops))), key=lambda trip: len(k.flat(trip)))
+    held = resident(machine, regs, host.THREADS, 8 * d.C + 64)
+    blocks, rate = min(d.L, held[0] * machine.sms), machine.dram / machine.sms / machine.clock / 4
+
+    def time(n: int) -> float:
+        return Simulation(machine, [k.trace(trip * n, {})] * held[0], 1, Memory(1.0, rate), Copies()).run()
+
+    row, rows = (time(12) - time(4)) / 8, d.L / blocks
+    pipes = {name: n * rows for name, n in limits(cost(k.flat(trip)), 4 * held[0]).items()}
+    memory = {"HBM": moved / machine.dram, "L2": moved / machine.l2}
+    return prediction(machine, row * rows + START, pipes, memory, {"row": row}, (regs, *held))
+
+
 def attention_8bit(cubin: bytes, d: Dims, machine: Machine, op: Op, flops: dict, moved: float) -> Prediction:
     """Two multiplying warpgroups with queries of their own, one warp that copies; one block per SM.
 
@@ -212,6 +230,6 @@ OPS: dict[str, tuple[str, Callable[..., Prediction]]] = {
     "causal_conv3d": ("causal_conv3d", conv), "upsample_conv": ("causal_conv3d", conv),
     **{f"fp8_linear{end}": ("fp8_linear", fp8_linear) for end in ("", "_gate", "_gelu", "_residual")},
     "kv_compress": ("kv_compress", kv_compress), "qkv_norm_rope": ("qkv_norm_rope", qkv_norm_rope),
-    "qkv_norm_rope_8bit": ("qkv_norm_rope", qkv_norm_rope),
+    "modulate_quant": ("modulate", modulate_quant), "qkv_norm_rope_8bit": ("qkv_norm_rope", qkv_norm_rope),
 }  # fmt: skip
 """Op -> (folder of csrc/ops, its model)."""

@@ -45,6 +45,7 @@ modulate_quant = Op(
     backends={
         "torch": f"{__name__}.torch_backend:modulate_quant",
         "triton": f"{__name__}.triton_kernel:modulate_quant",
+        "cuda": f"{__name__}.cuda_kernel:modulate_quant",
     },
 )
 
