@@ -43,7 +43,7 @@ class RandomRows(Rows):
 def fill(module: nn.Module, generator: torch.Generator) -> None:
     """Random weights of the size that trained ones have, in place: unit-variance products, norms near 1."""
     for layer in module.modules():
-        if isinstance(layer, Linear) and layer.is_fp8:
+        if isinstance(layer, Linear) and layer.format.stored:
             for rows in layer.w8.split(4096):  # a float32 copy of a whole matrix need not exist
                 draw = torch.randn(rows.shape, device=rows.device, generator=generator)
                 rows.copy_(to_fp8(draw * CODE_SPREAD))

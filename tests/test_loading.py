@@ -18,7 +18,7 @@ from liveact_app.cli import main
 from liveact_kernels.cost.memory import Live, nbytes
 from liveact_model.checkpoint import files
 from liveact_model.checkpoint.statedict import idle
-from liveact_model.dit import precision
+from liveact_model.dit import Linear, formats
 from liveact_model.errors import CheckpointWarning, InputError
 from liveact_model.loading import keymap, load_avatar, open_avatar
 
@@ -169,7 +169,7 @@ def test_an_fp8_load_holds_its_codes_and_one_tensor_at_a_time(tmp_path, monkeypa
         write(folder)
     released.write_wav2vec2(folder)
     piece = 1 << 13
-    monkeypatch.setattr(precision, "PIECE", piece)
+    monkeypatch.setattr(formats, "PIECE", piece)
     with torch.no_grad():
         opened = open_avatar(str(folder), "fp8")
         read, live = files.Tensors._read, Live(kind="cpu")
@@ -184,7 +184,8 @@ def test_an_fp8_load_holds_its_codes_and_one_tensor_at_a_time(tmp_path, monkeypa
             avatar = opened.load(lambda *told: None)
     stored = keymap.stored_bytes(c, "fp8")
     largest = 2 * 3 * c.dim * c.dim  # q, k and v in bf16
-    assert max(2 * c.ffn_dim * c.dim, largest) == 2 * c.ffn_dim * c.dim and avatar.dit.blocks[0].ffn.up.is_fp8
+    assert max(2 * c.ffn_dim * c.dim, largest) == 2 * c.ffn_dim * c.dim
+    assert avatar.dit.blocks[0].ffn.up.format.name == "fp8"
     # joined from three: the pieces and the whole; then the float32 copies of the values quantised at a time
     margin = largest + 16 * piece
     bf16 = keymap.stored_bytes(c, "bfloat16")
@@ -197,12 +198,12 @@ def test_pieces_quantise_to_the_same_bits(monkeypatch):
     weight = torch.randn(37, 48, generator=g)
 
     def layer():
-        made = precision.Linear(48, 37)
+        made = Linear(48, 37)
         made.weight.data, made.bias.data = weight.clone(), torch.zeros(37)
         made.to_precision("fp8")
         return made
 
     whole = layer()
-    monkeypatch.setattr(precision, "PIECE", 100)
+    monkeypatch.setattr(formats, "PIECE", 100)
     cut = layer()
     assert torch.equal(whole.w8.view(torch.uint8), cut.w8.view(torch.uint8)) and torch.equal(whole.w_scale, cut.w_scale)

@@ -9,6 +9,7 @@ from liveact_kernels.ops.kv_compress import STEADY
 from liveact_model.config import DiTConfig
 from liveact_model.dit import TWO_RANK_RELEASED, Linear, rope_table
 from liveact_model.dit.embed import patchify
+from liveact_model.dit.formats import Wide
 from liveact_model.dit.rope import pair_split
 from liveact_model.errors import InputError
 from liveact_train.dit import TINY_TIMESTEPS, Clip, blocks_of, draw_timesteps, initialise, tokens_of, velocity_loss
@@ -114,8 +115,8 @@ def test_fp8_linears_are_no_worse_than_the_released_recipe(monkeypatch):
 
     want = streamed(exact, x, 937.5)
     got = streamed(ours, {k: v.bfloat16() for k, v in x.items()}, 937.5).float()
-    plain = Linear._args
-    monkeypatch.setattr(Linear, "_args", lambda self, a: plain(self, rounded(a, -1)))
+    plain = Wide._args
+    monkeypatch.setattr(Wide, "_args", lambda self, layer, a: plain(self, layer, rounded(a, -1)))
     for module in released.modules():
         if isinstance(module, Linear):
             module.weight.data = rounded(module.weight.data, (0, 1))

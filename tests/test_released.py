@@ -70,7 +70,7 @@ def held(session):
 )
 def test_blocks_are_finite_and_memory_is_flat(folder, dtype, size, activations, live):
     avatar = load_avatar(str(folder), dtype=dtype)
-    assert avatar.dit.blocks[1].ffn.up.is_fp8 == (dtype == "fp8")
+    assert (avatar.dit.blocks[1].ffn.up.format.name == "fp8") == (dtype == "fp8")
     assert (avatar.dit.dtype.itemsize, avatar.vae.conv1.weight.dtype.itemsize) == (activations, activations)
     assert avatar.text.encoder.embed_tokens.weight.dtype.itemsize == activations  # bf16 in its file
     session, seen = Session(avatar, released.picture(*size), PROMPT), []

@@ -71,7 +71,7 @@ def test_precisions_of_a_load():
     half, eight = reload(state, small.CONFIG, "bfloat16"), reload(state, small.CONFIG, "fp8")
     assert half.patch.weight.dtype == torch.bfloat16 and half.blocks[0].self_attn.norm_q.dtype == torch.float32
     linear = eight.blocks[1].ffn.up
-    assert linear.is_fp8 and linear.w8.dtype == torch.float8_e4m3fn and eight.dtype == torch.bfloat16
+    assert linear.format.name == "fp8" and linear.w8.dtype == torch.float8_e4m3fn and eight.dtype == torch.bfloat16
     back = linear.w8.float() * linear.w_scale[:, None]
     want = state["blocks.1.ffn.0.weight"]
     assert (back - want).norm() / want.norm() < 0.04
@@ -93,7 +93,7 @@ def test_our_format_round_trips(ours):
     want = small.dit().blocks[0].ffn.up.weight.bfloat16().float()
     assert torch.equal(avatar.dit.blocks[0].ffn.up.weight, want)
     assert avatar.dit.config == small.CONFIG
-    assert load_avatar(str(ours), dtype="fp8").dit.blocks[0].ffn.up.is_fp8
+    assert load_avatar(str(ours), dtype="fp8").dit.blocks[0].ffn.up.format.name == "fp8"
 
 
 def test_broken_folders(ours, tmp_path):

@@ -11,7 +11,8 @@ from liveact_kernels import ops
 
 from ..config import TAPS, DiTConfig
 from .cache import Codes, Window
-from .precision import Linear, Quantised
+from .formats import Activation, Quantised
+from .precision import Linear
 
 
 class Norm(NamedTuple):
@@ -61,7 +62,7 @@ class SelfAttention(nn.Module):
         if window.coded(layer):
             new, dtype = Codes(*ops.qkv_norm_rope_8bit(**row)), self.o.takes(x.dtype)
             y, scale = window.attend_codes(layer, frames, new, taps, taps_v, dtype)
-            a = y.flatten(-2) if scale is None else by_head(y, scale, x.dtype)
+            a = self.o.accept(y.flatten(-2)) if scale is None else by_head(y, scale, x.dtype)
         else:
             q, k, v = ops.qkv_norm_rope(**row)
             a = self.o.accept(window.attend(layer, frames, q, k, v, taps, taps_v).flatten(-2))
@@ -92,14 +93,14 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, text: KeysValues, image: KeysValues, pad: int) -> Tensor:
         """x + o(attention to text + attention to image); the last text row stands for `pad` padding rows."""
-        a = self.q.norm(x, self.norm["weight"], self.norm["bias"])
+        a: Activation = self.q.norm(x, self.norm["weight"], self.norm["bias"])
         q = ops.rms_norm(x=self.q(a), weight=self.norm_q).unflatten(-1, self.heads)
         row = {"q": q, "k_text": text.k, "v_text": text.v, "k_image": image.k, "v_image": image.v, "pad": pad}
-        if self.o.is_fp8:
+        if self.o.takes(x.dtype) == torch.float8_e4m3fn:
             codes, scale = ops.cross_attention_quant(**row)
             a = by_head(codes, scale, x.dtype)
         else:
-            a = ops.cross_attention(**row).flatten(-2)
+            a = self.o.accept(ops.cross_attention(**row).flatten(-2))
         return self.o.residual(a, x)
 
 
@@ -127,11 +128,12 @@ class AudioAttention(nn.Module):
         silent = x.shape[0] // frames * (frames - audio.k.shape[0])
         y = x[silent:]
         q = self.q(self.q.norm(y, self.norm["weight"], self.norm["bias"])).unflatten(-1, self.heads)
-        if self.proj.is_fp8:
+        a: Activation
+        if self.proj.takes(x.dtype) == torch.float8_e4m3fn:
             codes, scale = ops.audio_attention_quant(q=q, k=audio.k, v=audio.v)
             a = by_head(codes, scale, x.dtype)
         else:
-            a = ops.audio_attention(q=q, k=audio.k, v=audio.v).flatten(-2)
+            a = self.proj.accept(ops.audio_attention(q=q, k=audio.k, v=audio.v).flatten(-2))
         y = self.proj.residual(a, y)
         return torch.cat((x[:silent], y)) if silent else y
 

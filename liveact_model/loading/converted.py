@@ -154,26 +154,24 @@ def _shards(c: DiTConfig) -> Iterator[list[Target]]:
 
 
 def _stored(dit: DiT, wanted: list[Target]) -> Stored:
-    """Keys of a quantised denoiser's parameters, with types and shapes, read from a model on the meta device."""
+    """Keys of a quantised denoiser's parameters, with types and shapes."""
     out: Stored = {}
     for path, _, _ in wanted:
         parent, _, name = path.rpartition(".")
         module = dit.get_submodule(parent)
-        if isinstance(module, Linear) and name == "weight":
-            out[f"{parent}.w8"] = torch.float8_e4m3fn, (module.N, module.K)
-            out[f"{parent}.w_scale"] = torch.float32, (module.N,)
-        else:
+        names = module.format.stored if isinstance(module, Linear) and name == "weight" else (name,)
+        for name in names:
             value = module[name] if isinstance(module, nn.ParameterDict) else getattr(module, name)
-            out[path] = torch.float32, tuple(value.shape)
+            out[f"{parent}.{name}" if parent else name] = value.dtype, tuple(value.shape)
     return out
 
 
 def _save(dit: DiT, shard: list[Target], state: Tensors, precision: str, path: Path) -> None:
     from safetensors.torch import save_file
 
-    keys = _stored(dit, shard)
     for target in shard:
         fill(dit, target, state, precision, None)
+    keys = _stored(dit, shard)
     found: dict[str, Tensor] = {}
     modules = dict.fromkeys(target.path.rpartition(".")[0] for target in shard)
     for parent in modules:
@@ -204,7 +202,7 @@ def open_converted(
         raise InputError(f"model: expected a manifest.json with the denoiser's files in {str(folder)!r}, found none")
     state = Tensors([folder / name for name in names])
     with torch.device("meta"):
-        dit = DiT(c.with_memory(mean_memory))
+        dit = DiT(c.with_memory(mean_memory)).to_precision(stated.precision)
     keys = _stored(dit, targets(c))
     for key, (dtype, shape) in keys.items():
         value = state.take(key) if key in state else None
@@ -235,13 +233,11 @@ def _place(dit: DiT, state: Tensors, keys: Stored, device: torch.device, watch: 
         watch(WEIGHTS["dit"], done, total)
         parent, _, name = key.rpartition(".")
         module, value = dit.get_submodule(parent), state.take(key).to(device)
-        if isinstance(module, Linear) and name in ("w8", "w_scale"):
-            module.weight = None
-            module.register_buffer(name, value)
+        if isinstance(module, Linear) and name in module.format.stored:
+            setattr(module, name, value)
         elif isinstance(module, nn.ParameterDict):
             module[name] = nn.Parameter(value, requires_grad=False)
         else:
             setattr(module, name, nn.Parameter(value, requires_grad=False))
         done += counts[key]
     watch(WEIGHTS["dit"], total, total)
-    dit.dtype = torch.bfloat16

@@ -156,8 +156,8 @@ def fill(
         module[name] = nn.Parameter(value, requires_grad=False)
     else:
         setattr(module, name, nn.Parameter(value, requires_grad=False))
-    if isinstance(module, Linear) and name == "bias" and precision == "fp8":
-        module.to_precision("fp8")
+    if isinstance(module, Linear) and name == "bias":
+        module.to_precision(precision)
 
 
 def export(dit: DiT) -> dict[str, Tensor]:
