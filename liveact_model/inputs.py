@@ -86,14 +86,17 @@ def number(value: Any, name: str, low: float, high: float) -> float:
     return float(value)
 
 
-def whole(value: Any, name: str) -> int:
-    """A whole number of any size. Raises InputError."""
+def whole(value: Any, name: str, low: int | None = None, high: int | None = None) -> int:
+    """A whole number, of any size unless it is to be from `low` to `high`. Raises InputError."""
     try:
         if not isinstance(value, bool | np.bool_):
-            return operator.index(value)
+            found = operator.index(value)
+            if low is None or high is None or low <= found <= high:
+                return found
     except TypeError:
         pass
-    raise InputError(f"{name}: expected a whole number, got {shown(value)}")
+    between = "" if low is None or high is None else f" from {low} to {high}"
+    raise InputError(f"{name}: expected a whole number{between}, got {shown(value)}")
 
 
 def switch(value: Any, name: str) -> bool:

@@ -16,6 +16,7 @@ from .avatar import Avatar
 from .dry import Rows
 from .parallel import ALONE, SeqParallel
 from .session import Session
+from .steps import Steps
 
 STEADY_BLOCK = 2
 """The first block that begins with everything that stays: full windows, and the audio of the block before."""
@@ -88,6 +89,7 @@ def predict(
     live = Live([*known, picture], picture.device.type, place, _phase)
     with live:
         session = Session(avatar, picture, "", graphs=False, parallel=parallel, **options)
+        first = session._first if captured else None  # what is captured keeps its memory after its block
         for _ in range(STEADY_BLOCK):
             session.next_block()
         before = live.now
@@ -98,7 +100,7 @@ def predict(
         session.next_block()
     steps = max(0, live.peaks.get(STEPS, 0) - before)
     rest = max(started.get(START, 0), started.get(REST, 0), live.peaks.get(REST, 0))
-    model = found | _held(session, before)
+    model = found | _held(session, first, before)
     model[WORK[0]] = steps
     model[WORK[1]] = max(0, rest - before) if captured else max(0, max(peak, live.peak) - before - steps)
     there = {name: model.pop(name) for name in mapped if model.get(name)}
@@ -112,9 +114,9 @@ def _phase(scopes: tuple[str, ...]) -> str:
     return STEPS if any(s == "audio" or s.startswith("step[") for s in scopes) else REST
 
 
-def _held(session: Session, before: int) -> dict[str, int]:
-    """Bytes that stay between two blocks, by what they are for."""
-    prompt = [session._prompt, *((s._heard, s._silence) for s in (session._first, session._later))]
+def _held(session: Session, first: Steps | None, before: int) -> dict[str, int]:
+    """Bytes that stay between two blocks, by what they are for; `first` are the first block's steps if they stay."""
+    prompt = [session._prompt, *((s._heard, s._silence) for s in (first, session._later) if s is not None)]
     vae = {t.untyped_storage()._cdata for t in _parameters(session.avatar, "vae")}
     caches = [t for t in tensors(session._decoder) if t.untyped_storage()._cdata not in vae]
     found = {

@@ -12,8 +12,8 @@ from liveact_kernels.contract import scope
 from liveact_kernels.graphs import Graphs, compilations, supported
 
 from .audio.windows import latent_rows
-from .avatar import Avatar, conditioning
-from .config import PATCH
+from .avatar import Avatar, VideoDecoder, conditioning
+from .config import BLOCK_LATENT_FRAMES, PATCH
 from .dit import Window
 from .errors import InputError
 from .inputs import audio_samples, number, picture, prompt_text, shown, switch, whole
@@ -42,6 +42,8 @@ class Session:
     eight_bit_memory  store memory slots as int8 keys and e4m3 values: half the bytes of bf16
     eight_bit_attention  from the second block on, multiply such codes at the 8-bit rate of the tensor cores; implies
                   eight_bit_memory
+    decode_latent_frames  latent frames that the VAE decodes at a time, 1 to 8: with fewer its working memory is smaller
+                  and its launches are more; the video is the same
     audio_levels  `avatar.measure_audio(recording, fps)` where all the audio exists beforehand, else None
     graphs        capture the denoise steps at the start and replay them: nothing compiles while the avatar runs and
                   launches cost nothing. None: wherever the device can; False: kernel by kernel, for profilers
@@ -55,7 +57,8 @@ class Session:
     def __init__(
         self, avatar: Avatar, image: Tensor | None, prompt: str, *, fps: float | None = None, seed: int = 42,
         sampler: str = "renoise", audio_cfg: float = 1.0, eight_bit_memory: bool = False,
-        eight_bit_attention: bool = False, audio_levels: Any | None = None, graphs: bool | None = None,
+        eight_bit_attention: bool = False, decode_latent_frames: int = BLOCK_LATENT_FRAMES,
+        audio_levels: Any | None = None, graphs: bool | None = None,
         parallel: SeqParallel = ALONE,
     ):  # fmt: skip
         if not isinstance(avatar, Avatar):
@@ -67,6 +70,7 @@ class Session:
         self.audio_cfg = number(audio_cfg, "audio_cfg", 1, 10)
         eight_bit_memory = switch(eight_bit_memory, "eight_bit_memory")
         eight_bit_attention = switch(eight_bit_attention, "eight_bit_attention")
+        self.decode_latent_frames = whole(decode_latent_frames, "decode_latent_frames", 1, BLOCK_LATENT_FRAMES)
         self.blocks_made, self._closed = 0, False
         prompt = prompt_text(prompt)
         if parallel.leads:
@@ -117,17 +121,18 @@ class Session:
             return Steps(dit, y.contiguous(), times, updates, *shared)
 
         n = dit.config.memory_slots
-        self._first, self._later = steps(y[:, :n], True), steps(y[:, n:], False)
+        self._first: Steps | None = steps(y[:, :n], True)
+        self._later = steps(y[:, n:], False)
 
     @torch.no_grad()
     def capture(self) -> None:
         """Capture the denoise steps; before the first block only. Raises RuntimeError later, or from the device."""
-        if self.blocks_made:
+        if self._first is None:
             raise RuntimeError("capture: the Session has already made a block")
         self.avatar.dit.warm_prompts(self._prompt, self._later.tokens)
         decoder = self.parallel.decoder(self.avatar.vae)  # thrown away: what the first two blocks decode compiles now
         for steps in (self._first, self._later):
-            decoder.decode(steps.latent)
+            self._decode(decoder, steps.latent)
         self._graphs = capture(self._first, self._later, self._all_windows)
         self._compiled = compilations()
 
@@ -258,11 +263,11 @@ class Session:
             raise RuntimeError(f"block {self.blocks_made} needs more audio: push it, or close_audio()")
         self._tell(BLOCK)
         block, first = self.blocks_made, self.blocks_made == 0
-        steps = self._first if first else self._later
+        steps = self._first or self._later
         shape = tuple(steps.latent.shape)
         rows = self.parallel.share(lambda: self._hear(first))
         latent = steps.run(rows, lambda step: noise(shape, self.seed, block, step))
-        self.blocks_made += 1
+        self.blocks_made, self._first = self.blocks_made + 1, None
         return latent
 
     def next_block(self) -> Tensor | None:
@@ -272,12 +277,18 @@ class Session:
         """
         with scope("session"), scope(f"block[{self.blocks_made}]"), torch.no_grad():
             latents = self.next_latents()
+            return self._decode(self._decoder, latents)
+
+    def _decode(self, decoder: VideoDecoder, latents: Tensor) -> Tensor | None:
+        made = []
+        for piece in latents.split(self.decode_latent_frames, 1):
             with scope("vae"):
-                frames = self._decoder.decode(latents)
-                if frames is None:
-                    return None
-            with scope("uint8"):
-                return ((frames.float() + 1) * 127.5).round_().clamp_(0, 255).byte().permute(1, 2, 3, 0).contiguous()
+                frames = decoder.decode(piece)
+            if frames is not None:
+                with scope("uint8"):
+                    pixels = ((frames.float() + 1) * 127.5).round_().clamp_(0, 255).byte()
+                    made.append(pixels.permute(1, 2, 3, 0).contiguous())
+        return made[0] if len(made) == 1 else torch.cat(made) if made else None
 
     def _hear(self, first: bool) -> Tensor:
         """Audio rows of this block; the very first latent frame of a video has none."""

@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import weakref
 
 import pytest
 import small
@@ -11,6 +12,7 @@ from liveact_kernels.contract import CallList, record
 from liveact_model.errors import InputError
 from liveact_model.schedule import blocks_for, coefficients, noise, released_blocks
 from liveact_model.session import Session
+from liveact_model.vae.tiny import TinyDecoder
 
 
 def run(blocks, chunk=1600, prompt="happy", avatar=None, **options):
@@ -101,6 +103,29 @@ def test_no_tensor_outlives_its_block():
     assert max(counts) - counts[0] <= 0 and counts[0] - min(counts) <= 2 * slack
 
 
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_decoding_in_pieces_gives_the_same_video(monkeypatch, at_once):
+    """In both the first block, of 6 latent frames, and a later one, of 8."""
+    whole, seen, decode = run(2)[1], [], TinyDecoder.decode
+    monkeypatch.setattr(TinyDecoder, "decode", lambda self, x: (seen.append(x.shape[1]), decode(self, x))[1])
+    pieces = run(2, decode_latent_frames=at_once)[1]
+    assert max(seen) == at_once and sum(seen) == 6 + 8
+    for a, b in zip(whole, pieces, strict=True):
+        assert a.shape == b.shape and (a.int() - b.int()).abs().max() <= 1  # sums may add in another order
+
+
+def test_the_first_block_s_steps_are_let_go():
+    """Keys and values of its audio, its latents and its conditioning: nothing reads them again."""
+    session = Session(small.avatar(), small.picture(), "")
+    steps = weakref.ref(session._first)
+    session.push_audio(small.speech(2))
+    session.next_block()
+    gc.collect()
+    assert steps() is None
+    with pytest.raises(RuntimeError, match="already made a block"):
+        session.capture()
+
+
 def test_done_and_ready_follow_the_audio():
     session = Session(small.avatar(), small.picture(), "")
     assert not session.ready() and not session.done
@@ -122,6 +147,8 @@ def test_done_and_ready_follow_the_audio():
         ({"fps": 0.5}, "fps: expected 1 to 60, got 0.5"),
         ({"sampler": "dpm"}, "sampler: expected one of renoise, euler, got 'dpm'"),
         ({"audio_cfg": 0.0}, "audio_cfg: expected 1 to 10"),
+        ({"decode_latent_frames": 0}, "decode_latent_frames: expected a whole number from 1 to 8, got 0"),
+        ({"decode_latent_frames": 2.5}, "decode_latent_frames: expected a whole number from 1 to 8, got 2.5"),
         ({"image": torch.zeros(3, 30, 32)}, "image: expected .* multiples of 16"),
     ],
 )
