@@ -36,7 +36,7 @@ may stand beside, see Avatar."""
 
 def load_avatar(
     name_or_dir: str, dtype: str = "auto", wav2vec_dir: str | None = None, device: str | torch.device = "cpu",
-    mean_memory: bool = False, text_on_host: bool = False, *,
+    mean_memory: bool = False, text_on_host: bool = False, block_offload: bool = False, *,
     before: Callable[[Blueprint], None] = lambda blueprint: None, watch: Watch = lambda name, done, total: None,
 ) -> Avatar:  # fmt: skip
     """Load a model by name or directory.
@@ -46,18 +46,19 @@ def load_avatar(
     wav2vec_dir  folder of the wav2vec2 encoder for a released checkpoint; default: `chinese-wav2vec2-base` in it
     mean_memory  fold old slots by their mean whatever the checkpoint says
     text_on_host the text encoder stays on the CPU; a Session moves its rows
+    block_offload  weights of the denoiser's blocks live on the host and visit the device while they are used
     before       called when the files have been found to fit together and nothing dear has been read: it may refuse
     watch        hears how far the loading is
     Raises InputError for an unknown name, or a missing, truncated or mis-shaped file (naming the first wrong key).
     """
-    opened = open_avatar(name_or_dir, dtype, wav2vec_dir, device, mean_memory, text_on_host)
+    opened = open_avatar(name_or_dir, dtype, wav2vec_dir, device, mean_memory, text_on_host, block_offload)
     before(opened.blueprint)
     return opened.load(watch)
 
 
 def open_avatar(
     name_or_dir: str, dtype: str = "auto", wav2vec_dir: str | None = None, device: str | torch.device = "cpu",
-    mean_memory: bool = False, text_on_host: bool = False,
+    mean_memory: bool = False, text_on_host: bool = False, block_offload: bool = False,
 ) -> Opened:  # fmt: skip
     """The first half of `load_avatar`, with its arguments and errors: everything but reading what is dear."""
     if dtype not in PRECISIONS:
@@ -69,6 +70,7 @@ def open_avatar(
     if not isinstance(wav2vec_dir, str | Path | None):
         raise InputError(f"wav2vec_dir: expected a folder's name or None, got {shown(wav2vec_dir)}")
     mean_memory, text_on_host = switch(mean_memory, "mean_memory"), switch(text_on_host, "text_on_host")
+    how = (place, mean_memory, switch(block_offload, "block_offload"))
     known = isinstance(name_or_dir, str | Path)
     folder = ASSETS / name_or_dir if known and str(name_or_dir) in AVATARS else name_or_dir
     if not known or not os.path.isdir(folder):
@@ -81,16 +83,16 @@ def open_avatar(
     config = read_json(folder / "config.json")
     with torch.no_grad():
         if config.get("format") == FORMAT:
-            opened = _open_ours(folder, config, "float32" if dtype == "auto" else dtype, place, mean_memory)
+            opened = _open_ours(folder, config, "float32" if dtype == "auto" else dtype, *how)
         elif config.get("format") == CONVERTED:
             from .converted import open_converted
 
-            opened = open_converted(folder, config, dtype, wav2vec_dir, place, mean_memory)
+            opened = open_converted(folder, config, dtype, wav2vec_dir, *how)
         else:
             from .released import open_released
 
             precision = "bfloat16" if dtype == "auto" else dtype
-            opened = open_released(folder, config, precision, wav2vec_dir, place, mean_memory)
+            opened = open_released(folder, config, precision, wav2vec_dir, *how)
 
     @torch.no_grad()
     def load(watch: Watch) -> Avatar:
@@ -114,7 +116,7 @@ def moved(avatar: Avatar, place: torch.device, text_on_host: bool, watch: Watch)
 
 
 def _open_ours(
-    folder: Path, config: dict[str, Any], precision: str, device: torch.device, mean_memory: bool
+    folder: Path, config: dict[str, Any], precision: str, device: torch.device, mean_memory: bool, block_offload: bool
 ) -> Opened:
     from ..audio.mel import MelEncoder
     from ..checkpoint.schema import Ours, validated
@@ -137,7 +139,7 @@ def _open_ours(
     rest = ((width, height), stated.fps, tuple(stated.timesteps))
 
     def read(watch: Watch) -> Avatar:
-        load(dit, state, precision, str(files[0]), device, watch, checked=True)
+        load(dit, state, precision, str(files[0]), device, watch, checked=True, block_offload=block_offload)
         assign(vae, {key: vae_state[key].float() for key in wanted})
         return Avatar(stated.name, dit, vae, *encoders, *rest, stated.most_lost)
 
