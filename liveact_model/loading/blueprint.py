@@ -103,10 +103,15 @@ Watch = Callable[[str, int, int], None]
 
 
 class Opened(NamedTuple):
-    """A model whose files have been found to fit together, and what reads the values and puts them in place."""
+    """A model whose files have been found to fit together, and what reads the values and puts them in place.
+
+    load  also takes the prompts of `load_avatar` where that calls it
+    text  the text encoder, which the model that is loaded has, too
+    """
 
     blueprint: Blueprint
-    load: Callable[[Watch], Avatar]
+    load: Callable[..., Avatar]
+    text: Any = None
 
 
 def _empty(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -225,7 +225,7 @@ def open_converted(
         _place(dit, state, keys, Placing(dit, device, block_offload), watch)
         return Avatar(stated.name, dit.eval(), vae, text, image, audio, DEFAULT_SIZE, DEFAULT_FPS, TIMESTEPS)
 
-    return Opened(blueprint_of(stated.name, dit.config, stated.precision, audio, text, image, vae), read)
+    return Opened(blueprint_of(stated.name, dit.config, stated.precision, audio, text, image, vae), read, text)
 
 
 def _place(dit: DiT, state: Tensors, keys: Stored, placing: Placing, watch: Watch) -> None:

@@ -62,7 +62,7 @@ def open_released(
         name = folder.resolve().name
         return Avatar(name, dit, vae, text, image, audio, DEFAULT_SIZE, DEFAULT_FPS, TIMESTEPS)
 
-    return Opened(blueprint_of(folder.resolve().name, dit.config, precision, audio, text, image, vae), read)
+    return Opened(blueprint_of(folder.resolve().name, dit.config, precision, audio, text, image, vae), read, text)
 
 
 def blueprint_of(name: str, c: DiTConfig, precision: str, audio: Any, text: Any, image: Any, vae: Any) -> Blueprint:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..avatar import AudioEncoder, Avatar, ImageEncoder, TextEncoder
+from liveact_kernels.cost.memory import nbytes
+
+from ..avatar import AudioEncoder, Avatar, Encoded, ImageEncoder, TextEncoder
 from ..checkpoint.files import Tensors
 from ..checkpoint.jsonfile import read_json
 from ..checkpoint.statedict import assign, check_keys
@@ -37,7 +39,8 @@ may stand beside, see Avatar."""
 def load_avatar(
     name_or_dir: str, dtype: str = "auto", wav2vec_dir: str | None = None, device: str | torch.device = "cpu",
     mean_memory: bool = False, text_on_host: bool = False, block_offload: bool = False, *,
-    before: Callable[[Blueprint], None] = lambda blueprint: None, watch: Watch = lambda name, done, total: None,
+    prompts: Iterable[str] | None = None, before: Callable[[Blueprint], None] = lambda blueprint: None,
+    watch: Watch = lambda name, done, total: None,
 ) -> Avatar:  # fmt: skip
     """Load a model by name or directory.
 
@@ -47,13 +50,28 @@ def load_avatar(
     mean_memory  fold old slots by their mean whatever the checkpoint says
     text_on_host the text encoder stays on the CPU; a Session moves its rows
     block_offload  weights of the denoiser's blocks live on the host and visit the device while they are used
+    prompts      all that there will be: they are encoded first, and the text encoder is freed before anything else is
+                   read, if it has weights; any other prompt is then an InputError
     before       called when the files have been found to fit together and nothing dear has been read: it may refuse
     watch        hears how far the loading is
     Raises InputError for an unknown name, or a missing, truncated or mis-shaped file (naming the first wrong key).
     """
     opened = open_avatar(name_or_dir, dtype, wav2vec_dir, device, mean_memory, text_on_host, block_offload)
     before(opened.blueprint)
-    return opened.load(watch)
+    return opened.load(watch, prompts)
+
+
+def _encoded(opened: Opened, prompts: Iterable[str], place: torch.device, watch: Watch) -> Encoded | None:
+    """The prompts as `place` encodes them, with the encoder's memory given back; None where it has no weights."""
+    text, part = opened.text, opened.blueprint.text
+    if part is None:
+        return None
+    total = nbytes(text.parameters())
+    watch(NAMES["text"], 0, total)
+    made = Encoded(text.to(place, part.dtype), prompts)
+    text.to("meta")
+    watch(NAMES["text"], total, total)
+    return made
 
 
 def open_avatar(
@@ -95,8 +113,12 @@ def open_avatar(
             opened = open_released(folder, config, precision, wav2vec_dir, *how)
 
     @torch.no_grad()
-    def load(watch: Watch) -> Avatar:
-        return moved(opened.load(watch), place, text_on_host, watch)
+    def load(watch: Watch, prompts: Iterable[str] | None = None) -> Avatar:
+        where = torch.device("cpu") if text_on_host else place
+        encoded = None if prompts is None else _encoded(opened, prompts, where, watch)
+        avatar = opened.load(watch)
+        avatar.text = encoded or avatar.text
+        return moved(avatar, place, text_on_host, watch)
 
     return Opened(opened.blueprint, load)
 
