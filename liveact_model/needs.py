@@ -97,9 +97,9 @@ def predict(
     with live:
         session = Session(avatar, picture, "", graphs=False, parallel=parallel, **options)
         for _ in range(STEADY_BLOCK):
-            moved = _moved(session)
+            earlier = _moved(session)
             session.next_block()
-        moved = tuple(now - then for now, then in zip(_moved(session), moved))
+        now = _moved(session)
         before = live.now
         peak, started = live.peak, live.peaks
         live.forget_peaks()
@@ -119,7 +119,8 @@ def predict(
     if text_freed:
         text = {EARLY: max(0, sum(text.values()) - sum((host if text_on_host else model).values()))}
     (host if text_on_host else model).update(text)
-    return Needs(*({k: v for k, v in part.items() if v} for part in (model, host)), there, moved)
+    model, host = ({k: v for k, v in part.items() if v} for part in (model, host))
+    return Needs(model, host, there, (now[0] - earlier[0], now[1] - earlier[1]))
 
 
 def _moved(session: Session) -> tuple[int, int]:

@@ -48,8 +48,9 @@ class Belt:
     after   the group that follows each: it is fetched while this one is used
     copies  how bytes travel
 
-    A group is used between `take` and `leave`; all of a belt's groups are brought back, or none. Taking one that did not follow is right, too, only later: it is fetched
-    while the device waits. Callers take and leave on one stream of computing.
+    A group is used between `take` and `leave`; all of a belt's groups are brought back, or none. Taking one that did
+    not follow is right, too, only later: it is fetched while the device waits. Callers take and leave on one stream of
+    computing.
     """
 
     def __init__(self, slots: Sequence[int], after: Sequence[int], copies: Copies):

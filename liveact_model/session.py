@@ -132,8 +132,8 @@ class Session:
         order = [w for i, own in enumerate(self._windows) for w in (own, *(null[i : i + 1] if null and i else ()))]
         config = self.avatar.dit.config
         self._memories = Memories(len(order), config.num_layers, self.avatar.anchor().device)
-        for number, window in enumerate(order):
-            window.away = self._memories.of(number)
+        for place, window in enumerate(order):
+            window.away = self._memories.of(place)
 
     @torch.no_grad()
     def capture(self) -> None:

@@ -1,4 +1,4 @@
-"""Copies beside the computing on a CPU, for tests: as late as they may be, and every order that nothing ensures is named.
+"""Copies beside the computing on a CPU, for tests: as late as they may be, and an order that nothing ensures is named.
 
 A copy runs when somebody waits for its mark, or a later one of its stream must run: whoever forgets a wait reads what
 was there before. That shows one order of many, so there is a clock for every stream as well: a mark carries what is
@@ -73,7 +73,8 @@ class Machine(TorchDispatchMode):
             return func(*args, **kwargs)
         self.tick(COMPUTE)
         written = []
-        for spec, value in [*zip(func._schema.arguments, args), *((s, kwargs.get(s.name)) for s in func._schema.arguments)]:
+        named = [(spec, kwargs.get(spec.name)) for spec in func._schema.arguments]
+        for spec, value in [*zip(func._schema.arguments, args), *named]:
             for t in torch.utils._pytree.tree_leaves(value):
                 if isinstance(t, torch.Tensor):
                     writes = spec.alias_info is not None and spec.alias_info.is_write

@@ -110,6 +110,7 @@ def follow(jobs: tuple[Job, ...], shelf: Shelf, device: str, ranks: SeqParallel)
             Session(
                 avatar, None, "", fps=job.fps, seed=job.seed, audio_cfg=job.audio_cfg, sampler=job.sampler,
                 eight_bit_memory=job.eight_bit_memory, eight_bit_attention=job.eight_bit_attention,
-                memory_offload=job.offload_cache and device != "cpu", graphs=False if job.eager else None, parallel=ranks,
+                memory_offload=job.offload_cache and device != "cpu", graphs=False if job.eager else None,
+                parallel=ranks,
             ).follow()  # fmt: skip
     return 0

@@ -19,9 +19,9 @@ The real model and Session run once without values, so every number follows from
 allocated; 'liveact generate' makes the same prediction before it loads, and refuses with the same sentence. The worst
 moment is told: graphs captured, a new prompt in the middle. Of a GPU's memory 0.5 GiB are set aside for its context and
 1/32 for the allocator's rounding (assumed). What Python and its libraries take of the host is not in the numbers.
-What is offloaded is copied while the GPU computes: the row of copies says how long, at the stated rate, and no frame can
-take less. With --chip the time of a video frame is predicted from machine code, which takes minutes the first time; it
-is the longer of computing and copies. GB are 2^30 bytes, as cards are named.
+What is offloaded is copied while the GPU computes: the row of copies says how long, at the stated rate, and no video
+frame can take less. With --chip the time of a video frame is predicted from machine code, which takes minutes the first
+time; it is the longer of computing and copies. GB are 2^30 bytes, as cards are named.
 
 examples:
   liveact plan --size 416*720 --gpu-memory 80GB --host-memory 64GB

@@ -52,7 +52,8 @@ def said(plan: Plan) -> list[str]:
         aside = "" if plan.device == "cpu" else ", context and rounding set aside (assumed)"
         lines.append(f"left for tensors: {gib(plan.left)}{aside}")
     if any(r.needs.moved[0] for r in plan.rungs):
-        lines.append(f"copies: {plan.link / 1e9:.0f} GB/s to the GPU, {PINNED:.0%} of its PCIe link (assumed), beside the computing")
+        rate = f"{plan.link / 1e9:.0f} GB/s to the GPU, {PINNED:.0%} of its PCIe link (assumed)"
+        lines.append(f"copies: {rate}, beside the computing")
     if plan.chosen is not None:
         lines.append(f"fits: {plan.command(plan.chosen)}")
         if plan.nearest is not None and plan.nearest is not plan.chosen:
@@ -104,6 +105,6 @@ def plain(plan: Plan) -> str:
     command = None if plan.chosen is None else plan.command(plan.chosen)
     return json.dumps({
         "label": LABEL, "model": plan.name, "size": list(plan.size), "device": plan.device, "ranks": plan.ranks,
-        "left_bytes": plan.left, "host_bytes": plan.host, "copies_bytes_per_second": plan.link or None, "settings": [one(r) for r in plan.rungs], "command": command,
-        "untimed": plan.untimed or None,
+        "left_bytes": plan.left, "host_bytes": plan.host, "copies_bytes_per_second": plan.link or None,
+        "settings": [one(r) for r in plan.rungs], "command": command, "untimed": plan.untimed or None,
     }, indent=1)  # fmt: skip

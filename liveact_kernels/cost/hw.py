@@ -23,8 +23,8 @@ MEASURED_FILE = "hw_measured.json"
 
 
 PCIE_4_X16, PCIE_5_X16 = 31.5e9, 64e9
-"""Bytes per second of a link's 16 lanes, one direction: 16 or 32 GT/s a lane, of 130 bits 128 carry data (PCI Express Base
-Specification 4.0 and 5.0); 63.0 for the second, which vendors' datasheets give as 64."""
+"""Bytes per second of 16 lanes, one direction: 16 or 32 GT/s a lane, 128 of 130 bits carry data (PCI Express Base
+Specification 4.0, 5.0). That makes 63.0 of the second, which datasheets give as 64."""
 PINNED = 0.8
 """Of a link's rate, what copies from page-locked memory reach: assumed, 25 GB/s on PCIe 4.0 x16."""
 

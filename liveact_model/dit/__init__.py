@@ -13,6 +13,6 @@ from .rope import rope_table
 from .streamed import Streamed
 
 __all__ = [
-    "TWO_RANK_RELEASED", "DiT", "KeysValues", "LayerMemory", "Linear", "Memories", "Prompt", "Streamed", "Time", "Window",
-    "rope_table",
+    "TWO_RANK_RELEASED", "DiT", "KeysValues", "LayerMemory", "Linear", "Memories", "Prompt", "Streamed", "Time",
+    "Window", "rope_table",
 ]  # fmt: skip

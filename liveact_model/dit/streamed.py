@@ -1,4 +1,4 @@
-"""Block offload: weights of the blocks, as they are multiplied, live on the host and visit the device one block ahead."""
+"""Block offload: weights of the blocks, quantised, live on the host and visit the device one block ahead."""
 
 from __future__ import annotations
 

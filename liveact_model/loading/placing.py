@@ -1,4 +1,4 @@
-"""Where a denoiser's values go while they come, one after the other: to the device, or block after block to the host."""
+"""Where a denoiser's values go while they come: to the device, or block after block to the host."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ class Placing:
     """
 
     def __init__(self, dit: DiT, device: torch.device | None, block_offload: bool):
-        self.device, self._block = device, None
+        self.device = device
+        self._block: int | None = None
         if block_offload:
             dit.streamed = Streamed(dit.blocks, device or torch.device("cpu"))
         self._streamed = dit.streamed
@@ -25,7 +26,7 @@ class Placing:
         """The device for the value of a path; "" behind the last one."""
         room, _, rest = path.partition(".")
         block = int(rest.partition(".")[0]) if room == "blocks" and self._streamed is not None else None
-        if self._streamed is not None and self._block not in (None, block):
+        if self._streamed is not None and self._block is not None and self._block != block:
             self._streamed.admit(self._block)
         self._block = block
         return self.device if block is None else torch.device("cpu")
