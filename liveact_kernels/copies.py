@@ -90,9 +90,11 @@ class Streams(Copies):
     def __init__(self, device: torch.device):
         super().__init__(device)
         self._ways = (torch.cuda.Stream(device), torch.cuda.Stream(device))
+        self._locked: list[Tensor] = []
+        weakref.finalize(self, _unlock, self._locked, self._ways).atexit = False
 
     def host(self, count: int) -> Tensor:
-        """Page-locked memory. Raises RuntimeError where the driver refuses.
+        """Page-locked memory, which lives as long as this object. Raises RuntimeError where the driver refuses.
 
         Locked by hand: torch's allocator of such memory rounds every piece up to a power of two.
         """
@@ -101,7 +103,7 @@ class Streams(Copies):
             code = torch.cuda.cudart().cudaHostRegister(made.data_ptr(), count, 0)
             if int(code):
                 raise RuntimeError(f"cannot lock {count} bytes of host memory for copies (code {int(code)})")
-            weakref.finalize(made, _unlock, made.data_ptr(), self._ways)
+            self._locked.append(made)
         return made
 
     def room(self, count: int) -> Tensor:
@@ -134,11 +136,12 @@ class Streams(Copies):
         to.copy_(value, non_blocking=True)
 
 
-def _unlock(address: int, ways: tuple) -> None:
+def _unlock(locked: list[Tensor], ways: tuple) -> None:
     """Give page-locked memory back once no copy can be on its way."""
     for way in ways:
         way.synchronize()
-    torch.cuda.cudart().cudaHostUnregister(address)
+    for memory in locked:
+        torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())
 
 
 def beside(device: torch.device) -> Copies:

@@ -100,12 +100,6 @@ class Belt:
             done = self.copies.copy([(host, here) for here, host in changed], (done,), back=True)
         self._free[self.slots[group]] = done
 
-    def forget(self) -> None:
-        """All groups leave; slots and marks stay."""
-        for known in (self._pairs, self._changing, self._due):
-            known.clear()
-        self._holds = [None] * len(self._holds)
-
     def _fetch(self, group: int) -> None:
         slot = self.slots[group]
         if self._holds[slot] != group:

@@ -93,7 +93,7 @@ class Steps:
 def forget(windows: list[Window]) -> None:
     """Empty memory windows, as before a first block."""
     for window in windows:
-        window.forget()
+        window.layers.clear()
 
 
 def capture(first: Steps, later: Steps, windows: list[Window]) -> Graphs:

@@ -106,7 +106,10 @@ def test_a_forgotten_wait_is_seen(monkeypatch, careless):
         assert careless is not Deaf or not torch.equal(want, got)
 
 
-@pytest.mark.parametrize("line", ["wait(self._arrived[slot])", "wait(self._free[slot])", "(self._free[slot],)", "(done,)"])
+MARKS = ("wait(self._arrived[slot])", "wait(self._free[slot])", "(self._free[slot],)", "(done,)")
+
+
+@pytest.mark.parametrize("line", MARKS)
 def test_every_mark_of_the_belt_is_needed(monkeypatch, line):
     """The belt's own source with one mark left out."""
     source = open(offload.__file__, encoding="utf-8").read()

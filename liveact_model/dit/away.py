@@ -59,7 +59,3 @@ class Away(NamedTuple):
     def leave(self, layer: int) -> None:
         """The block's use of the layer's memory is over."""
         self.memories.belt.leave(self.first + layer)
-
-    def forget(self) -> None:
-        """No window's memory is wanted any more."""
-        self.memories.belt.forget()

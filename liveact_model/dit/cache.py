@@ -187,12 +187,6 @@ class Window:
             return
         ops.kv_compress(**args, out=tuple(None if t is None else t[kept:] for t in old))
 
-    def forget(self) -> None:
-        """Empty it, as before a first block."""
-        self.layers.clear()
-        if self.away is not None:
-            self.away.forget()
-
     def nbytes(self) -> int:
         """Bytes held, constant from the second block on."""
         return sum(t.nbytes for m in self.layers.values() for t in m.tensors())
