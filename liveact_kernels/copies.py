@@ -27,16 +27,21 @@ ALIGNED = 256
 class Copies:
     """Copies that happen at once, where host and device are the same.
 
+    kept   bytes of host memory given out
     moved  bytes that went to the device, and back, since the start
     """
 
     def __init__(self, device: torch.device):
-        self.device = device
+        self.device, self.kept = device, 0
         self.moved = [0, 0]
 
     def host(self, count: int) -> Tensor:
-        """Host memory of `count` bytes, uint8 [count], that copies can read and write without help of the processor."""
-        return torch.empty(count, dtype=torch.uint8)
+        """Host memory of `count` bytes, uint8 [count], that copies can read and write without help of the processor.
+
+        It lives as long as this object. Raises RuntimeError where the driver refuses to lock so much of it.
+        """
+        self.kept += count
+        return self._host(count)
 
     def room(self, count: int) -> Tensor:
         """Memory of the device for copies to fill, uint8 [count]."""
@@ -61,6 +66,9 @@ class Copies:
     def wait(self, mark: Mark) -> None:
         """What is launched from here on computes after the mark."""
 
+    def _host(self, count: int) -> Tensor:
+        return torch.empty(count, dtype=torch.uint8)
+
     def _move(self, to: Tensor, value: Tensor) -> None:
         to.copy_(value)
 
@@ -72,8 +80,7 @@ class Unmoved(Copies):
         super().__init__(device)
         self._fake = FakeTensorMode()
 
-    def host(self, count: int) -> Tensor:
-        """As of Copies, without values."""
+    def _host(self, count: int) -> Tensor:
         with _disable_current_modes(), self._fake:  # or whoever counts bytes would see what stands in for it
             return torch.empty(count, dtype=torch.uint8, device="cpu")
 
@@ -93,11 +100,8 @@ class Streams(Copies):
         self._locked: list[Tensor] = []
         weakref.finalize(self, _unlock, self._locked, self._ways).atexit = False
 
-    def host(self, count: int) -> Tensor:
-        """Page-locked memory, which lives as long as this object. Raises RuntimeError where the driver refuses.
-
-        Locked by hand: torch's allocator of such memory rounds every piece up to a power of two.
-        """
+    def _host(self, count: int) -> Tensor:
+        """Locked by hand: torch's allocator of such memory rounds every piece up to a power of two."""
         made = torch.empty(count, dtype=torch.uint8)
         if count:
             code = torch.cuda.cudart().cudaHostRegister(made.data_ptr(), count, 0)

@@ -69,7 +69,7 @@ class Belt:
     @property
     def host_bytes(self) -> int:
         """Bytes on the host."""
-        return sum(host.nbytes for pairs in self._pairs.values() for _, host in pairs)
+        return self.copies.kept
 
     def admit(self, group: int, pairs: list[Pair], changing: list[Pair] | None = None) -> None:
         """Let a group in whose values are on the host, or with `changing` in its slot while it is taken.

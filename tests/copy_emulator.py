@@ -91,8 +91,8 @@ class LateCopies(Copies):
         super().__init__(device)
         self.machine, self.ways, self.waiting = machine, (machine.stream(), machine.stream()), ([], [])
 
-    def host(self, count):
-        return self._watched(super().host(count), 0x55)
+    def _host(self, count):
+        return self._watched(super()._host(count), 0x55)
 
     def room(self, count):
         return self._watched(super().room(count), 0xFF)

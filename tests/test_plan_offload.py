@@ -2,9 +2,11 @@
 
 import re
 
+import numpy as np
 import pytest
 import small
 import test_plan
+import torch
 from test_plan import CPU, docs, models, recorded  # noqa: F401 - fixtures
 
 from liveact_app.cli import main
@@ -26,8 +28,13 @@ def test_within_five_percent_of_what_is_allocated_on_both_sides(monkeypatch, dty
     options = options | {"memory_offload": memory_too}
     hollow = open_avatar("tiny", dtype).blueprint.avatar(blocks)
     said = needs.predict(hollow, size, place=CPU, **options)
-    kept, host = [], Copies.host
-    monkeypatch.setattr(Copies, "host", lambda self, count: kept.append(count) or host(self, count))
+    kept = []
+
+    def host(self, count):
+        kept.append(count)
+        return torch.from_numpy(np.empty(count, np.uint8))  # memory that torch's record does not see
+
+    monkeypatch.setattr(Copies, "_host", host)
     avatar = load_avatar("tiny", dtype=dtype, block_offload=blocks)
     weights, there = test_plan.storages(avatar), sum(kept)
     assert said.model["denoiser"] + said.model["VAE"] == weights
@@ -40,8 +47,9 @@ def test_within_five_percent_of_what_is_allocated_on_both_sides(monkeypatch, dty
     assert (window > 0) == memory_too and (there > 0) == blocks
     _, more = recorded(lambda: test_plan.steady(session))
     held = memory.nbytes(needs.tensors(session)) - memory.nbytes(needs.tensors(avatar))
-    most = max(peak, held + more) - window
+    most = max(peak, held - window + more)
     assert weights + most == pytest.approx(said.model_bytes, rel=0.05)
+    assert most == pytest.approx(said.model_bytes - weights, rel=0.05)  # the Session alone
     assert said.moved == moved(session)
 
 
@@ -74,12 +82,12 @@ def test_the_released_model_by_hand(models):  # noqa: F811
 
 
 def test_nothing_of_a_window_on_the_host_counts_on_the_device():
-    """The same bytes whatever the size of the window that is away."""
     said = [needs.predict(open_avatar("tiny").blueprint.avatar(), (64, 64), memory_offload=m) for m in (False, True)]
     layers = 3 * open_avatar("tiny").blueprint.dit.num_layers
     gone = said[1].host[needs.WINDOW]
     assert said[0].model[needs.WINDOW] - said[1].model[needs.WINDOW] == pytest.approx(gone * (1 - 2 / layers), rel=0.01)
-    assert said[0].model_bytes - said[1].model_bytes == pytest.approx(gone * (1 - 3 / layers), rel=0.2)
+    others = [{k: v for k, v in s.model.items() if k not in (needs.WINDOW, needs.WORK[1])} for s in said]
+    assert others[0] == others[1] and said[1].model_bytes <= said[0].model_bytes
 
 
 def test_a_run_on_the_cpu_offloads_nothing():
