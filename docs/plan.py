@@ -24,7 +24,7 @@ CARDS_GB = (24, 32, 80, 141)
 SIZE = (416, 720)
 BEGIN, END = "<!-- from docs/plan.py -->", "<!-- end -->"
 COLOURS = ("#27548a", "#5b8fc7", "#7d6b91", "#c8553d", "#e0a458", "#5f8d4e", "#a9c7e8", "#888888", "#b9b9b9", "#3f6f5f")
-WIDTH, LEFT, RIGHT, TOP, BAR, STEP = 900, 300, 40, 96, 24, 34
+WIDTH, LEFT, RIGHT, TOP, BAR, STEP = 900, 330, 40, 96, 24, 34
 
 
 def arguments() -> argparse.Namespace:
@@ -45,6 +45,8 @@ def page(made: dict[int, Plan]) -> str:
     body = [f"| {name} | {' | '.join(row)} |" for name, row in cells]
     for gb, plan in made.items():
         body.append(f"| fits in {gb} GB | {' | '.join('yes' if r.why is None else 'no' for r in plan.rungs)} |")
+    copies = [f"{ms:.1f}" if (ms := first.travel_ms(r)) else "-" for r in first.rungs]
+    body.append(f"| ms of copies per video frame, at 25 GB/s | {' | '.join(copies)} |")
     lines = [f"{first.name} at {SIZE[0]}x{SIZE[1]}: **{LABEL}**", "", f"| {' | '.join(heads)} |",
              "|" + " --- |" * len(heads), *body, ""]  # fmt: skip
     lines += [f"- [{i}] `{r.setting.flags()}`" for i, r in enumerate(first.rungs, 1)]
@@ -71,7 +73,8 @@ def draw(made: dict[int, Plan]) -> str:
     most = of_card(CARDS_GB[-1] << 30) / (1 << 30)
     scale, body, y = (WIDTH - LEFT - RIGHT) / most, [], TOP
     for number, rung in enumerate(first.rungs, 1):
-        body.append(f'<text x="12" y="{y + 16}" font-size="11">[{number}] {rung.setting.flags()}</text>')
+        short = rung.setting.flags().replace("--dtype ", "").replace("--", "")
+        body.append(f'<text x="12" y="{y + 16}" font-size="10">[{number}] {short}</text>')
         x = float(LEFT)
         for name, count in rung.needs.model.items():
             width = count / (1 << 30) * scale

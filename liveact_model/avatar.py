@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from .config import MASK_CHANNELS, VIDEO_FRAMES_PER_LATENT, WINDOW_SLOTS
 from .dit import DiT
-from .inputs import audio_samples, number
+from .errors import InputError
+from .inputs import audio_samples, number, shown
 
 LEAST_DETAIL = 1e-3  # of a picture of one colour, in which there is nothing to lose
 
@@ -25,6 +26,21 @@ class TextEncoder(Protocol):
 
     def encode(self, prompt: str) -> Tensor:
         """Rows of one prompt."""
+
+
+class Encoded:
+    """Prompts that were encoded beforehand, in place of their encoder: rows on the host, float32, 8 MiB at the most."""
+
+    def __init__(self, encoder: TextEncoder, prompts: Iterable[str]):
+        self.text_dim, self.text_len = encoder.text_dim, encoder.text_len
+        self._rows = {prompt: encoder.encode(prompt).to("cpu") for prompt in dict.fromkeys(prompts)}
+
+    def encode(self, prompt: str) -> Tensor:
+        """Rows of one of them. Raises InputError for any other."""
+        if prompt not in self._rows:
+            few = f"expected one of the {len(self._rows)} that were encoded before the text encoder was freed"
+            raise InputError(f"prompt: {few}, got {shown(prompt)}")
+        return self._rows[prompt]
 
 
 class ImageEncoder(Protocol):

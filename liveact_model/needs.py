@@ -24,6 +24,9 @@ STEPS, START, REST = "denoise steps", "start", "rest"
 WEIGHTS = {"dit": "denoiser", "vae": "VAE", "text": "text encoder", "image": "image encoder", "audio": "audio encoder"}
 WINDOW, PROMPT, CACHES, SMALL = "memory window", "prompt and audio", "VAE caches", "latents, conditioning, time"
 WORK = ("working memory, denoise steps", "working memory, VAE and encoders")
+BLOCKS, TEXT_WORK = "weights of the blocks", "working memory, text encoder"
+EARLY = "text encoder, more than follows it"
+"""What an encoder that is freed before the rest is read takes on top of the rest."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,14 @@ class Needs:
     """Bytes by component, predicted: `model` where the denoiser lives, `host` beside it.
 
     Where the denoiser lives on the host, `host` is empty. `mapped` are the parts whose values stay in their files and
-    are read through a mapping, which the system may drop: not in the sums.
+    are read through a mapping, which the system may drop: not in the sums. `moved` are the bytes that a steady block
+    copies to the device, and back.
     """
 
     model: dict[str, int]
     host: dict[str, int] = field(default_factory=dict)
     mapped: dict[str, int] = field(default_factory=dict)
+    moved: tuple[int, int] = (0, 0)
 
     @property
     def model_bytes(self) -> int:
@@ -62,7 +67,8 @@ def _parameters(avatar: Avatar, part: str) -> list[Tensor]:
 
 def predict(
     avatar: Avatar, size: tuple[int, int], *, place: torch.device | None = None, captured: bool = False,
-    text_on_host: bool = False, mapped: Iterable[str] = (), parallel: SeqParallel = ALONE, **options: Any,
+    text_on_host: bool = False, text_freed: bool = False, mapped: Iterable[str] = (), parallel: SeqParallel = ALONE,
+    **options: Any,
 ) -> Needs:  # fmt: skip
     """What `avatar`, which is on `meta`, and a Session of it at (width, height) pixels take at their worst moment.
 
@@ -70,6 +76,7 @@ def predict(
                     allocate nothing
     captured      whether the denoise steps are captured: their temporaries then stay theirs
     text_on_host  the text encoder lives on the host, the denoiser elsewhere
+    text_freed    it is freed once all prompts are encoded, before the rest is read
     mapped        parts, by their names in WEIGHTS, that stay in their files
     parallel      the share of one process (parallel.dry)
     options       of the Session
@@ -80,18 +87,21 @@ def predict(
     found, host = weights(avatar), {}
     picture = torch.empty(3, size[1], size[0], device="meta")
     known = [t for part in WEIGHTS for t in _parameters(avatar, part)]
-    if text_on_host:
-        host[WEIGHTS["text"]] = found.pop(WEIGHTS["text"])
+    text: dict[str, int] = {}
+    if text_on_host or (text_freed and found[WEIGHTS["text"]]):
+        text[WEIGHTS["text"]] = found.pop(WEIGHTS["text"])
         with torch.no_grad(), Live(known, picture.device.type) as live:
             avatar.text.encode("")
-        host["working memory, text encoder"] = live.peak
+        text[TEXT_WORK] = live.peak
         avatar = replace(avatar, text=Rows(avatar.text.text_len, avatar.text.text_dim))
     live = Live([*known, picture], picture.device.type, place, _phase)
     with live:
         session = Session(avatar, picture, "", graphs=False, parallel=parallel, **options)
         first = session._first if captured else None  # what is captured keeps its memory after its block
         for _ in range(STEADY_BLOCK):
+            earlier = _moved(session)
             session.next_block()
+        now = _moved(session)
         before = live.now
         peak, started = live.peak, live.peaks
         live.forget_peaks()
@@ -100,11 +110,27 @@ def predict(
         session.next_block()
     steps = max(0, live.peaks.get(STEPS, 0) - before)
     rest = max(started.get(START, 0), started.get(REST, 0), live.peaks.get(REST, 0))
-    model = found | _held(session, first, before)
-    model[WORK[0]] = steps
-    model[WORK[1]] = max(0, rest - before) if captured else max(0, max(peak, live.peak) - before - steps)
-    there = {name: model.pop(name) for name in mapped if model.get(name)}
-    return Needs({k: v for k, v in model.items() if v}, host, there)
+    later = _held(session, first, before) | {WORK[0]: steps}
+    later[WORK[1]] = max(0, rest - before) if captured else max(0, max(peak, live.peak) - before - steps)
+    if avatar.dit.streamed is not None:
+        host[BLOCKS] = avatar.dit.streamed.host_bytes
+    if session._memories is not None:
+        host[WINDOW] = session._memories.belt.host_bytes
+    model = found | later
+    there = {name: count for name in mapped if (count := model.pop(name, 0) or text.pop(name, 0))}
+    if text_freed:
+        text = {EARLY: max(0, sum(text.values()) - sum((host if text_on_host else model).values()))}
+    (host if text_on_host else model).update(text)
+    model, host = ({k: v for k, v in part.items() if v} for part in (model, host))
+    return Needs(model, host, there, (now[0] - earlier[0], now[1] - earlier[1]))
+
+
+def _moved(session: Session) -> tuple[int, int]:
+    """Bytes that a Session and its model have copied to the device, and back."""
+    streamed, memories = session.avatar.dit.streamed, session._memories
+    belts = [*([] if streamed is None else streamed.belts), *([] if memories is None else [memories.belt])]
+    to, back = zip((0, 0), *(belt.copies.moved for belt in belts))
+    return sum(to), sum(back)
 
 
 def _phase(scopes: tuple[str, ...]) -> str:
@@ -119,8 +145,9 @@ def _held(session: Session, first: Steps | None, before: int) -> dict[str, int]:
     prompt = [session._prompt, *((s._heard, s._silence) for s in (first, session._later) if s is not None)]
     vae = {t.untyped_storage()._cdata for t in _parameters(session.avatar, "vae")}
     caches = [t for t in tensors(session._decoder) if t.untyped_storage()._cdata not in vae]
+    window = (t for t in tensors(session._all_windows) if t.is_meta)  # not what stands for host memory
     found = {
-        WINDOW: nbytes(tensors(session._all_windows)), PROMPT: nbytes(tensors(prompt)), CACHES: nbytes(caches),
+        WINDOW: nbytes(window), PROMPT: nbytes(tensors(prompt)), CACHES: nbytes(caches),
     }  # fmt: skip
     return found | {SMALL: max(0, before - sum(found.values()))}
 

@@ -14,7 +14,7 @@ from liveact_kernels.graphs import Graphs, compilations, supported
 from .audio.windows import latent_rows
 from .avatar import Avatar, VideoDecoder, conditioning
 from .config import BLOCK_LATENT_FRAMES, PATCH
-from .dit import Window
+from .dit import Memories, Window
 from .errors import InputError
 from .inputs import audio_samples, number, picture, prompt_text, shown, switch, whole
 from .parallel import ALONE, SeqParallel
@@ -45,8 +45,10 @@ class Session:
     decode_latent_frames  latent frames that the VAE decodes at a time, 1 to 8: with fewer its working memory is smaller
                   and its launches are more; the video is the same
     audio_levels  `avatar.measure_audio(recording, fps)` where all the audio exists beforehand, else None
+    memory_offload  memory slots live on the host and visit the device layer by layer, one ahead of the computing
     graphs        capture the denoise steps at the start and replay them: nothing compiles while the avatar runs and
-                  launches cost nothing. None: wherever the device can; False: kernel by kernel, for profilers
+                  launches cost nothing. None: wherever the device can and nothing is offloaded; False: kernel by
+                  kernel, for profilers
     parallel      the processes that share the work. Only the leading one is given an image, prompts and audio, and
                   returns video frames; the others give None and "", the same options otherwise, and call `follow`
 
@@ -58,7 +60,7 @@ class Session:
         self, avatar: Avatar, image: Tensor | None, prompt: str, *, fps: float | None = None, seed: int = 42,
         sampler: str = "renoise", audio_cfg: float = 1.0, eight_bit_memory: bool = False,
         eight_bit_attention: bool = False, decode_latent_frames: int = BLOCK_LATENT_FRAMES,
-        audio_levels: Any | None = None, graphs: bool | None = None,
+        audio_levels: Any | None = None, memory_offload: bool = False, graphs: bool | None = None,
         parallel: SeqParallel = ALONE,
     ):  # fmt: skip
         if not isinstance(avatar, Avatar):
@@ -81,16 +83,20 @@ class Session:
         if eight_bit_attention and not parallel.whole_memory:
             raise InputError("eight_bit_attention: expected a process that keeps every head's memory, not ulysses")
         bits = {"eight_bit": eight_bit_memory or eight_bit_attention, "eight_bit_attention": eight_bit_attention}
-        self._start(image, prompt, bits)
-        device = avatar.anchor().device
-        if supported(device) and parallel.captures if graphs is None else graphs:
+        self._memories: Memories | None = None
+        memory_offload, device = switch(memory_offload, "memory_offload"), avatar.anchor().device
+        self._offloads = memory_offload or avatar.dit.streamed is not None
+        if graphs and self._offloads:
+            raise InputError("graphs: expected None or False where weights or memory are offloaded, got True")
+        self._start(image, prompt, bits, memory_offload)
+        if supported(device) and parallel.captures and not self._offloads if graphs is None else graphs:
             if not supported(device):
                 raise InputError(f"graphs: expected a device that captures calls, got {device.type}")
             self.capture()
 
     @scope("session.start")
     @torch.no_grad()
-    def _start(self, image: Tensor | None, prompt: str, bits: dict[str, bool]) -> None:
+    def _start(self, image: Tensor | None, prompt: str, bits: dict[str, bool], memory_offload: bool) -> None:
         dit, vae, share = self.avatar.dit, self.avatar.vae, self.parallel.share
         image = None if image is None else image.to(self.avatar.anchor().device)
 
@@ -112,6 +118,8 @@ class Session:
         self._windows = windows()
         null = windows() if self.audio_cfg > 1 else None
         self._all_windows = [*self._windows, *(null or [])]
+        if memory_offload:
+            self._send_away(null)
         levels = sigmas(self.avatar.timesteps)
         updates = [coefficients(self.sampler, a, b) for a, b in itertools.pairwise(levels)]
 
@@ -124,9 +132,19 @@ class Session:
         self._first: Steps | None = steps(y[:, :n], True)
         self._later = steps(y[:, n:], False)
 
+    def _send_away(self, null: list[Window] | None) -> None:
+        """Keep the windows' memory on the host; in the order of a block, where step 0 has no forward without audio."""
+        order = [w for i, own in enumerate(self._windows) for w in (own, *(null[i : i + 1] if null and i else ()))]
+        config = self.avatar.dit.config
+        self._memories = Memories(len(order), config.num_layers, self.avatar.anchor().device)
+        for place, window in enumerate(order):
+            window.away = self._memories.of(place)
+
     @torch.no_grad()
     def capture(self) -> None:
         """Capture the denoise steps; before the first block only. Raises RuntimeError later, or from the device."""
+        if self._offloads:
+            raise RuntimeError("capture: copies beside the denoise steps cannot be captured")
         if self._first is None:
             raise RuntimeError("capture: the Session has already made a block")
         self.avatar.dit.warm_prompts(self._prompt, self._later.tokens)

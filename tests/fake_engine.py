@@ -15,6 +15,8 @@ from liveact_model.errors import InputError
 BLOCK_FRAMES = (21, 32)
 loads = []
 """What `load_avatar` was asked for, call by call."""
+encoded = []
+"""The prompts that it was to encode."""
 
 
 class Session:
@@ -76,13 +78,16 @@ class Session:
         return levels[:, None, None, None].expand(-1, *self.size, 3).contiguous()
 
 
-def load_avatar(name_or_dir, dtype="auto", wav2vec_dir=None, device="cpu", before=None, watch=None, **options):
+def load_avatar(
+    name_or_dir, dtype="auto", wav2vec_dir=None, device="cpu", prompts=None, before=None, watch=None, **options
+):
     if name_or_dir != "tiny":
         raise InputError(f"--model: expected tiny or a checkpoint directory, got {name_or_dir!r}")
     first, later = BLOCK_FRAMES
     sizes = {"dim": 8, "ffn_dim": 8, "first_block_video_frames": first, "block_video_frames": later}
     dit = SimpleNamespace(config=SimpleNamespace(**sizes))
     loads.append({"name": name_or_dir, "dtype": dtype, **options})
+    encoded.append(prompts)
     return SimpleNamespace(
         name="tiny", default_size=(64, 48), default_fps=20, dit=dit, measure_audio=lambda pieces, fps: "levels"
     )

@@ -89,7 +89,7 @@ def test_options_reach_the_session_and_the_file(place):
     assert (tuple(s.size), s.fps, vars(s.options)) == (
         (32, 96), 25.0,
         {"seed": 7, "sampler": "euler", "audio_cfg": 1.7, "eight_bit_memory": True, "audio_levels": "levels",
-         "eight_bit_attention": True, "graphs": False, "parallel": ALONE},
+         "eight_bit_attention": True, "memory_offload": False, "graphs": False, "parallel": ALONE},
     )  # fmt: skip
     with av.open("v.mp4") as file:
         video = file.streams.video[0]

@@ -107,7 +107,7 @@ def test_the_command_says_it_as_a_note(folder, tmp_path, capsys):
     told = capsys.readouterr().err
     assert told.count("liveact: VAE weights ") == 3 and "Warning" not in told  # plan opens it in two precisions
     seconds = json.loads(report.read_text())["load_seconds"]
-    assert list(seconds) == ["files", "denoiser"] and all(s >= 0 for s in seconds.values())
+    assert list(seconds) == ["files", "text encoder", "denoiser"] and all(s >= 0 for s in seconds.values())
     assert re.search(r"; loaded in [\d.]+ s( \(.*\))?\n", said.out)
 
 

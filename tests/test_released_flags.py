@@ -12,10 +12,9 @@ from fake_engine import Session
 from test_generate import levels, place, record  # noqa: F401 - a fixture
 
 from liveact_app.cli import build_parser, main
-from liveact_app.generate import options
+from liveact_app.generate import loading
 from liveact_app.generate.edits import Edit, Prompts, Timeline, parse_spans
 from liveact_app.generate.job import Job
-from liveact_app.generate.loading import load
 from liveact_model.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,6 +77,7 @@ def test_seconds_reach_the_session(place):  # noqa: F811
 
 def test_several_entries_share_one_model(place, capsys):  # noqa: F811
     fake_engine.loads.clear()
+    fake_engine.encoded.clear()
     record(2)
     os.mkdir("videos")
     edited = ENTRY | {"prompt": "she waves", "edit_prompt": {"[1, 1]": "she nods"}, "id": 7}
@@ -85,6 +85,7 @@ def test_several_entries_share_one_model(place, capsys):  # noqa: F811
     assert sorted(os.listdir("videos")) == ["face_talk.mp4", "face_talk_2.mp4"]
     assert Session.last.prompts == ["she waves", "she waves", "she nods"] and Session.last.fps == 24
     assert len(fake_engine.loads) == 1 and len(levels("videos/face_talk_2.mp4")) == 48
+    assert fake_engine.encoded == [("he talks", "she waves", "she nods")]  # all that the run will want
     out, err = capsys.readouterr()
     assert "entry 2 of 2: " in err and "nothing here reads 'id' of " in err
     assert out.count(" 48 video frames, ") == 2
@@ -162,17 +163,19 @@ def test_a_released_command_line_is_taken_as_it_is(place, capsys):  # noqa: F811
     assert (tuple(s.size), s.fps) == ((32, 64), 20.0)
     assert (s.options.seed, s.options.audio_cfg, s.options.eight_bit_memory) == (42, 1.7, True)
     assert s.options.audio_levels is None  # as a live stream has it; without the flag they are measured
-    assert fake_engine.loads == [{"name": "tiny", "dtype": "fp8", "mean_memory": True, "text_on_host": True}]
+    how = {"mean_memory": True, "text_on_host": True, "block_offload": False}
+    assert fake_engine.loads == [{"name": "tiny", "dtype": "fp8"} | how] and not s.options.memory_offload
     blocks = re.findall(r"block (\d): (\d+) video frames in [0-9.]+ s, [0-9.]+ ms each", err)
     assert blocks == [("0", "21"), ("1", "32"), ("2", "32"), ("3", "32")]
-    for flag in options.OFFLOADS:
-        assert f"liveact: {flag}: the whole model is in host memory here, so there is nothing to move\n" in err
+    both = "--block-offload and --offload-cache"
+    assert f"liveact: {both}: the whole model is in host memory here, so there is nothing to move\n" in err
 
 
 def test_without_flags_nothing_of_it_happens(place, capsys):  # noqa: F811
     fake_engine.loads.clear()
     assert main(listed(ENTRY)) == 0
-    assert fake_engine.loads == [{"name": "tiny", "dtype": "auto", "mean_memory": False, "text_on_host": False}]
+    how = {"mean_memory": False, "text_on_host": False, "block_offload": False}
+    assert fake_engine.loads == [{"name": "tiny", "dtype": "auto"} | how]
     assert Session.last.options.audio_levels == "levels" and "ms each" not in capsys.readouterr().err
 
 
@@ -186,13 +189,26 @@ def test_flags_that_cannot_be_met_say_so(place, capsys, more, said):  # noqa: F8
     assert said in capsys.readouterr().err and not list(Path().glob("*.mp4"))
 
 
-@pytest.mark.parametrize("flag", options.OFFLOADS)
-def test_an_offload_from_a_gpu_is_refused_before_anything_is_loaded(place, flag):  # noqa: F811
-    job = Job("face.png", "talk.wav", "", "v.mp4", offload=(flag,))
+def test_an_offload_from_a_gpu_reaches_the_loader_and_says_what_it_does_without(place, monkeypatch, capsys):  # noqa: F811
+    for name in ("must_run_on", "self_test"):
+        monkeypatch.setattr(loading, name, lambda *args: None)
     fake_engine.loads.clear()
-    with pytest.raises(InputError, match=f"^{flag}: expected a run without it, .* on cuda:0 in this version; leave it"):
-        load(job, "cuda:0")
-    assert fake_engine.loads == []
+    loading.load(Job("face.png", "talk.wav", "", "v.mp4", block_offload=True, offload_cache=True), "cuda:0")
+    assert fake_engine.loads[0]["block_offload"]
+    both = "--block-offload and --offload-cache"
+    assert f"{both}: kernels are launched one by one, no CUDA graph has copies beside it\n" in capsys.readouterr().err
+    loading.load(Job("face.png", "talk.wav", "", "v.mp4", offload_cache=True, eager=True), "cuda:0")
+    assert not fake_engine.loads[1]["block_offload"] and "one by one" not in capsys.readouterr().err
+
+
+def test_so_many_prompts_that_the_encoder_stays(place):  # noqa: F811
+    jobs = [Job("face.png", "talk.wav", f"prompt {n}", "v.mp4") for n in range(loading.MOST_PROMPTS + 1)]
+    assert loading.Shelf(jobs).prompts is None and len(loading.Shelf(jobs[1:]).prompts) == loading.MOST_PROMPTS
+    assert loading.Shelf(jobs[:1] * 999).prompts == ("prompt 0",)
+    fake_engine.encoded.clear()
+    loading.Shelf(jobs).load(jobs[0], "cpu")
+    loading.Shelf(jobs[:1]).load(jobs[0], "cpu", leads=False)
+    assert fake_engine.encoded == [None, ()]
 
 
 def test_the_readme_lists_every_released_flag():

@@ -78,7 +78,8 @@ def run(
     from liveact_app.launch import place
     from liveact_model.parallel import ALONE
 
-    jobs, shelf = jobs_of(args), Shelf()
+    jobs = jobs_of(args)
+    shelf = Shelf(jobs)
     hooks = (record_block, print_budget)
     if place().size == 1:
         return _lead(jobs, shelf, hooks, ALONE, None)

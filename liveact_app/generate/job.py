@@ -12,8 +12,7 @@ VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov")
 class Job:
     """A generation with every argument checked that can be checked without opening media or a model.
 
-    `size` and `fps` are None for the avatar's own; `size` is (W, H) in pixels; `offload` holds the flags that ask for
-    memory to be moved off the device; see `liveact generate --help`.
+    `size` and `fps` are None for the avatar's own; `size` is (W, H) in pixels; see `liveact generate --help`.
 
     Raises:
         InputError: `out` or `report` cannot be written, or has an unknown ending.
@@ -39,7 +38,8 @@ class Job:
     text_on_cpu: bool = False
     live_audio: bool = False
     block_times: bool = False
-    offload: tuple[str, ...] = ()
+    block_offload: bool = False
+    offload_cache: bool = False
     eager: bool = False
     parallel: str = "auto"
     edits: tuple[Edit | TimedEdit, ...] = ()
@@ -47,6 +47,11 @@ class Job:
     scale: int = 1
     report: str | None = None
     audio_track: int | None = None
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Every prompt that the video may have."""
+        return (self.prompt, *(edit.text for edit in self.edits))
 
     def __post_init__(self) -> None:
         """Check the outputs, and put their real paths in place."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,40 +20,49 @@ if TYPE_CHECKING:
     from liveact_model.avatar import Avatar
     from liveact_model.loading import Blueprint
 
-STAYS = {"--offload_cache": "the memory window stays", "--block_offload": "all blocks stay"}
+MOST_PROMPTS = 128  # of 8 MiB at the most; with more, the text encoder stays
 SMALL_FLOP = 1e8  # a few milliseconds of one core
 
 
 class Shelf:
-    """The model of a run: loaded for its first video, there for the others."""
+    """The model of a run: loaded for its first video, there for the others.
 
-    def __init__(self) -> None:
+    jobs  all videos of the run: their prompts are encoded first, and the text encoder is freed before anything else
+          is loaded, which saves its memory and the wait for it at every change of prompt
+    """
+
+    def __init__(self, jobs: Sequence[Job] = ()) -> None:
+        texts = tuple(dict.fromkeys(text for job in jobs for text in job.prompts))
+        self.prompts = texts if 0 < len(texts) <= MOST_PROMPTS else None
         self._model: tuple[Avatar, tuple[int, int]] | None = None
         self.seconds: dict[str, float] = {}
         """What the loading of each component took."""
 
-    def load(self, job: Job, device: str) -> tuple[Avatar, tuple[int, int]]:
-        """The avatar and the picture's size (W, H); all jobs of a run agree on both."""
-        self._model = self._model or load(job, device, self.seconds)
+    def load(self, job: Job, device: str, leads: bool = True) -> tuple[Avatar, tuple[int, int]]:
+        """The avatar and the picture's size (W, H); all jobs of a run agree on both. Who leads encodes prompts."""
+        prompts = self.prompts if leads else ()
+        self._model = self._model or load(job, device, self.seconds, prompts)
         return self._model
 
 
-def load(job: Job, device: str, seconds: dict[str, float] | None = None) -> tuple[Avatar, tuple[int, int]]:
+def load(
+    job: Job, device: str, seconds: dict[str, float] | None = None, prompts: Sequence[str] | None = None
+) -> tuple[Avatar, tuple[int, int]]:
     """The job's avatar on a device whose kernels have been tested, and the picture's size (W, H).
 
-    `seconds` is told what each component took.
+    `seconds` is told what each component took; `prompts` as in `load_avatar`.
     """
     from liveact_model.loading import load_avatar
 
-    _check_offload(job, device)
     must_run_on(device)
     self_test(device, dtypes_of(job) if device == "cpu" else None)
     note(f"loading {job.model!r} on {device}")
+    _note_offload(job, device)
     with told(), show_loading() as loading:
         avatar = load_avatar(
             job.model, dtype=job.dtype, wav2vec_dir=job.wav2vec_dir, device=device, mean_memory=job.mean_memory,
-            text_on_host=job.text_on_cpu, before=lambda blueprint: must_fit(blueprint, job, device),
-            watch=loading.watch,
+            text_on_host=job.text_on_cpu, block_offload=job.block_offload and device != "cpu", prompts=prompts,
+            before=lambda blueprint: must_fit(blueprint, job, device, prompts is not None), watch=loading.watch,
         )  # fmt: skip
     if seconds is not None:
         seconds |= loading.seconds
@@ -62,7 +72,7 @@ def load(job: Job, device: str, seconds: dict[str, float] | None = None) -> tupl
     return avatar, size
 
 
-def must_fit(blueprint: Blueprint, job: Job, device: str) -> None:
+def must_fit(blueprint: Blueprint, job: Job, device: str, text_freed: bool = True) -> None:
     """Raise InputError, with the sentence of `liveact plan`, for a run that takes more memory than can be had."""
     from liveact_app.plan.fit import ROUNDING, Setting, described, lacking, needs_of
 
@@ -70,7 +80,7 @@ def must_fit(blueprint: Blueprint, job: Job, device: str) -> None:
     if here and _is_small(blueprint.dit, size):  # some MiB: less than the prediction itself takes
         return
     setting = Setting(**{name: getattr(job, name) for name in Setting.__dataclass_fields__})
-    needs = needs_of(blueprint, setting, size, device, at.size, torch.device(device))
+    needs = needs_of(blueprint, setting, size, device, at.size, torch.device(device), text_freed=text_freed)
     host = footprint.available_bytes()
     left = host if here else int(torch.cuda.mem_get_info(device)[0] * (1 - ROUNDING))
     ranks = at.size if at.near else 1
@@ -78,13 +88,13 @@ def must_fit(blueprint: Blueprint, job: Job, device: str) -> None:
         raise InputError(sentence)
 
 
-def _check_offload(job: Job, device: str) -> None:
-    """Say what becomes of the flags that ask for memory to be moved off the device, which nothing here does yet."""
-    for flag in job.offload:
-        if device != "cpu":
-            what = f"{STAYS[flag]} on {device} in this version"
-            raise InputError(f"{flag}: expected a run without it, since {what}; leave it out")
-        note(f"{flag}: the whole model is in host memory here, so there is nothing to move")
+def _note_offload(job: Job, device: str) -> None:
+    """Say what becomes of the flags that ask for memory to be moved off the device."""
+    flags = [flag for flag in ("--block-offload", "--offload-cache") if getattr(job, flag[2:].replace("-", "_"))]
+    if flags and device == "cpu":
+        note(f"{' and '.join(flags)}: the whole model is in host memory here, so there is nothing to move")
+    elif flags and not job.eager:
+        note(f"{' and '.join(flags)}: kernels are launched one by one, no CUDA graph has copies beside it")
 
 
 def _is_small(config: DiTConfig, size: tuple[int, int]) -> bool:

@@ -19,8 +19,9 @@ The real model and Session run once without values, so every number follows from
 allocated; 'liveact generate' makes the same prediction before it loads, and refuses with the same sentence. The worst
 moment is told: graphs captured, a new prompt in the middle. Of a GPU's memory 0.5 GiB are set aside for its context and
 1/32 for the allocator's rounding (assumed). What Python and its libraries take of the host is not in the numbers.
-With --chip the time of a video frame is predicted from machine code, which takes minutes the first time. GB are 2^30
-bytes, as cards are named.
+What is offloaded is copied while the GPU computes: the row of copies says how long, at the stated rate, and no video
+frame can take less. With --chip the time of a video frame is predicted from machine code, which takes minutes the first
+time; it is the longer of computing and copies. GB are 2^30 bytes, as cards are named.
 
 examples:
   liveact plan --size 416*720 --gpu-memory 80GB --host-memory 64GB
@@ -69,6 +70,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("--audio-cfg", type=real_number(1, 10), default=1.0, metavar="S", help="as of generate (default: 1)")
     add("--eight-bit-memory", action="store_true", help="only settings with it")
     add("--eight-bit-attention", action="store_true", help="only settings with it")
+    add("--block-offload", action="store_true", help="only settings with it")
+    add("--offload-cache", action="store_true", help="only settings with it")
     add("--text-on-cpu", action="store_true", help="only settings with it")
     add("--eager", action="store_true", help="only settings with it")
     add("--format", choices=("table", "json", "markdown"), default="table", help="of the output (default: table)")

@@ -22,6 +22,8 @@ ROUNDING = 1 / 32
 """Of the rest for torch's allocator, which makes blocks above 10 MiB whole multiples of 2 MiB: 2.4 % of the weights of
 the 18.9 B model in fp8."""
 NAMED_FIRST = 3
+SWITCHES = ("eight_bit_memory", "eight_bit_attention", "block_offload", "offload_cache", "text_on_cpu", "eager")
+"""Of generate, in the order in which a command line has them; `plan` takes each as "only settings with it"."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Setting:
     dtype: str = "auto"
     eight_bit_memory: bool = False
     eight_bit_attention: bool = False
+    block_offload: bool = False
+    offload_cache: bool = False
     text_on_cpu: bool = False
     audio_cfg: float = 1.0
     eager: bool = False
@@ -39,7 +43,7 @@ class Setting:
     def flags(self) -> str:
         """As `generate` takes them; empty for its defaults."""
         named = [f"--dtype {self.dtype}"] if self.dtype != "auto" else []
-        for name in ("eight_bit_memory", "eight_bit_attention", "text_on_cpu", "eager"):
+        for name in SWITCHES:
             named += [f"--{name.replace('_', '-')}"] * getattr(self, name)
         named += [f"--audio-cfg {self.audio_cfg:g}"] if self.audio_cfg > 1 else []
         return " ".join([*named, *([f"--parallel {self.parallel}"] if self.parallel != "auto" else [])])
@@ -47,12 +51,13 @@ class Setting:
 
 def needs_of(
     blueprint: Blueprint, setting: Setting, size: tuple[int, int], device: str, ranks: int = 1,
-    place: torch.device | None = None, avatar: Avatar | None = None,
+    place: torch.device | None = None, avatar: Avatar | None = None, text_freed: bool = True,
 ) -> Needs:  # fmt: skip
     """Bytes of one process of a run at (width, height) on a `device` like "cpu" or "cuda:0".
 
     place   where the ops run, if they may run on plain torch; None: kernels, which allocate nothing
-    avatar  what the blueprint gives, where that is at hand
+    avatar  what the blueprint gives for the setting's block_offload, where that is at hand
+    text_freed  the text encoder goes once all prompts are encoded, as it does unless there are very many
     Raises InputError for more processes than tokens, or what a Session refuses.
     """
     from liveact_model.needs import predict
@@ -67,8 +72,10 @@ def needs_of(
             raise InputError(f"--ranks: expected at most one per token of a latent frame ({tokens}), got {ranks}")
         group = DryRanks(ranks, tokens, "gather" if setting.parallel == "auto" else setting.parallel)
     here = device == "cpu"
+    blocks, memory = setting.block_offload and not here, setting.offload_cache and not here
     return predict(
-        avatar or blueprint.avatar(), size, place=place, captured=not (here or setting.eager or ranks > 1),
+        avatar or blueprint.avatar(blocks), size, place=place, text_freed=text_freed,
+        captured=not (here or setting.eager or ranks > 1 or blocks or memory), memory_offload=memory,
         text_on_host=setting.text_on_cpu and not here, mapped=blueprint.mapped if here else (), parallel=group,
         eight_bit_memory=setting.eight_bit_memory, eight_bit_attention=setting.eight_bit_attention,
         audio_cfg=setting.audio_cfg,

@@ -8,8 +8,9 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from liveact_app.plan.fit import Setting, described, lacking, needs_of, of_card
+from liveact_app.plan.fit import SWITCHES, Setting, described, lacking, needs_of, of_card
 from liveact_app.say import told
+from liveact_model.config import BLOCK_VIDEO_FRAMES
 from liveact_model.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,17 +18,21 @@ if TYPE_CHECKING:
     from liveact_model.loading import Blueprint
     from liveact_model.needs import Needs
 
-OFFLOAD = "parts of the model would have to stay in host memory while it runs, which this version cannot do"
-RUNGS = (
-    {"dtype": "bfloat16"},
-    {"dtype": "bfloat16", "eight_bit_memory": True},
-    {"dtype": "fp8", "eight_bit_attention": True},
-)
-"""What a GPU may run with, from the released precision on; each also with the text encoder on the host."""
-SMALLEST = 128
-"""Pixels of a side below which no smaller picture is proposed."""
 QUICKEST = {"dtype": "fp8", "eight_bit_attention": True}
 """The lowest floors of all (liveact budget)."""
+RUNGS: tuple[dict, ...] = (
+    {"dtype": "bfloat16"},
+    {"dtype": "bfloat16", "eight_bit_memory": True},
+    {"dtype": "bfloat16", "eight_bit_memory": True, "block_offload": True},
+    QUICKEST,
+    QUICKEST | {"offload_cache": True},
+    QUICKEST | {"block_offload": True},
+    QUICKEST | {"block_offload": True, "offload_cache": True},
+    QUICKEST | {"block_offload": True, "offload_cache": True, "text_on_cpu": True},
+)
+"""What a GPU may run with: by distance from the released precision, then by the bytes that travel."""
+SMALLEST = 128
+"""Pixels of a side below which no smaller picture is proposed."""
 
 
 @dataclass
@@ -41,7 +46,10 @@ class Rung:
 
 @dataclass
 class Plan:
-    """Every setting that was tried; `times` are ms per video frame by the flags of a setting."""
+    """Every setting that was tried; `times` are ms per video frame by the flags of a setting.
+
+    `link` is the rate of copies to the device, bytes per second, or 0 on the host.
+    """
 
     model: str
     name: str
@@ -51,6 +59,7 @@ class Plan:
     host: int | None
     ranks: int
     rungs: list[Rung]
+    link: float = 0.0
     times: dict[str, float] = field(default_factory=dict)
     untimed: str = ""
     smaller: tuple[int, int] | None = None
@@ -77,7 +86,12 @@ class Plan:
         """Why nothing fits, told of the setting that takes least, and what would."""
         if self.smaller is not None:
             return f"{self.least.why}; --size {self.smaller[0]}*{self.smaller[1]} fits"
-        return f"{self.least.why}{'' if self.device == 'cpu' else f'; for less, {OFFLOAD}'}"
+        return str(self.least.why)
+
+    def travel_ms(self, rung: Rung) -> float:
+        """Milliseconds of copies per video frame: both directions at once, the longer one counts."""
+        most = max(rung.needs.moved)
+        return 1e3 * most / self.link / BLOCK_VIDEO_FRAMES if most else 0.0
 
     def command(self, rung: Rung) -> str:
         """The command that runs so."""
@@ -92,22 +106,23 @@ class Models:
 
     def __init__(self, args: argparse.Namespace, here: bool):
         self.args, self.here = args, here
-        self._made: dict[str, tuple[Blueprint, Avatar] | None] = {}
+        self._made: dict[tuple[str, bool], tuple[Blueprint, Avatar] | None] = {}
         self._needs: dict[tuple[Setting, tuple[int, int]], Needs] = {}
 
-    def of(self, dtype: str) -> tuple[Blueprint, Avatar] | None:
+    def of(self, dtype: str, block_offload: bool = False) -> tuple[Blueprint, Avatar] | None:
         """The sizes of a precision, and the model; None for a directory that does not hold it."""
-        if dtype not in self._made:
+        key = (dtype, block_offload and not self.here)
+        if key not in self._made:
             blueprint = _blueprint(self.args, dtype)
-            self._made[dtype] = None if blueprint is None else (blueprint, blueprint.avatar())
-        return self._made[dtype]
+            self._made[key] = None if blueprint is None else (blueprint, blueprint.avatar(key[1]))
+        return self._made[key]
 
     def needs(self, setting: Setting, size: tuple[int, int]) -> Needs:
         """What a setting takes at a size."""
         import torch
 
         if (setting, size) not in self._needs:
-            found = self.of(setting.dtype)
+            found = self.of(setting.dtype, setting.block_offload)
             assert found is not None, "only settings of models that are there are asked for"
             place = torch.device("cpu") if self.here else None
             device = "cpu" if self.here else "gpu"
@@ -120,6 +135,7 @@ def climb(models: Models, device: str, whole: int | None) -> Plan:
 
     Raises InputError for a model or options that nothing has.
     """
+    from liveact_kernels.cost.hw import CHIPS, PCIE_4_X16, PINNED
     from liveact_model.config import NAMED
 
     args = models.args
@@ -134,7 +150,8 @@ def climb(models: Models, device: str, whole: int | None) -> Plan:
         needs, what = models.needs(setting, size), described(blueprint.name, size, setting)
         rungs.append(Rung(setting, needs, lacking(needs, what, device, left, args.host_memory, args.ranks)))
     model = "DIR" if args.model in NAMED else args.model
-    plan = Plan(model, blueprint.name, size, device, left, args.host_memory, args.ranks, rungs)
+    link = 0.0 if models.here else CHIPS[args.chip].pinned_link if args.chip else PCIE_4_X16 * PINNED
+    plan = Plan(model, blueprint.name, size, device, left, args.host_memory, args.ranks, rungs, link)
     if plan.chosen is None:
         plan.smaller = _smaller(models, plan)
     return plan
@@ -165,12 +182,12 @@ def _smaller(models: Models, plan: Plan) -> tuple[int, int] | None:
 
 def _settings(args: argparse.Namespace, here: bool) -> list[Setting]:
     """In order: nearest to the released numbers first."""
-    fixed = {n: True for n in ("eight_bit_memory", "eight_bit_attention", "text_on_cpu", "eager") if getattr(args, n)}
+    fixed = {n: True for n in SWITCHES if getattr(args, n)}
     fixed |= {"dtype": args.precision} if args.precision != "auto" else {}
     fixed |= {"audio_cfg": args.audio_cfg}
     if here:
         return [Setting(**({"dtype": dtype} | fixed)) for dtype in ("auto", "fp8")[: 1 if "dtype" in fixed else 2]]
-    made = [Setting(**(rung | {"text_on_cpu": host} | fixed)) for rung in RUNGS for host in (False, True)]
+    made = [Setting(**(rung | fixed)) for rung in RUNGS]
     made = [replace(s, eight_bit_memory=s.eight_bit_memory and not s.eight_bit_attention) for s in made]  # implied
     return list(dict.fromkeys(made))
 
@@ -195,7 +212,10 @@ def _blueprint(args: argparse.Namespace, dtype: str) -> Blueprint | None:
 
 
 def milliseconds(chip: str, plan: Plan) -> tuple[dict[str, float], str]:
-    """(ms per video frame of the settings that fit, by flags; why there is none): from machine code, one GPU."""
+    """(ms per video frame of the settings that fit, by flags; why there is none): from machine code, one GPU.
+
+    What is offloaded travels beside the computing: the longer of the two counts.
+    """
     from liveact_app.predict.command import frame_of
     from liveact_kernels.compiled.predict import Unpredictable
     from liveact_model.config import NAMED
@@ -205,10 +225,11 @@ def milliseconds(chip: str, plan: Plan) -> tuple[dict[str, float], str]:
     found: dict[str, float] = {}
     once = functools.cache(lambda dtype: frame_of(plan.name, plan.size, dtype, chip).total_ms())
     try:
-        for s in (r.setting for r in plan.rungs if r.why is None):
+        for rung in (r for r in plan.rungs if r.why is None):
+            s = rung.setting
             told = (s.dtype == "bfloat16" and not s.eight_bit_memory) or s.eight_bit_attention
             if told and s.audio_cfg == 1 and not s.eager:
-                found[s.flags()] = once(s.dtype)
+                found[s.flags()] = max(once(s.dtype), plan.travel_ms(rung))
     except (Unpredictable, ModuleNotFoundError) as error:
         return found, f"the time of a video frame cannot be predicted here: {error}"
     return found, ""

@@ -8,9 +8,10 @@ from typing import Any
 
 from liveact_app.plan.fit import LABEL
 from liveact_app.plan.ladder import Plan
+from liveact_kernels.cost.hw import PINNED
 from liveact_model.checkpoint.footprint import gib
 
-WIDTH, FIRST, COLUMN = 100, 40, 9
+WIDTH, FIRST, COLUMN = 100, 40, 9  # at most
 UNITS = {"GiB": 1 << 30, "MiB": 1 << 20}
 
 
@@ -50,6 +51,9 @@ def said(plan: Plan) -> list[str]:
     if plan.left is not None:
         aside = "" if plan.device == "cpu" else ", context and rounding set aside (assumed)"
         lines.append(f"left for tensors: {gib(plan.left)}{aside}")
+    if any(r.needs.moved[0] for r in plan.rungs):
+        rate = f"{plan.link / 1e9:.0f} GB/s to the GPU, {PINNED:.0%} of its PCIe link (assumed)"
+        lines.append(f"copies: {rate}, beside the computing")
     if plan.chosen is not None:
         lines.append(f"fits: {plan.command(plan.chosen)}")
         if plan.nearest is not None and plan.nearest is not plan.chosen:
@@ -60,6 +64,9 @@ def said(plan: Plan) -> list[str]:
 def _cells(plan: Plan) -> list[tuple[str, list[str]]]:
     cells = [(name, ["-" if v is None else f"{v:.2f}" for v in values]) for name, values in rows(plan)]
     cells.append(("fits", ["yes" if r.why is None else "no" for r in plan.rungs]))
+    if any(r.needs.moved[0] for r in plan.rungs):
+        ms = [plan.travel_ms(r) for r in plan.rungs]
+        cells.append(("ms of copies per video frame", [f"{v:.1f}" if v else "-" for v in ms]))
     if plan.times:
         ms = [plan.times.get(r.setting.flags()) for r in plan.rungs]
         cells.append(("ms per video frame", ["-" if v is None else f"{v:.1f}" for v in ms]))
@@ -68,8 +75,9 @@ def _cells(plan: Plan) -> list[tuple[str, list[str]]]:
 
 def terminal(plan: Plan) -> str:
     """The table, then the settings and the commands."""
-    head = f"{'':{FIRST}}" + "".join(f"{f'[{i}]':>{COLUMN}}" for i in range(1, len(plan.rungs) + 1))
-    body = [f"{name:{FIRST}}" + "".join(f"{v:>{COLUMN}}" for v in values) for name, values in _cells(plan)]
+    column = min(COLUMN, (WIDTH - FIRST) // len(plan.rungs))
+    head = f"{'':{FIRST}}" + "".join(f"{f'[{i}]':>{column}}" for i in range(1, len(plan.rungs) + 1))
+    body = [f"{name:{FIRST}}" + "".join(f"{v:>{column}}" for v in values) for name, values in _cells(plan)]
     return "\n".join([textwrap.fill(heading(plan), WIDTH), "", head, *body, "", *said(plan)])
 
 
@@ -89,13 +97,14 @@ def plain(plan: Plan) -> str:
     def one(r: Any) -> dict:
         flags = r.setting.flags()
         found = {"flags": flags, "model_bytes": r.needs.model, "host_bytes": r.needs.host}
-        found |= {"mapped_bytes": r.needs.mapped}
+        found |= {"mapped_bytes": r.needs.mapped, "copied_bytes_per_block": r.needs.moved}
+        found |= {"copies_ms_per_video_frame": plan.travel_ms(r)}
         sums = {"model_bytes_sum": r.needs.model_bytes, "host_bytes_sum": r.needs.host_bytes}
         return found | sums | {"fits": r.why is None, "why_not": r.why, "ms_per_video_frame": plan.times.get(flags)}
 
     command = None if plan.chosen is None else plan.command(plan.chosen)
     return json.dumps({
         "label": LABEL, "model": plan.name, "size": list(plan.size), "device": plan.device, "ranks": plan.ranks,
-        "left_bytes": plan.left, "host_bytes": plan.host, "settings": [one(r) for r in plan.rungs], "command": command,
-        "untimed": plan.untimed or None,
+        "left_bytes": plan.left, "host_bytes": plan.host, "copies_bytes_per_second": plan.link or None,
+        "settings": [one(r) for r in plan.rungs], "command": command, "untimed": plan.untimed or None,
     }, indent=1)  # fmt: skip

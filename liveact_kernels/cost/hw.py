@@ -22,6 +22,13 @@ CEILINGS = ("datasheet", "measured")
 MEASURED_FILE = "hw_measured.json"
 
 
+PCIE_4_X16, PCIE_5_X16 = 31.5e9, 64e9
+"""Bytes per second of 16 lanes, one direction: 16 or 32 GT/s a lane, 128 of 130 bits carry data (PCI Express Base
+Specification 4.0, 5.0). That makes 63.0 of the second, which datasheets give as 64."""
+PINNED = 0.8
+"""Of a link's rate, what copies from page-locked memory reach: assumed, 25 GB/s on PCIe 4.0 x16."""
+
+
 @dataclass(frozen=True)
 class Chip:
     """flops: operations per second by kind ("fp8", "bf16", "f32"), 2 per multiply-add; bytes per second of the memory
@@ -34,7 +41,12 @@ class Chip:
     bandwidth: float
     link: float
     source: str
-    host_link: float = 64e9
+    host_link: float = PCIE_5_X16
+
+    @property
+    def pinned_link(self) -> float:
+        """Bytes per second that copies from page-locked host memory reach, assumed."""
+        return self.host_link * PINNED
 
 
 CHIPS = {

@@ -17,6 +17,7 @@ from liveact_kernels.ops.kv_compress import FIRST, STEADY
 
 from ..config import MEMORY_SLOTS, TAPS, WINDOW_SLOTS
 from ..parallel import ALONE, SeqParallel
+from .away import Away
 
 Schedule = tuple[tuple[int, tuple[int, ...]], ...]
 
@@ -84,6 +85,7 @@ class Window:
     grouping    how a compression groups tokens, see ops.kv_compress
     schedule    which slots a block's end folds and moves; `first` that of the first block, which fills the memory
     parallel    which tokens this process has, and how it meets the others'
+    away        what moves the memory, where it lives on the host between its uses
     """
 
     tokens: int
@@ -95,6 +97,7 @@ class Window:
     layers: dict[int, LayerMemory] = field(default_factory=dict)
     first: Schedule = FIRST
     eight_bit_attention: bool = False
+    away: Away | None = None
 
     def coded(self, layer: int) -> bool:
         """Whether this layer's block comes as codes, to `attend_codes`.
@@ -120,7 +123,7 @@ class Window:
         q, k, v [L, H, D] of `frames` latent frames; taps [S, H, D] f32. Returns [L, H, D]. The update follows at
         once because the current block's keys are a scratch that the next layer reuses: 6 slots persist, not 14.
         """
-        mem = self.layers.get(layer)
+        mem = self._take(layer)
         old = {} if mem is None else {"k_mem": mem.k, "v_mem": mem.v, "k_scale": mem.k_scale, "v_scale": mem.v_scale}
         y, k, v = self.parallel.attend(layer, frames, q, k, v, old)
         taps, taps_v = self.parallel.own_heads(taps), None if taps_v is None else self.parallel.own_heads(taps_v)
@@ -134,7 +137,8 @@ class Window:
 
         Scales are [L, H] f32, as `ops.quant` with H groups gives them.
         """
-        mem = self.layers[layer]
+        mem = self._take(layer)
+        assert mem is not None, "`coded` has seen it"
         k, v, k_scale, v_scale = (self.parallel.unshard(t, frames) for t in (new.k, new.v, new.k_scale, new.v_scale))
         v_new, k_new_scale, v_new_scale = ops.head_major(v=v, k_scale=k_scale, v_scale=v_scale)
         v_mem, k_mem_scale, v_mem_scale = ops.head_major(v=mem.v, k_scale=mem.k_scale, v_scale=mem.v_scale)
@@ -146,7 +150,18 @@ class Window:
         self._update(layer, mem, k, v, taps, taps_v, k_scale, v_scale)
         return out
 
+    def _take(self, layer: int) -> LayerMemory | None:
+        """The layer's memory for the attention and the update that follow; None in the first block."""
+        if self.away is not None:
+            self.away.take(layer)
+        return self.layers.get(layer)
+
     def _update(self, layer, mem, k, v, taps, taps_v, k_scale=None, v_scale=None) -> None:
+        self._write(layer, mem, k, v, taps, taps_v, k_scale, v_scale)
+        if self.away is not None:
+            self.away.leave(layer)
+
+    def _write(self, layer, mem, k, v, taps, taps_v, k_scale, v_scale) -> None:
         schedule = self.first if mem is None else self.schedule
         rows = self.rope[: k.shape[0] + (0 if mem is None else mem.k.shape[0])]
         old = (None,) * 4 if mem is None else (mem.k, mem.v, mem.k_scale, mem.v_scale)
@@ -157,10 +172,13 @@ class Window:
             "taps": taps, "taps_v": taps_v, "rope": rows, "schedule": schedule, "tokens": self.tokens,
             "grouping": self.grouping, "k_dtype": k_dtype, "v_dtype": v_dtype,
         }  # fmt: skip
-        if mem is None:
-            self.layers[layer] = LayerMemory(*ops.kv_compress(**args))
-            return
         kept = Slots.reference.stop * self.tokens  # these stay as they are
+        if mem is None:
+            made = LayerMemory(*ops.kv_compress(**args))
+            if self.away is not None:
+                made = LayerMemory(*self.away.admit(layer, made.tensors(), kept))
+            self.layers[layer] = made
+            return
         if torch.is_grad_enabled():  # training keeps the graph: no write in place
             k, v, *scales = ops.kv_compress(**args)
             k, v = torch.cat((mem.k[:kept], k)), torch.cat((mem.v[:kept], v))

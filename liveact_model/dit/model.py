@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -18,6 +18,7 @@ from .cache import Window, schedules
 from .embed import AudioProjection, Head, ImageEmbedding, TextEmbedding, TimeEmbedding, patchify
 from .precision import Linear
 from .rope import rope_table
+from .streamed import AUDIO, IMAGE, STEP, TEXT, Streamed
 
 
 class Time(NamedTuple):
@@ -31,7 +32,7 @@ class DiT(nn.Module):
     """Audio-driven diffusion transformer (Wan2.1 image-to-video with audio cross attention); one sample, no batch.
 
     Source: the released SoulX-LiveAct denoiser. Its parameters carry its own names here only where layers map one
-    to one; `weights.py` holds the key map.
+    to one; `weights.py` holds the key map. `streamed` is what moves the blocks' weights, where they are offloaded.
     """
 
     def __init__(self, config: DiTConfig):
@@ -43,6 +44,7 @@ class DiT(nn.Module):
         self.audio = AudioProjection(c)
         self.blocks = cast(Sequence[Block], nn.ModuleList(Block(c) for _ in range(c.num_layers)))
         self.head = Head(c)
+        self.streamed: Streamed | None = None
 
     def to_precision(self, precision: str) -> DiT:
         """Set the linear layers' precision in place: "float32", "bfloat16", or "fp8" (bf16 activations, e4m3 weights).
@@ -54,6 +56,10 @@ class DiT(nn.Module):
             if isinstance(module, Linear):
                 module.to_precision(precision)
         return self
+
+    def walk(self, part: str) -> Iterable[Block]:
+        """The blocks in order, each with its weights of a part (`streamed`) where it computes."""
+        return self.blocks if self.streamed is None else self.streamed.walk(part)
 
     # ---- constants of a checkpoint, a prompt, a block -----------------------------------------------------------
 
@@ -67,13 +73,13 @@ class DiT(nn.Module):
     def image_kv(self, image: Tensor) -> list[KeysValues]:
         """Image rows [I, clip_dim] -> keys and values of every layer, constant per video."""
         rows = self.image(image.to(self.dtype))
-        return [b.cross_attn.image(rows) for b in self.blocks]
+        return [b.cross_attn.image(rows) for b in self.walk(IMAGE)]
 
     @scope("prompt")
     def prompt(self, text: Tensor, image: list[KeysValues]) -> Prompt:
         """Text rows [N, text_dim], N <= text_len, beside an image's keys and values: constant per prompt."""
         rows, pad = self.text(text.to(self.dtype))
-        return Prompt([b.cross_attn.text(rows) for b in self.blocks], image, pad)
+        return Prompt([b.cross_attn.text(rows) for b in self.walk(TEXT)], image, pad)
 
     def warm_prompts(self, prompt: Prompt, tokens: int) -> None:
         """Go once through all that a later prompt of any length runs, for a block of `tokens`: it compiles now."""
@@ -88,7 +94,7 @@ class DiT(nn.Module):
     def hear(self, rows: Tensor) -> list[KeysValues]:
         """Audio embeddings [F, 8, blocks, channels] of a block's last F latent frames -> keys and values per layer."""
         tokens = self.audio(rows.to(self.dtype))
-        return [b.audio_attn.keys_values(tokens) for b in self.blocks]
+        return [b.audio_attn.keys_values(tokens) for b in self.walk(AUDIO)]
 
     def window(self, rows: int, columns: int, **options) -> Window:
         """An empty memory window for latents of 2*rows x 2*columns; options as in cache.Window."""
@@ -114,7 +120,7 @@ class DiT(nn.Module):
         x = window.parallel.shard(patchify(torch.cat((latent, y))), frames)
         x = self.patch(self.patch.accept(x))
         rope = window.positions(frames, first)
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self.walk(STEP)):
             with scope(f"layer[{i}]"):
                 heard = None if audio is None else audio[i]
                 x = block(x, time.layers[i], rope, window, i, prompt, heard, frames)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..avatar import Avatar
 from ..config import DiTConfig
-from ..dit import DiT
+from ..dit import DiT, Streamed
 from ..dry import Rows, Silence
 
 ENCODERS = ("text", "image", "audio")
@@ -46,11 +46,13 @@ class Blueprint:
     timesteps: tuple[float, ...]
     mapped: tuple[str, ...] = ()
 
-    def avatar(self) -> Avatar:
+    def avatar(self, block_offload: bool = False) -> Avatar:
         """The model on the meta device; its prompt has full length and its audio never ends."""
         with torch.device("meta"):
             dit = DiT(self.dit).to_precision(self.precision).requires_grad_(False).eval()
             vae = self._vae()
+        if block_offload:
+            dit.streamed = Streamed.of(dit.blocks, torch.device("meta"))
         parts = (self._text(), self._image(), self._audio())
         return Avatar(self.name, dit, vae, *parts, self.size, self.fps, self.timesteps)
 
@@ -101,10 +103,15 @@ Watch = Callable[[str, int, int], None]
 
 
 class Opened(NamedTuple):
-    """A model whose files have been found to fit together, and what reads the values and puts them in place."""
+    """A model whose files have been found to fit together, and what reads the values and puts them in place.
+
+    load  also takes the prompts of `load_avatar` where that calls it
+    text  the text encoder, which the model that is loaded has, too
+    """
 
     blueprint: Blueprint
-    load: Callable[[Watch], Avatar]
+    load: Callable[..., Avatar]
+    text: Any = None
 
 
 def _empty(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -29,6 +29,7 @@ from ..needs import WEIGHTS
 from ..schedule import TIMESTEPS
 from .blueprint import Opened, Watch
 from .keymap import Target, fill, targets
+from .placing import Placing
 from .released import AUDIO_DIR, DEFAULT_FPS, DEFAULT_SIZE, IMAGE_FILE, TEXT_FILE, TOKENIZER_DIR, VAE_FILE, parts
 
 SHARD_BYTES = 1 << 30
@@ -186,7 +187,7 @@ def _save(dit: DiT, shard: list[Target], state: Tensors, precision: str, path: P
 
 def open_converted(
     folder: Path, config: dict[str, Any], precision: str, wav2vec_dir: str | Path | None, device: torch.device,
-    mean_memory: bool,
+    mean_memory: bool, block_offload: bool = False,
 ) -> Opened:  # fmt: skip
     """Open what `convert` wrote; on a CPU the codes stay in the mapped file. Errors as in `weights.load_avatar`."""
     from .released import blueprint_of, check_parts, encoders
@@ -219,20 +220,20 @@ def open_converted(
     audio, text, image, vae = models
 
     def read(watch: Watch) -> Avatar:
-        _place(dit, state, keys, device, watch)
+        _place(dit, state, keys, Placing(dit, device, block_offload), watch)
         return Avatar(stated.name, dit.eval(), vae, text, image, audio, DEFAULT_SIZE, DEFAULT_FPS, TIMESTEPS)
 
-    return Opened(blueprint_of(stated.name, dit.config, stated.precision, audio, text, image, vae), read)
+    return Opened(blueprint_of(stated.name, dit.config, stated.precision, audio, text, image, vae), read, text)
 
 
-def _place(dit: DiT, state: Tensors, keys: Stored, device: torch.device, watch: Watch) -> None:
+def _place(dit: DiT, state: Tensors, keys: Stored, placing: Placing, watch: Watch) -> None:
     """Put the stored values into a denoiser on the meta device."""
     counts = {key: math.prod(shape) * dtype.itemsize for key, (dtype, shape) in keys.items()}
     done, total = 0, sum(counts.values())
     for key in keys:
         watch(WEIGHTS["dit"], done, total)
         parent, _, name = key.rpartition(".")
-        module, value = dit.get_submodule(parent), state.take(key).to(device)
+        module, value = dit.get_submodule(parent), state.take(key).to(placing.of(key))
         if isinstance(module, Linear) and name in module.format.stored:
             setattr(module, name, value)
         elif isinstance(module, nn.ParameterDict):
@@ -240,4 +241,5 @@ def _place(dit: DiT, state: Tensors, keys: Stored, device: torch.device, watch: 
         else:
             setattr(module, name, nn.Parameter(value, requires_grad=False))
         done += counts[key]
+    placing.of("")
     watch(WEIGHTS["dit"], total, total)

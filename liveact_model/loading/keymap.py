@@ -18,6 +18,7 @@ from ..config import PATCH, TAPS, DiTConfig
 from ..dit import DiT, Linear
 from ..errors import InputError
 from ..needs import WEIGHTS
+from .placing import Placing
 
 
 class Target(NamedTuple):
@@ -103,14 +104,14 @@ def _to_released(path: str, value: Tensor, shapes: tuple[tuple[int, ...], ...]) 
 def load(
     dit: DiT, state: Mapping[str, Tensor], precision: str, what: str = "checkpoint",
     device: torch.device | None = None, watch: Callable[[str, int, int], None] = lambda name, done, total: None,
-    checked: bool = False,
+    checked: bool = False, block_offload: bool = False,
 ) -> DiT:  # fmt: skip
     """Fill a DiT built on the meta device from released tensors, one layer at a time.
 
     Each tensor moves to `device` (None: stays) and linear layers take `precision` there as they arrive, so that an FP8
     load never holds the bf16 model; everything else becomes float32. `watch` hears how far it is, see
-    `blueprint.Watch`; `checked`: `check` has found nothing. Raises InputError naming the first wrong key, its expected
-    and its found shape.
+    `blueprint.Watch`; `checked`: `check` has found nothing; `block_offload`: as `Placing` says. Raises InputError
+    naming the first wrong key, its expected and its found shape.
     """
     c = dit.config
     if not checked:
@@ -120,11 +121,12 @@ def load(
         must_fit(total, f"{what} in {precision}")
     wanted = targets(c)
     counts = [sum(map(math.prod, target.shapes)) for target in wanted]
-    done, whole = 0, sum(counts)
+    done, whole, placing = 0, sum(counts), Placing(dit, device, block_offload)
     for target, count in zip(wanted, counts):
         watch(WEIGHTS["dit"], total * done // whole, total)
-        fill(dit, target, state, precision, device)
+        fill(dit, target, state, precision, placing.of(target.path))
         done += count
+    placing.of("")
     watch(WEIGHTS["dit"], total, total)
     dit.dtype = torch.float32 if precision == "float32" else torch.bfloat16
     return dit.eval()

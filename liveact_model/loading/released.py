@@ -41,7 +41,7 @@ or belong to another model. Without this a lost last shard would pass as a model
 
 def open_released(
     folder: Path, config: dict[str, Any], precision: str, wav2vec_dir: str | Path | None,
-    device: torch.device | None = None, mean_memory: bool = False,
+    device: torch.device | None = None, mean_memory: bool = False, block_offload: bool = False,
 ) -> Opened:  # fmt: skip
     """Open a released directory; `config` is its config.json. Arguments and errors as in `weights.load_avatar`.
 
@@ -58,11 +58,11 @@ def open_released(
             must_fit(wider, f"model: the encoders of {str(folder)!r} in float32")
             for part in (audio, text, image):
                 part.float()
-        load(dit, state, precision, DENOISER, device, watch, checked=True)
+        load(dit, state, precision, DENOISER, device, watch, checked=True, block_offload=block_offload)
         name = folder.resolve().name
         return Avatar(name, dit, vae, text, image, audio, DEFAULT_SIZE, DEFAULT_FPS, TIMESTEPS)
 
-    return Opened(blueprint_of(folder.resolve().name, dit.config, precision, audio, text, image, vae), read)
+    return Opened(blueprint_of(folder.resolve().name, dit.config, precision, audio, text, image, vae), read, text)
 
 
 def blueprint_of(name: str, c: DiTConfig, precision: str, audio: Any, text: Any, image: Any, vae: Any) -> Blueprint:

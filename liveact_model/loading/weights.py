@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..avatar import AudioEncoder, Avatar, ImageEncoder, TextEncoder
+from liveact_kernels.cost.memory import nbytes
+
+from ..avatar import AudioEncoder, Avatar, Encoded, ImageEncoder, TextEncoder
 from ..checkpoint.files import Tensors
 from ..checkpoint.jsonfile import read_json
 from ..checkpoint.statedict import assign, check_keys
@@ -36,8 +38,9 @@ may stand beside, see Avatar."""
 
 def load_avatar(
     name_or_dir: str, dtype: str = "auto", wav2vec_dir: str | None = None, device: str | torch.device = "cpu",
-    mean_memory: bool = False, text_on_host: bool = False, *,
-    before: Callable[[Blueprint], None] = lambda blueprint: None, watch: Watch = lambda name, done, total: None,
+    mean_memory: bool = False, text_on_host: bool = False, block_offload: bool = False, *,
+    prompts: Iterable[str] | None = None, before: Callable[[Blueprint], None] = lambda blueprint: None,
+    watch: Watch = lambda name, done, total: None,
 ) -> Avatar:  # fmt: skip
     """Load a model by name or directory.
 
@@ -46,18 +49,34 @@ def load_avatar(
     wav2vec_dir  folder of the wav2vec2 encoder for a released checkpoint; default: `chinese-wav2vec2-base` in it
     mean_memory  fold old slots by their mean whatever the checkpoint says
     text_on_host the text encoder stays on the CPU; a Session moves its rows
+    block_offload  weights of the denoiser's blocks live on the host and visit the device while they are used
+    prompts      all that there will be: they are encoded first, and the text encoder is freed before anything else is
+                   read, if it has weights; any other prompt is then an InputError
     before       called when the files have been found to fit together and nothing dear has been read: it may refuse
     watch        hears how far the loading is
     Raises InputError for an unknown name, or a missing, truncated or mis-shaped file (naming the first wrong key).
     """
-    opened = open_avatar(name_or_dir, dtype, wav2vec_dir, device, mean_memory, text_on_host)
+    opened = open_avatar(name_or_dir, dtype, wav2vec_dir, device, mean_memory, text_on_host, block_offload)
     before(opened.blueprint)
-    return opened.load(watch)
+    return opened.load(watch, prompts)
+
+
+def _encoded(opened: Opened, prompts: Iterable[str], place: torch.device, watch: Watch) -> Encoded | None:
+    """The prompts as `place` encodes them, with the encoder's memory given back; None where it has no weights."""
+    text, part = opened.text, opened.blueprint.text
+    if part is None:
+        return None
+    total = nbytes(text.parameters())
+    watch(NAMES["text"], 0, total)
+    made = Encoded(text.to(place, part.dtype), prompts)
+    text.to("meta")
+    watch(NAMES["text"], total, total)
+    return made
 
 
 def open_avatar(
     name_or_dir: str, dtype: str = "auto", wav2vec_dir: str | None = None, device: str | torch.device = "cpu",
-    mean_memory: bool = False, text_on_host: bool = False,
+    mean_memory: bool = False, text_on_host: bool = False, block_offload: bool = False,
 ) -> Opened:  # fmt: skip
     """The first half of `load_avatar`, with its arguments and errors: everything but reading what is dear."""
     if dtype not in PRECISIONS:
@@ -69,6 +88,7 @@ def open_avatar(
     if not isinstance(wav2vec_dir, str | Path | None):
         raise InputError(f"wav2vec_dir: expected a folder's name or None, got {shown(wav2vec_dir)}")
     mean_memory, text_on_host = switch(mean_memory, "mean_memory"), switch(text_on_host, "text_on_host")
+    how = (place, mean_memory, switch(block_offload, "block_offload"))
     known = isinstance(name_or_dir, str | Path)
     folder = ASSETS / name_or_dir if known and str(name_or_dir) in AVATARS else name_or_dir
     if not known or not os.path.isdir(folder):
@@ -81,20 +101,24 @@ def open_avatar(
     config = read_json(folder / "config.json")
     with torch.no_grad():
         if config.get("format") == FORMAT:
-            opened = _open_ours(folder, config, "float32" if dtype == "auto" else dtype, place, mean_memory)
+            opened = _open_ours(folder, config, "float32" if dtype == "auto" else dtype, *how)
         elif config.get("format") == CONVERTED:
             from .converted import open_converted
 
-            opened = open_converted(folder, config, dtype, wav2vec_dir, place, mean_memory)
+            opened = open_converted(folder, config, dtype, wav2vec_dir, *how)
         else:
             from .released import open_released
 
             precision = "bfloat16" if dtype == "auto" else dtype
-            opened = open_released(folder, config, precision, wav2vec_dir, place, mean_memory)
+            opened = open_released(folder, config, precision, wav2vec_dir, *how)
 
     @torch.no_grad()
-    def load(watch: Watch) -> Avatar:
-        return moved(opened.load(watch), place, text_on_host, watch)
+    def load(watch: Watch, prompts: Iterable[str] | None = None) -> Avatar:
+        where = torch.device("cpu") if text_on_host else place
+        encoded = None if prompts is None else _encoded(opened, prompts, where, watch)
+        avatar = opened.load(watch)
+        avatar.text = encoded or avatar.text
+        return moved(avatar, place, text_on_host, watch)
 
     return Opened(opened.blueprint, load)
 
@@ -114,7 +138,7 @@ def moved(avatar: Avatar, place: torch.device, text_on_host: bool, watch: Watch)
 
 
 def _open_ours(
-    folder: Path, config: dict[str, Any], precision: str, device: torch.device, mean_memory: bool
+    folder: Path, config: dict[str, Any], precision: str, device: torch.device, mean_memory: bool, block_offload: bool
 ) -> Opened:
     from ..audio.mel import MelEncoder
     from ..checkpoint.schema import Ours, validated
@@ -137,7 +161,7 @@ def _open_ours(
     rest = ((width, height), stated.fps, tuple(stated.timesteps))
 
     def read(watch: Watch) -> Avatar:
-        load(dit, state, precision, str(files[0]), device, watch, checked=True)
+        load(dit, state, precision, str(files[0]), device, watch, checked=True, block_offload=block_offload)
         assign(vae, {key: vae_state[key].float() for key in wanted})
         return Avatar(stated.name, dit, vae, *encoders, *rest, stated.most_lost)
 
