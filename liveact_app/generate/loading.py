@@ -114,10 +114,12 @@ def device_of(name: str, number: int | None = None) -> str:
 
 def dtypes_of(job: Job) -> frozenset[torch.dtype]:
     """Dtypes that the job may compute in, as far as can be told before its model is read."""
+    from liveact_model.dit import Precision
     from liveact_model.loading import AVATARS
 
-    small = job.dtype == "float32" or (job.dtype == "auto" and job.model in AVATARS)
-    eight_bit = job.dtype == "fp8" or job.eight_bit_memory or job.eight_bit_attention
+    auto = "float32" if job.model in AVATARS else "bfloat16"
+    plan = Precision.made(auto if job.dtype == "auto" else job.dtype)
+    small, eight_bit = plan.dtype == torch.float32, plan.codes or job.eight_bit_memory or job.eight_bit_attention
     more = [torch.bfloat16] * (not small) + [torch.int8, torch.float8_e4m3fn] * eight_bit
     return frozenset([torch.float32, *more])
 

@@ -7,9 +7,11 @@ from .attention import KeysValues
 from .block import Prompt
 from .cache import TWO_RANK_RELEASED, LayerMemory, Window
 from .model import DiT, Time
+from .plan import SIZES, Precision, patterns
 from .precision import Linear
 from .rope import rope_table
 
 __all__ = [
-    "TWO_RANK_RELEASED", "DiT", "KeysValues", "LayerMemory", "Linear", "Prompt", "Time", "Window", "rope_table",
+    "SIZES", "TWO_RANK_RELEASED", "DiT", "KeysValues", "LayerMemory", "Linear", "Precision", "Prompt", "Time", "Window",
+    "patterns", "rope_table",
 ]  # fmt: skip
