@@ -57,7 +57,7 @@ def load(job: Job, device: str, seconds: dict[str, float] | None = None) -> tupl
     if seconds is not None:
         seconds |= loading.seconds
     size = job.size or tuple(avatar.default_size)
-    if device == "cpu" and _is_small(avatar.dit.config, size):
+    if device == "cpu" and is_small(avatar.dit.config, size):
         torch.set_num_threads(1)
     return avatar, size
 
@@ -67,7 +67,7 @@ def must_fit(blueprint: Blueprint, job: Job, device: str) -> None:
     from liveact_app.plan.fit import ROUNDING, Setting, described, lacking, needs_of
 
     size, here, at = job.size or tuple(blueprint.size), device == "cpu", place()
-    if here and _is_small(blueprint.dit, size):  # some MiB: less than the prediction itself takes
+    if here and is_small(blueprint.dit, size):  # some MiB: less than the prediction itself takes
         return
     setting = Setting(**{name: getattr(job, name) for name in Setting.__dataclass_fields__})
     needs = needs_of(blueprint, setting, size, device, at.size, torch.device(device))
@@ -87,7 +87,7 @@ def _check_offload(job: Job, device: str) -> None:
         note(f"{flag}: the whole model is in host memory here, so there is nothing to move")
 
 
-def _is_small(config: DiTConfig, size: tuple[int, int]) -> bool:
+def is_small(config: DiTConfig, size: tuple[int, int]) -> bool:
     """Whether a block's largest product is too small to share: threads would wait longer than they save."""
     rows = BLOCK_LATENT_FRAMES * size[0] * size[1] // 256
     return 2 * rows * config.dim * config.ffn_dim < SMALL_FLOP

@@ -40,10 +40,10 @@ def of_file(plan: PlanFile, source: str) -> Precision:
 
 def file_of(plan: Precision, model: str, config: DiTConfig, **more: Any) -> PlanFile:
     """A plan as a file's content, for a model of these sizes; `more` are the other fields of PlanFile."""
-    from ..checkpoint.planfile import FORMAT, PlanFile, Sizes
+    from ..checkpoint.planfile import PlanFile, Sizes
 
     sizes = Sizes(**{name: getattr(config, name) for name in SIZES})
     return PlanFile(
-        format=FORMAT, model=model, sizes=sizes, default=plan.default, linears=dict(plan.linears),
+        format="liveact-plan-1", model=model, sizes=sizes, default=plan.default, linears=dict(plan.linears),
         eight_bit_memory=plan.eight_bit_memory, eight_bit_attention=plan.eight_bit_attention, **more,
     )  # fmt: skip

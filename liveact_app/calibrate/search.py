@@ -1,0 +1,184 @@
+"""The cheapest plan within a bound: formats in the order of what they save by what they spoil, cut where a run says.
+
+A unit is a linear layer, or a block's feed-forward, whose two products go together: codes leave the first one as the
+second takes them. One more unit is the window, whose memory and attention can take 8 bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from liveact_app.calibrate.cost import Costs, kind_of, kinds
+from liveact_app.calibrate.measure import Errors, Runner
+from liveact_model.dit import Precision, patterns
+from liveact_model.errors import InputError
+
+WIDE = "bfloat16"
+WINDOW = "window"
+BITS = {"eight_bit_memory": {"eight_bit_memory": True}, "eight_bit_attention": {"eight_bit_attention": True}}
+"""What the window can have, and the options of a Session for it."""
+POINTS = 8
+"""Plans along the order that are run for the picture, besides those that the search needs."""
+
+Choice = dict[str, str]
+"""Unit -> what it has, where that is not WIDE."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A plan that was run: how many moves of the order it makes (None: none of its plans), ms, error of the latents."""
+
+    name: str
+    moves: int | None
+    ms: float
+    error: float
+    plan: Precision
+
+
+@dataclass
+class Found:
+    """What a search has measured and chosen."""
+
+    errors: Errors
+    units: dict[str, list[str]]
+    names: tuple[str, ...]
+    order: list[tuple[str, str]]
+    saved: dict[str, dict[str, float]]
+    spoilt: dict[str, float]
+    runs: list[Tried] = field(default_factory=list)
+    chosen: Tried | None = None
+
+    @property
+    def wide(self) -> Tried:
+        """The run that all others are compared with."""
+        return next(run for run in self.runs if run.moves == 0)
+
+
+def units_of(paths: Iterable[str]) -> dict[str, list[str]]:
+    """Unit -> paths of its linear layers."""
+    found: dict[str, list[str]] = {}
+    for path in paths:
+        parent, _, _ = path.rpartition(".")
+        found.setdefault(parent if parent.endswith(".ffn") else path, []).append(path)
+    return found
+
+
+def plan_of(choice: Choice) -> Precision:
+    """A choice as a plan."""
+    by_format: dict[str, list[str]] = {}
+    for unit, name in choice.items():
+        if unit != WINDOW:
+            by_format.setdefault(name, []).append(unit)
+    linears = tuple((p, name) for name in sorted(by_format) for p in patterns(by_format[name]))
+    return Precision(WIDE, linears, **BITS.get(choice.get(WINDOW, ""), {}))
+
+
+def ordered(options: dict[str, dict[str, tuple[float, float]]]) -> list[tuple[str, str]]:
+    """(unit, what it gets) from the most saved by error to the least; options are (ms saved, square of the error).
+
+    Of a unit the options come in the order of what they save, without those that are dominated: where more is saved
+    for less error, or by a straight line between two others, one is left out. So every prefix is a choice.
+    """
+    moves = []
+    for place, (unit, found) in enumerate(options.items()):
+        at = (0.0, 0.0)
+        while better := [(n, s, e) for n, (s, e) in found.items() if s > at[0] and s > 0]:
+            slope, saved, name, square = min(((e - at[1]) / (s - at[0]), -s, n, e) for n, s, e in better)
+            moves.append((slope, place, -saved, unit, name))
+            at = (-saved, square)
+    return [(unit, name) for *_, unit, name in sorted(moves)]
+
+
+class Search:
+    """Measures and decides. `say` hears what is going on."""
+
+    def __init__(self, runner: Runner, costs: Costs, names: tuple[str, ...], say: Callable[[str], None]):
+        self.runner, self.costs, self.names, self.say = runner, costs, names, say
+        self._tried: dict[Precision, float] = {}
+
+    def measure(self) -> Found:
+        """Errors of every layer, of every kind of layer alone, and of the window; then the order. No bound yet."""
+        runner, costs = self.runner, self.costs
+        units = units_of(runner.avatar.dit.linears())
+        self.say(f"every linear layer in {', '.join(self.names)}")
+        errors = runner.errors(self.names)
+        saved = {kind: {n: costs.saved(kind, n) for n in self.names} for kind in kinds(units)}
+        spoilt, options = {}, {}
+        for kind in saved:
+            members = [u for u in units if kind_of(u) == kind]
+            first = next((n for n in self.names if saved[kind][n] > 0), None)
+            if first is None:
+                continue
+            self.say(f"{kind} alone in {first}")
+            spoilt[kind] = self.error(plan_of(dict.fromkeys(members, first)))
+            squares = {u: {n: _square(errors, units[u], n) for n in self.names} for u in members}
+            local = sum(squares[u][first] for u in members)
+            weight = spoilt[kind] ** 2 / local if local else 0.0  # of one layer's error in that of the latents
+            options |= {u: {n: (saved[kind][n], weight * squares[u][n]) for n in self.names} for u in members}
+        options[WINDOW] = {}
+        saved[WINDOW] = {name: costs.saved_by(**bits) for name, bits in BITS.items()}
+        for name, bits in BITS.items():
+            if saved[WINDOW][name] > 0:
+                self.say(f"{name.replace('_', ' ')} alone")
+                spoilt[name] = self.error(Precision(WIDE, **bits))
+                options[WINDOW][name] = saved[WINDOW][name], spoilt[name] ** 2
+        return Found(errors, units, self.names, ordered(options), saved, spoilt)
+
+    def error(self, plan: Precision) -> float:
+        """Of a plan's latents; each plan is run once."""
+        if plan not in self._tried:
+            self._tried[plan] = self.runner.apart(plan) if plan != Precision(WIDE) else 0.0
+        return self._tried[plan]
+
+    def at(self, found: Found, moves: int) -> Tried:
+        """The plan of the first `moves` of the order, run."""
+        plan = plan_of(dict(found.order[:moves]))
+        self.say(f"the first {moves} of {len(found.order)} changes")
+        return Tried(f"{moves} of {len(found.order)} changes", moves, self.costs.ms(plan), self.error(plan), plan)
+
+    def choose(self, found: Found, bound: float) -> Tried:
+        """The last plan of the order, by bisection, that a run finds within the bound.
+
+        A lower bound never gives more moves: the questions are the same until one is answered otherwise. Raises
+        InputError where even the first move is over it.
+        """
+        low, high = 0, len(found.order) + 1
+        middle = len(found.order)  # the cheapest may do
+        while high - low > 1:
+            if self.at(found, middle).error <= bound:
+                low = middle
+            else:
+                high = middle
+            middle = (low + high) // 2
+        if low == 0:
+            if not found.order:
+                raise InputError("--chip: expected one on which some format saves time at this size, got none")
+            least = self.at(found, 1).error
+            raise InputError(f"--bound: expected one that some plan cheaper than {WIDE} stays within, the first change "
+                             f"({found.order[0][0]} in {found.order[0][1]}) makes {least:.2e}, got {bound:g}")  # fmt: skip
+        return self.at(found, low)
+
+    def run(self, bound: float) -> Found:
+        """Everything: measured, chosen, and what the picture needs."""
+        found = self.measure()
+        found.chosen = self.choose(found, bound)
+        n = len(found.order)
+        picked = {0, n, found.chosen.moves or 0, *(round(n * i / POINTS) for i in range(POINTS))}
+        found.runs = [self.at(found, k) for k in sorted(picked)]
+        for name in self.names:
+            for what, bits in (("", {}), (", 8-bit attention", BITS["eight_bit_attention"])):
+                plan = Precision(name, **bits)
+                self.say(f"all in {name}{what}")
+                found.runs.append(Tried(f"all {name}{what}", None, self.costs.ms(plan), self.error(plan), plan))
+        return found
+
+
+def runs_of(kinds: int, moves: int, names: int) -> int:
+    """The most runs that a search makes, for a bar."""
+    return 1 + kinds + len(BITS) + math.ceil(math.log2(moves + 2)) + 2 + POINTS + 2 * names
+
+
+def _square(errors: Errors, paths: list[str], name: str) -> float:
+    return sum(errors.square(path, name) for path in paths)
