@@ -232,8 +232,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def measure(
-    args: argparse.Namespace, device: torch.device, precision: str | Precision, sizes: list[tuple[int, int]], chip: Chip | None,
-    need: Callable[[str, tuple[int, int]], int], window: dict[str, int], ranks: SeqParallel,
+    args: argparse.Namespace, device: torch.device, precision: str | Precision, sizes: list[tuple[int, int]],
+    chip: Chip | None, need: Callable[[str, tuple[int, int]], int], window: dict[str, int], ranks: SeqParallel,
 ) -> None:  # fmt: skip
     """Build, measure every size; the leading process prints and appends."""
     if ranks.leads:

@@ -12,8 +12,9 @@ from liveact_model.errors import InputError
 
 EPILOG = """
 OUT loads through --model like the original, makes bit for bit what the original makes in that precision, and needs no
-quantising. A plan's 8-bit memory and attention are of a run: give it the plan again. The encoders' files are linked where the file system can, else copied. A run that was killed goes on when it
-is started again; until it has ended, OUT is refused as a model.
+quantising. A plan's 8-bit memory and attention are of a run: give that the plan again. The encoders' files are linked
+where the file system can, else copied. A run that was killed goes on when it is started again; until it has ended, OUT
+is refused as a model.
 
 exit codes: 0 done, 2 unusable input
 """

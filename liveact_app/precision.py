@@ -50,7 +50,7 @@ SHORT_OF = {long: short for short, long in SHORT.items()}
 
 
 def eight_bit(precision: str | Precision) -> dict[str, bool]:
-    """The options of a Session that go with a precision in a frame's budget: a plan's own, or with codes the quickest."""
+    """The options of a Session that go with a precision in a frame's budget: a plan's, or with codes the quickest."""
     from liveact_model.dit import Precision
 
     if isinstance(precision, Precision):

@@ -17,19 +17,19 @@ from liveact_model.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from liveact_app.calibrate.measure import Runner
     from liveact_model.loading import Blueprint
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DEFAULTS = {"image": EXAMPLES / "face.png", "audio": EXAMPLES / "speech.wav"}
 
 EPILOG = """
-The model runs in bf16 over some blocks; on its real activations every linear layer also multiplies in each format, one
-layer at a time, and the difference is noted by denoise step. Then every kind of layer runs narrow alone, which says what
-its error does to the latents; formats are put in the order of ms saved by error made, and the longest part of that order
-whose run stays within the bound is the plan. The plan's own run is the proof. 8-bit memory and 8-bit attention are
-decisions like any other. Ms are predicted from machine code where the chip and the tools are known, else floors at
-datasheet rates; never measured. A block's two feed-forward products are decided together.
+The model runs in bf16 over some blocks; on its real activations every linear layer also multiplies in each format,
+one layer at a time, and the difference is noted by denoise step. Then every kind of layer runs narrow alone, which says
+what its error does to the latents; formats are put in the order of ms saved by error made, and the longest part of that
+order whose run stays within the bound is the plan. The plan's own run is the proof. 8-bit memory and 8-bit attention
+are decisions like any other. A block's two feed-forward products are decided together. Ms are predicted from machine
+code where the chip and the tools are known, else floors at datasheet rates; never measured. Weights that a steady block
+does not read count by their bytes, as if it read them once.
 
 examples:
   liveact calibrate                                              the small model and the files in examples/
@@ -50,7 +50,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add = parser.add_argument
     add("--model", default="tiny", metavar="NAME|DIR", help="a model that ships, or a directory (default: tiny)")
     add("--wav2vec-dir", metavar="DIR", help="the audio encoder of a checkpoint directory, where it is not in it")
-    add("--bound", type=real_number(0, 10), default=0.1, metavar="X",
+    add("--bound", type=real_number(0, 10), default=0.05, metavar="X",
         help="relative L2 error of the latents that a plan may make (default: %(default)s)")  # fmt: skip
     add("--out", default="plan.json", metavar="FILE", help="the plan to write (default: %(default)s)")
     add("--svg", metavar="FILE", help="also draw error beside ms, and the error of every layer")
@@ -102,9 +102,9 @@ def calibrate(args: argparse.Namespace) -> tuple[dict[str, str], str]:
     import torch
 
     from liveact_app.calibrate import picture, report
-    from liveact_app.calibrate.cost import Costs, kinds
+    from liveact_app.calibrate.cost import Costs
     from liveact_app.calibrate.measure import Runner
-    from liveact_app.calibrate.search import WIDE, Search, runs_of, units_of
+    from liveact_app.calibrate.search import WIDE, Search
     from liveact_app.generate.loading import device_of
     from liveact_app.media.image import load_image
     from liveact_app.say import show_progress
@@ -117,9 +117,8 @@ def calibrate(args: argparse.Namespace) -> tuple[dict[str, str], str]:
         costs = Costs(config, tuple(avatar.timesteps), size, args.chip, args.cost)
         formats = _formats(args.formats, costs)
         runner = Runner(avatar, load_image(args.image, size), args.prompt, _sound(args, avatar), args.blocks, args.seed)
-        units = units_of(avatar.dit.linears())
-        runs = runs_of(len(kinds(units)), len(units) * len(formats) + 2, len(formats))
-        with show_progress(runs * _frames(config, args.blocks), avatar.default_fps) as update:
+        search = Search(runner, costs, formats)
+        with show_progress(search.runs() * _frames(config, args.blocks), avatar.default_fps) as update:
             made = 0
 
             def heard(frames: int) -> None:
@@ -128,7 +127,7 @@ def calibrate(args: argparse.Namespace) -> tuple[dict[str, str], str]:
                 update(made)
 
             runner.heard = heard
-            found = Search(runner, costs, formats, lambda text: None).run(args.bound)
+            found = search.run(args.bound)
     assert found.chosen is not None, "run has chosen"
     inputs = {
         "image": Path(args.image).name, "audio": Path(args.audio).name, "prompt": args.prompt, "size": list(size),
@@ -165,9 +164,7 @@ def _load(args: argparse.Namespace, device: str) -> tuple[Any, tuple[int, int]]:
         must_fit(blueprint, argparse.Namespace(size=args.size, **vars(Setting(dtype="bfloat16"))), device)
 
     with told(), show_loading() as loading:
-        avatar = load_avatar(
-            args.model, "bfloat16", args.wav2vec_dir, device, before=fits, watch=loading.watch
-        )  # fmt: skip
+        avatar = load_avatar(args.model, "bfloat16", args.wav2vec_dir, device, before=fits, watch=loading.watch)
     size = args.size or tuple(avatar.default_size)
     if device == "cpu" and is_small(avatar.dit.config, size):
         torch.set_num_threads(1)
@@ -203,7 +200,8 @@ def _sound(args: argparse.Namespace, avatar: Any) -> Tensor:
     pieces, count = [], 0
     info = scan(args.audio)
     if info.seconds * fps < frames:
-        most = max(1, 1 + int((info.seconds * fps - _frames(avatar.dit.config, 1)) // avatar.dit.config.block_video_frames))
+        config = avatar.dit.config
+        most = max(1, 1 + int((info.seconds * fps - _frames(config, 1)) // config.block_video_frames))
         raise InputError(f"--blocks: expected at most {most}, as long as {args.audio!r} is, got {args.blocks}")
     with AudioReader(info) as reader:
         for piece in model_audio(reader):

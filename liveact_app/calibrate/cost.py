@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from liveact_kernels.compiled.predict import LABEL, Unpredictable
 from liveact_kernels.contract import Call, record
 from liveact_kernels.cost.hw import CHIPS
+from liveact_kernels.cost.memory import nbytes
 from liveact_model.avatar import Avatar
 from liveact_model.config import DiTConfig
 from liveact_model.dit import DiT, Precision
@@ -95,9 +97,22 @@ class Costs:
 
     @functools.cache  # noqa: B019 - one of these lives as long as the command
     def saved(self, kind: str, name: str) -> float:
-        """Ms per video frame that one unit of a kind saves in a format: "blocks.*.ffn" is one block's."""
-        unit = kind.replace("*", "0")
-        return self._one(()) - self._one(((unit, name),))
+        """Ms per video frame that one unit of a kind saves in a format: "blocks.*.ffn" is one block's.
+
+        What a steady block does not run, such as keys and values of a prompt, counts by the bytes of its weights, as if
+        they were read once a block.
+        """
+        linears = ((kind.replace("*", "0"), name),)
+        if (found := self._one(()) - self._one(linears)) != 0:
+            return found
+        fewer = self._bytes(()) - self._bytes(linears)
+        return 1e3 * fewer / CHIPS[self.chip].bandwidth / self._config.block_video_frames
+
+    @functools.cache  # noqa: B019
+    def _bytes(self, linears: tuple[tuple[str, str], ...]) -> int:
+        with torch.device("meta"):
+            dit = DiT(self._config.with_(num_layers=1)).to_precision(Precision("bfloat16", linears))
+        return nbytes([*dit.parameters(), *dit.buffers()])
 
     @functools.cache  # noqa: B019
     def saved_by(self, **bits: bool) -> float:
@@ -122,12 +137,12 @@ class Costs:
         from liveact_kernels.compiled.predict.launches import Called
 
         self._say(call.op.name)
-        shape = Called(call.op, call.dims, 1)
-        try:
-            found = frame.line(shape, chip, rates.MACHINES[self.chip], _cubins())
-        except Unpredictable:
-            return frame.TORCH * call.op.floor_us(call.dims, chip)
-        return found.us(found.parts) + max(1, len(found.parts)) * rates.GAP_US
+        shape, machine = Called(call.op, call.dims, 1), rates.MACHINES[self.chip]
+        for cubins in (_cubins(), {}):  # the CUDA library where it takes the shape, else Triton alone
+            with contextlib.suppress(Unpredictable):
+                found = frame.line(shape, chip, machine, cubins)
+                return found.us(found.parts) + max(1, len(found.parts)) * rates.GAP_US
+        return frame.TORCH * call.op.floor_us(call.dims, chip) + rates.GAP_US
 
 
 @functools.cache

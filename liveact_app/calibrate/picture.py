@@ -87,8 +87,9 @@ def _layers(told: dict, y: float) -> tuple[list[str], int]:
         out.append(_text(20, y + 13, kind, 'font-size="11"'))
         for i, (path, error, chosen) in enumerate(cells):
             edge = ' stroke="#000" stroke-width="1.5"' if chosen == WIDE else ""
-            out.append(f'<rect x="{NAME + i * size:.1f}" y="{y + 1}" width="{size - 3:.1f}" height="{CELL - 3}" '
-                       f'fill="{_colour(error)}"{edge}><title>{path}: {error:.3g}, {chosen}</title></rect>')  # fmt: skip
+            box = f'x="{NAME + i * size:.1f}" y="{y + 1}" width="{size - 3:.1f}" height="{CELL - 3}"'
+            tip = f"<title>{path}: {error:.3g}, {chosen}</title>"
+            out.append(f'<rect {box} fill="{_colour(error)}"{edge}>{tip}</rect>')
         y += CELL
     return out, round(y + 20)
 

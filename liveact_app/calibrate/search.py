@@ -7,7 +7,7 @@ second takes them. One more unit is the window, whose memory and attention can t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from liveact_app.calibrate.cost import Costs, kind_of, kinds
@@ -92,26 +92,23 @@ def ordered(options: dict[str, dict[str, tuple[float, float]]]) -> list[tuple[st
 
 
 class Search:
-    """Measures and decides. `say` hears what is going on."""
+    """Measures and decides."""
 
-    def __init__(self, runner: Runner, costs: Costs, names: tuple[str, ...], say: Callable[[str], None]):
-        self.runner, self.costs, self.names, self.say = runner, costs, names, say
+    def __init__(self, runner: Runner, costs: Costs, names: tuple[str, ...]):
+        self.runner, self.costs, self.names = runner, costs, names
         self._tried: dict[Precision, float] = {}
 
     def measure(self) -> Found:
         """Errors of every layer, of every kind of layer alone, and of the window; then the order. No bound yet."""
         runner, costs = self.runner, self.costs
         units = units_of(runner.avatar.dit.linears())
-        self.say(f"every linear layer in {', '.join(self.names)}")
         errors = runner.errors(self.names)
-        saved = {kind: {n: costs.saved(kind, n) for n in self.names} for kind in kinds(units)}
-        spoilt, options = {}, {}
+        saved, spoilt, options = self.savings(), {}, {}
         for kind in saved:
             members = [u for u in units if kind_of(u) == kind]
             first = next((n for n in self.names if saved[kind][n] > 0), None)
             if first is None:
                 continue
-            self.say(f"{kind} alone in {first}")
             spoilt[kind] = self.error(plan_of(dict.fromkeys(members, first)))
             squares = {u: {n: _square(errors, units[u], n) for n in self.names} for u in members}
             local = sum(squares[u][first] for u in members)
@@ -121,10 +118,22 @@ class Search:
         saved[WINDOW] = {name: costs.saved_by(**bits) for name, bits in BITS.items()}
         for name, bits in BITS.items():
             if saved[WINDOW][name] > 0:
-                self.say(f"{name.replace('_', ' ')} alone")
                 spoilt[name] = self.error(Precision(WIDE, **bits))
                 options[WINDOW][name] = saved[WINDOW][name], spoilt[name] ** 2
         return Found(errors, units, self.names, ordered(options), saved, spoilt)
+
+    def savings(self) -> dict[str, dict[str, float]]:
+        """Ms per video frame that one unit of each kind saves by format."""
+        found = kinds(units_of(self.runner.avatar.dit.linears()))
+        return {kind: {n: self.costs.saved(kind, n) for n in self.names} for kind in found}
+
+    def runs(self) -> int:
+        """How many runs `run` will make, about: for a bar."""
+        pays = {kind: sum(ms > 0 for ms in row.values()) for kind, row in self.savings().items()}
+        units = units_of(self.runner.avatar.dit.linears())
+        moves = len(BITS) + sum(pays[kind_of(unit)] for unit in units)
+        search = math.ceil(math.log2(moves + 2)) + POINTS
+        return 1 + sum(n > 0 for n in pays.values()) + len(BITS) + search + 2 * len(self.names)
 
     def error(self, plan: Precision) -> float:
         """Of a plan's latents; each plan is run once."""
@@ -135,7 +144,6 @@ class Search:
     def at(self, found: Found, moves: int) -> Tried:
         """The plan of the first `moves` of the order, run."""
         plan = plan_of(dict(found.order[:moves]))
-        self.say(f"the first {moves} of {len(found.order)} changes")
         return Tried(f"{moves} of {len(found.order)} changes", moves, self.costs.ms(plan), self.error(plan), plan)
 
     def choose(self, found: Found, bound: float) -> Tried:
@@ -152,12 +160,11 @@ class Search:
             else:
                 high = middle
             middle = (low + high) // 2
-        if low == 0:
-            if not found.order:
-                raise InputError("--chip: expected one on which some format saves time at this size, got none")
+        if low == 0 and found.order:
             least = self.at(found, 1).error
-            raise InputError(f"--bound: expected one that some plan cheaper than {WIDE} stays within, the first change "
-                             f"({found.order[0][0]} in {found.order[0][1]}) makes {least:.2e}, got {bound:g}")  # fmt: skip
+            unit, name = found.order[0]
+            raise InputError(f"--bound: expected one that some plan cheaper than {WIDE} stays within, got {bound:g}: "
+                             f"the first change ({unit} in {name}) alone makes {least:.2e}")  # fmt: skip
         return self.at(found, low)
 
     def run(self, bound: float) -> Found:
@@ -170,14 +177,8 @@ class Search:
         for name in self.names:
             for what, bits in (("", {}), (", 8-bit attention", BITS["eight_bit_attention"])):
                 plan = Precision(name, **bits)
-                self.say(f"all in {name}{what}")
                 found.runs.append(Tried(f"all {name}{what}", None, self.costs.ms(plan), self.error(plan), plan))
         return found
-
-
-def runs_of(kinds: int, moves: int, names: int) -> int:
-    """The most runs that a search makes, for a bar."""
-    return 1 + kinds + len(BITS) + math.ceil(math.log2(moves + 2)) + 2 + POINTS + 2 * names
 
 
 def _square(errors: Errors, paths: list[str], name: str) -> float:

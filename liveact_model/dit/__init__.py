@@ -5,8 +5,8 @@ The room's face. `model` has DiT; `cache` the window by name (2 reference, 2 lon
 
 from .attention import KeysValues
 from .block import Prompt
-from .formats import FORMATS, Activation, Format, Weights
 from .cache import TWO_RANK_RELEASED, LayerMemory, Window
+from .formats import FORMATS, Activation, Format, Weights
 from .model import DiT, Time
 from .plan import SIZES, Precision, patterns
 from .precision import Linear
@@ -14,6 +14,6 @@ from .rope import rope_table
 from .trial import stored, tried
 
 __all__ = [
-    "SIZES", "TWO_RANK_RELEASED", "DiT", "KeysValues", "LayerMemory", "Linear", "Precision", "Prompt", "Time", "Window",
-    "FORMATS", "Activation", "Format", "Weights", "patterns", "rope_table", "stored", "tried",
+    "FORMATS", "SIZES", "TWO_RANK_RELEASED", "Activation", "DiT", "Format", "KeysValues", "LayerMemory", "Linear",
+    "Precision", "Prompt", "Time", "Weights", "Window", "patterns", "rope_table", "stored", "tried",
 ]  # fmt: skip

@@ -200,5 +200,7 @@ class FP8(Format):
         return ops.fp8_linear_residual(**self._args(layer, a), x=x)
 
 
-FORMATS: dict[str, Format] = {f.name: f for f in (Wide(torch.float32), Wide(torch.bfloat16), FP8(), FP8("fp8-128", True))}
-"""By the names that `--dtype` has."""
+FORMATS: dict[str, Format] = {
+    f.name: f for f in (Wide(torch.float32), Wide(torch.bfloat16), FP8(), FP8("fp8-128", grouped=True))
+}
+"""By the names that `--precision` and plans have."""

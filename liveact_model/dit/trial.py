@@ -82,7 +82,7 @@ class Trial(Format):
 
 @contextlib.contextmanager
 def tried(dit: DiT, plan: Precision) -> Iterator[None]:
-    """Inside, a wide denoiser runs by `plan`, whose activations are as its own. Raises InputError for a plan not its."""
+    """Inside, a wide denoiser runs by `plan`, whose activations are as its own. Errors as of `DiT.to_precision`."""
     linears = dit.linears()
     plan.check_sizes(dit.config)
     plan.check_paths(linears)

@@ -68,8 +68,9 @@ class Converted(BaseModel):
 
 
 def convert(
-    folder: Path, out: Path, precision: str | Precision = "fp8", wav2vec_dir: str | None = None, say: Say = lambda text: None
-) -> None:
+    folder: Path, out: Path, precision: str | Precision = "fp8", wav2vec_dir: str | None = None,
+    say: Say = lambda text: None,
+) -> None:  # fmt: skip
     """Write a released directory to `out` with the denoiser in a format or by a plan, one shard in memory at a time.
 
     A run that was killed goes on at the first file that is missing or differs from its hash. `say` is told each step.

@@ -65,7 +65,9 @@ def open_released(
     return Opened(blueprint_of(folder.resolve().name, dit.config, precision, audio, text, image, vae), read)
 
 
-def blueprint_of(name: str, c: DiTConfig, precision: Precision, audio: Any, text: Any, image: Any, vae: Any) -> Blueprint:
+def blueprint_of(
+    name: str, c: DiTConfig, precision: Precision, audio: Any, text: Any, image: Any, vae: Any
+) -> Blueprint:
     """Of a released or converted directory: an encoder whose values are cast leaves its file."""
     found = {n: part_of(part) for n, part in zip(ENCODERS, (text, image, audio))}
     wide = precision.dtype == torch.float32

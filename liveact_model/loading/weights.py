@@ -35,8 +35,8 @@ may stand beside, see Avatar."""
 
 
 def load_avatar(
-    name_or_dir: str, dtype: str | Precision = "auto", wav2vec_dir: str | None = None, device: str | torch.device = "cpu",
-    mean_memory: bool = False, text_on_host: bool = False, *,
+    name_or_dir: str, dtype: str | Precision = "auto", wav2vec_dir: str | None = None,
+    device: str | torch.device = "cpu", mean_memory: bool = False, text_on_host: bool = False, *,
     before: Callable[[Blueprint], None] = lambda blueprint: None, watch: Watch = lambda name, done, total: None,
 ) -> Avatar:  # fmt: skip
     """Load a model by name or directory.
@@ -56,8 +56,8 @@ def load_avatar(
 
 
 def open_avatar(
-    name_or_dir: str, dtype: str | Precision = "auto", wav2vec_dir: str | None = None, device: str | torch.device = "cpu",
-    mean_memory: bool = False, text_on_host: bool = False,
+    name_or_dir: str, dtype: str | Precision = "auto", wav2vec_dir: str | None = None,
+    device: str | torch.device = "cpu", mean_memory: bool = False, text_on_host: bool = False,
 ) -> Opened:  # fmt: skip
     """The first half of `load_avatar`, with its arguments and errors: everything but reading what is dear."""
     if not isinstance(dtype, Precision) and dtype not in PRECISIONS:
