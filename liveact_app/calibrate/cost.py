@@ -23,7 +23,8 @@ from liveact_model.session import Session
 
 COSTS = ("predicted", "floor")
 FLOOR = "floors at datasheet rates, not a measurement"
-STEADY_BLOCK = 2
+STEADY_BLOCK = 1
+"""The first whose calls are those of all later ones."""
 
 
 class _Still:
@@ -81,6 +82,7 @@ class Costs:
         """What its numbers are."""
         return FLOOR if self.kind == "floor" else LABEL
 
+    @functools.cache  # noqa: B019 - one of these lives as long as the command
     def ms(self, plan: Precision, layers: int | None = None) -> float:
         """Of a plan; `layers`: of a model with so many layers, for which the plan is then."""
         config = self._config if layers is None else self._config.with_(num_layers=layers)
@@ -95,7 +97,7 @@ class Costs:
             return False
         return True
 
-    @functools.cache  # noqa: B019 - one of these lives as long as the command
+    @functools.cache  # noqa: B019
     def saved(self, kind: str, name: str) -> float:
         """Ms per video frame that one unit of a kind saves in a format: "blocks.*.ffn" is one block's.
 
@@ -119,7 +121,6 @@ class Costs:
         """Ms per video frame that an option of eight bits saves, of all layers."""
         return (self._one(()) - self._one((), **bits)) * self._config.num_layers
 
-    @functools.cache  # noqa: B019
     def _one(self, linears: tuple[tuple[str, str], ...], **bits: bool) -> float:
         return self.ms(Precision("bfloat16", linears, **bits), 1)
 

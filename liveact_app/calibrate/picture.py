@@ -60,16 +60,16 @@ def _plans(told: dict) -> list[str]:
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(at, line))
     out.append(f'<polyline points="{path}" fill="none" stroke="#27548a"/>')
     for run in runs:
-        (x, y), mine = at(run), run["moves"] == told["chosen"]["moves"]
+        (x, y), mine = at(run), run["name"] == told["chosen"]["name"]
         tip = f"<title>{run['name']}: {run['ms_per_video_frame']:.4g} ms, {run['error']:.3g}</title>"
-        if run["moves"] is None:
+        if run["moves"] is None and not mine:
             out.append(f'<rect x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8" fill="#c8553d">{tip}</rect>')
             out.append(_text(x + 8, y + 4, run["name"], 'font-size="11"'))
         else:
             out.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{7 if mine else 3.5}" '
                        f'fill="{"#5f8d4e" if mine else "#27548a"}">{tip}</circle>')  # fmt: skip
-            word = "chosen" if mine else WIDE if run["moves"] == 0 else ""
-            out.append(_text(x - 8, y - 10, word, 'font-size="11" text-anchor="end"'))
+            if word := "chosen" if mine else WIDE if run["moves"] == 0 else "":
+                out.append(_text(x - 8, y + (20 if mine else -10), word, 'font-size="11" text-anchor="end"'))
     return out
 
 

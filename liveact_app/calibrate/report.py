@@ -72,9 +72,9 @@ def terminal(told: dict) -> str:
              "against bfloat16", "", head]  # fmt: skip
     for kind, errors, said in kinds_table(told):
         lines.append(f"{kind:40}" + "".join(f"{e:12.2e}" for e in errors) + f"   {said}")
-    lines += ["", f"{'plan':32}{'ms per video frame':>20}{'error of latents':>20}"]
+    lines += ["", f"{'plan':44}{'ms per video frame':>20}{'error of latents':>20}"]
     for run in told["runs"]:
-        mark = "  <- chosen" if run["moves"] == told["chosen"]["moves"] else ""
-        lines.append(f"{run['name']:32}{run['ms_per_video_frame']:20.6f}{run['error']:20.3e}{mark}")
+        mark = "  <- chosen" if run["name"] == told["chosen"]["name"] else ""
+        lines.append(f"{run['name']:44}{run['ms_per_video_frame']:20.6f}{run['error']:20.3e}{mark}")
     lines += ["", f"ms of the denoiser on one {told['chip']}: {told['cost_label']}; bound {told['bound']:g}"]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The cheapest plan within a bound: formats in the order of what they save by what they spoil, cut where a run says.
+"""The cheapest plan within a bound: formats in the order of what they save by what they spoil, cut where runs say.
 
 A unit is a linear layer, or a block's feed-forward, whose two products go together: codes leave the first one as the
 second takes them. One more unit is the window, whose memory and attention can take 8 bits.
@@ -19,6 +19,8 @@ WIDE = "bfloat16"
 WINDOW = "window"
 BITS = {"eight_bit_memory": {"eight_bit_memory": True}, "eight_bit_attention": {"eight_bit_attention": True}}
 """What the window can have, and the options of a Session for it."""
+MAIN, NO_WINDOW, LEAST_FIRST = "changes", "changes without the window's", "changes, the least error first"
+"""Orders that the search cuts: the best one may spend what a bound allows before it comes to what is small."""
 POINTS = 8
 """Plans along the order that are run for the picture, besides those that the search needs."""
 
@@ -26,9 +28,13 @@ Choice = dict[str, str]
 """Unit -> what it has, where that is not WIDE."""
 
 
+Order = list[tuple[str, str]]
+"""(unit, what it gets), one after the other."""
+
+
 @dataclass(frozen=True)
 class Tried:
-    """A plan that was run: how many moves of the order it makes (None: none of its plans), ms, error of the latents."""
+    """A plan that was run: how many moves of the main order it makes (None: it is none of its plans), ms, error."""
 
     name: str
     moves: int | None
@@ -44,11 +50,16 @@ class Found:
     errors: Errors
     units: dict[str, list[str]]
     names: tuple[str, ...]
-    order: list[tuple[str, str]]
+    orders: dict[str, Order]
     saved: dict[str, dict[str, float]]
     spoilt: dict[str, float]
     runs: list[Tried] = field(default_factory=list)
     chosen: Tried | None = None
+
+    @property
+    def order(self) -> Order:
+        """The main one."""
+        return self.orders[MAIN]
 
     @property
     def wide(self) -> Tried:
@@ -75,7 +86,14 @@ def plan_of(choice: Choice) -> Precision:
     return Precision(WIDE, linears, **BITS.get(choice.get(WINDOW, ""), {}))
 
 
-def ordered(options: dict[str, dict[str, tuple[float, float]]]) -> list[tuple[str, str]]:
+def least_first(options: dict[str, dict[str, tuple[float, float]]]) -> Order:
+    """Units from the least error to the largest, each with the option that saves most."""
+    best = {unit: max(found.items(), key=lambda o: o[1][0]) for unit, found in options.items() if found}
+    paying = {unit: name for unit, (name, (saved, _)) in best.items() if saved > 0}
+    return sorted(paying.items(), key=lambda move: options[move[0]][move[1]][1])
+
+
+def ordered(options: dict[str, dict[str, tuple[float, float]]]) -> Order:
     """(unit, what it gets) from the most saved by error to the least; options are (ms saved, square of the error).
 
     Of a unit the options come in the order of what they save, without those that are dominated: where more is saved
@@ -120,7 +138,9 @@ class Search:
             if saved[WINDOW][name] > 0:
                 spoilt[name] = self.error(Precision(WIDE, **bits))
                 options[WINDOW][name] = saved[WINDOW][name], spoilt[name] ** 2
-        return Found(errors, units, self.names, ordered(options), saved, spoilt)
+        main = ordered(options)
+        orders = {MAIN: main, NO_WINDOW: [m for m in main if m[0] != WINDOW], LEAST_FIRST: least_first(options)}
+        return Found(errors, units, self.names, orders, saved, spoilt)
 
     def savings(self) -> dict[str, dict[str, float]]:
         """Ms per video frame that one unit of each kind saves by format."""
@@ -132,7 +152,7 @@ class Search:
         pays = {kind: sum(ms > 0 for ms in row.values()) for kind, row in self.savings().items()}
         units = units_of(self.runner.avatar.dit.linears())
         moves = len(BITS) + sum(pays[kind_of(unit)] for unit in units)
-        search = math.ceil(math.log2(moves + 2)) + POINTS
+        search = 3 * math.ceil(math.log2(moves + 2)) + POINTS  # of three orders
         return 1 + sum(n > 0 for n in pays.values()) + len(BITS) + search + 2 * len(self.names)
 
     def error(self, plan: Precision) -> float:
@@ -141,31 +161,40 @@ class Search:
             self._tried[plan] = self.runner.apart(plan) if plan != Precision(WIDE) else 0.0
         return self._tried[plan]
 
-    def at(self, found: Found, moves: int) -> Tried:
-        """The plan of the first `moves` of the order, run."""
-        plan = plan_of(dict(found.order[:moves]))
-        return Tried(f"{moves} of {len(found.order)} changes", moves, self.costs.ms(plan), self.error(plan), plan)
+    def at(self, found: Found, moves: int, which: str = MAIN) -> Tried:
+        """The plan of the first `moves` of an order, run."""
+        order = found.orders[which]
+        plan = plan_of(dict(order[:moves]))
+        name = f"{moves} of {len(order)} {which}"
+        return Tried(name, moves if which == MAIN else None, self.costs.ms(plan), self.error(plan), plan)
 
     def choose(self, found: Found, bound: float) -> Tried:
-        """The last plan of the order, by bisection, that a run finds within the bound.
+        """The cheapest of the last plans, one of each order, that runs find within the bound.
 
-        A lower bound never gives more moves: the questions are the same until one is answered otherwise. Raises
-        InputError where even the first move is over it.
+        Raises InputError where even the first moves are over it.
         """
-        low, high = 0, len(found.order) + 1
-        middle = len(found.order)  # the cheapest may do
-        while high - low > 1:
-            if self.at(found, middle).error <= bound:
-                low = middle
-            else:
-                high = middle
-            middle = (low + high) // 2
-        if low == 0 and found.order:
-            least = self.at(found, 1).error
-            unit, name = found.order[0]
+        last = [self._last(found, bound, which) for which in found.orders]
+        if found.order and not any(last):
+            tried = [(self.at(found, 1, which).error, *order[0]) for which, order in found.orders.items() if order]
+            least, unit, name = min(tried)
             raise InputError(f"--bound: expected one that some plan cheaper than {WIDE} stays within, got {bound:g}: "
-                             f"the first change ({unit} in {name}) alone makes {least:.2e}")  # fmt: skip
-        return self.at(found, low)
+                             f"the least change ({unit} in {name}) alone makes {least:.2e}")  # fmt: skip
+        plans = [self.at(found, moves, which) for which, moves in zip(found.orders, last)]
+        return min(plans, key=lambda tried: (tried.ms, tried.error))
+
+    def _last(self, found: Found, bound: float, which: str) -> int:
+        """By bisection, the number of moves of an order with which a run is within the bound.
+
+        A lower bound never gives more: the questions are the same until one is answered otherwise. So with it no
+        order gives a cheaper plan, nor do they together.
+        """
+        low, high = 0, len(found.orders[which]) + 1
+        middle = high - 1  # the cheapest may do
+        while high - low > 1:
+            plan = plan_of(dict(found.orders[which][:middle]))
+            low, high = (middle, high) if self.error(plan) <= bound else (low, middle)
+            middle = (low + high) // 2
+        return low
 
     def run(self, bound: float) -> Found:
         """Everything: measured, chosen, and what the picture needs."""
@@ -174,6 +203,7 @@ class Search:
         n = len(found.order)
         picked = {0, n, found.chosen.moves or 0, *(round(n * i / POINTS) for i in range(POINTS))}
         found.runs = [self.at(found, k) for k in sorted(picked)]
+        found.runs += [] if found.chosen in found.runs else [found.chosen]
         for name in self.names:
             for what, bits in (("", {}), (", 8-bit attention", BITS["eight_bit_attention"])):
                 plan = Precision(name, **bits)

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .formats import FORMATS, Activation, Format, Weights
 from .model import DiT
@@ -17,8 +17,9 @@ from .precision import Linear
 @torch.no_grad()
 def stored(layer: Weights, name: str) -> Linear:
     """A layer of its own in a format of FORMATS that stores codes; the given one stays as it is."""
-    with torch.device("meta"):
-        made = Linear(layer.K, layer.N, layer.bias is not None)
+    made = Linear.__new__(Linear)  # without the tensors that its __init__ makes: this is called all the time
+    nn.Module.__init__(made)
+    made.K, made.N, made.format = layer.K, layer.N, layer.format
     made.weight, made.bias = layer.weight, layer.bias
     made.to_precision(name)
     return made

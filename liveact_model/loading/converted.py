@@ -187,8 +187,8 @@ def _stored(dit: DiT, wanted: list[Target]) -> Stored:
     for path, _, _ in wanted:
         parent, _, name = path.rpartition(".")
         module = dit.get_submodule(parent)
-        names = module.format.stored if isinstance(module, Linear) and name == "weight" else (name,)
-        for name in names:
+        codes = module.format.stored if isinstance(module, Linear) and name == "weight" else ()
+        for name in codes or (name,):
             value = module[name] if isinstance(module, nn.ParameterDict) else getattr(module, name)
             out[f"{parent}.{name}" if parent else name] = value.dtype, tuple(value.shape)
     return out
