@@ -188,9 +188,9 @@ def _stored(dit: DiT, wanted: list[Target]) -> Stored:
         parent, _, name = path.rpartition(".")
         module = dit.get_submodule(parent)
         codes = module.format.stored if isinstance(module, Linear) and name == "weight" else ()
-        for name in codes or (name,):
-            value = module[name] if isinstance(module, nn.ParameterDict) else getattr(module, name)
-            out[f"{parent}.{name}" if parent else name] = value.dtype, tuple(value.shape)
+        for key in codes or (name,):
+            value = module[key] if isinstance(module, nn.ParameterDict) else getattr(module, key)
+            out[f"{parent}.{key}" if parent else key] = value.dtype, tuple(value.shape)
     return out
 
 
