@@ -115,6 +115,8 @@ def calibrate(args: argparse.Namespace) -> tuple[dict[str, str], str]:
     config = avatar.dit.config
     with torch.no_grad():
         costs = Costs(config, tuple(avatar.timesteps), size, args.chip, args.cost)
+        if costs.kind == "predicted":
+            note(f"ms are predicted for {args.chip}: compiling its kernels takes minutes the first time")
         formats = _formats(args.formats, costs)
         runner = Runner(avatar, load_image(args.image, size), args.prompt, _sound(args, avatar), args.blocks, args.seed)
         search = Search(runner, costs, formats)

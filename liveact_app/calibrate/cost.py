@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -65,12 +65,11 @@ class Costs:
     """
 
     def __init__(
-        self, config: DiTConfig, timesteps: tuple[float, ...], size: tuple[int, int], chip: str, kind: str | None,
-        say: Callable[[str], None] = lambda text: None,
-    ):  # fmt: skip
+        self, config: DiTConfig, timesteps: tuple[float, ...], size: tuple[int, int], chip: str, kind: str | None
+    ):
         if chip not in CHIPS:
             raise InputError(f"--chip: expected one of {', '.join(CHIPS)}, got {chip!r:.60}")
-        self._config, self._times, self._size, self.chip, self._say = config, timesteps, size, chip, say
+        self._config, self._times, self._size, self.chip = config, timesteps, size, chip
         self._known: dict[tuple, float] = {}
         lack = _lack(chip)
         if kind == "predicted" and lack:
@@ -137,7 +136,6 @@ class Costs:
         from liveact_kernels.compiled.predict import frame, rates
         from liveact_kernels.compiled.predict.launches import Called
 
-        self._say(call.op.name)
         shape, machine = Called(call.op, call.dims, 1), rates.MACHINES[self.chip]
         for cubins in (_cubins(), {}):  # the CUDA library where it takes the shape, else Triton alone
             with contextlib.suppress(Unpredictable):
