@@ -13,7 +13,7 @@ from liveact_kernels.contract import to_fp8
 from liveact_model.audio.mel import MelEncoder
 from liveact_model.avatar import Avatar
 from liveact_model.config import NAMED, DiTConfig
-from liveact_model.dit import DiT, Linear
+from liveact_model.dit import DiT, Linear, Precision
 from liveact_model.dry import Rows, Silence
 from liveact_model.errors import InputError
 from liveact_model.loading import ASSETS, AVATARS
@@ -23,7 +23,7 @@ from liveact_model.vae.wan import WanVAE
 from liveact_model.vae.wan_coder import WanVAEConfig
 
 MODELS = (*NAMED, *AVATARS)
-PRECISIONS = ("fp8", "bfloat16", "float32")
+PRECISIONS = ("fp8", "fp8-128", "bfloat16", "float32")
 CODE_SPREAD = 112.0  # standard deviation of e4m3 codes: four of them reach 448, as a row scaled by its maximum does
 FPS = 25.0  # at which audio passes unstretched; the stretch is FFmpeg's, on the host, and not part of the model
 
@@ -59,7 +59,7 @@ def fill(module: nn.Module, generator: torch.Generator) -> None:
 
 
 @torch.no_grad()
-def random_dit(config: DiTConfig, precision: str, device: torch.device, seed: int = 0) -> DiT:
+def random_dit(config: DiTConfig, precision: str | Precision, device: torch.device, seed: int = 0) -> DiT:
     """A denoiser whose weights never existed elsewhere; on `meta` it has shapes only."""
     with torch.device("meta"):
         dit = DiT(config).to_precision(precision)
@@ -89,19 +89,19 @@ def _tiny() -> tuple[DiTConfig, dict, tuple[float, ...]]:
     return DiTConfig.from_dict(config["dit"]), config["vae"], tuple(config["timesteps"])
 
 
-def avatar(name: str, precision: str, device: torch.device | str, **changes: object) -> Avatar:
+def avatar(name: str, precision: str | Precision, device: torch.device | str, **changes: object) -> Avatar:
     """An avatar of one of MODELS; `changes` are fields of its DiTConfig. Raises InputError for another name."""
     device = torch.device(device)
     if name not in MODELS:
         raise InputError(f"--model: expected one of {', '.join(MODELS)}, got {name!r}")
-    if precision not in PRECISIONS:
+    if isinstance(precision, str) and precision not in PRECISIONS:
         raise InputError(f"--precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
     config, vae_args, times = (NAMED[name], None, TIMESTEPS) if name in NAMED else _tiny()
     return assemble(name, config.with_(**changes), vae_args, precision, device, times)
 
 
 def assemble(
-    name: str, config: DiTConfig, vae: dict | WanVAEConfig | None, precision: str, device: torch.device,
+    name: str, config: DiTConfig, vae: dict | WanVAEConfig | None, precision: str | Precision, device: torch.device,
     times: tuple[float, ...] = TIMESTEPS, **network: object,
 ) -> Avatar:  # fmt: skip
     """Denoiser, VAE (TinyVAE arguments, or sizes of the Wan VAE) and encoders; `network` changes the wav2vec2."""

@@ -38,10 +38,13 @@ from liveact_app.cli import Parser, answer
 from liveact_app.generate.loading import device_of
 from liveact_app.generate.ranks import FORMS, joined, settle
 from liveact_app.launch import place
+from liveact_app.precision import eight_bit
+from liveact_app.precision import precision as precision_of
 from liveact_kernels.cost.clock import Marks, quantile, synchronise
 from liveact_kernels.cost.hw import Chip
 from liveact_model.avatar import Avatar
 from liveact_model.config import BLOCK_LATENT_FRAMES, MEMORY_SLOTS
+from liveact_model.dit import Precision
 from liveact_model.errors import InputError
 from liveact_model.parallel import ALONE, SeqParallel
 from liveact_model.session import Session
@@ -57,7 +60,8 @@ def parser() -> argparse.ArgumentParser:
     add = p.add_argument
     add("--model", default="liveact-18b", metavar="NAME", help=f"{' or '.join(MODELS)} (default: %(default)s)")
     add("--size", metavar="W*H,..", help=f"pixels (default: {SIZES}; 64*64 for tiny)")
-    add("--precision", metavar="NAME", help=f"{', '.join(PRECISIONS)} (default: fp8, on a CPU float32)")
+    add("--precision", metavar="NAME|FILE", type=precision_of(PRECISIONS),
+        help=f"{', '.join(PRECISIONS)} or a plan.json (default: fp8, on a CPU float32)")  # fmt: skip
     add("--memory-slots", type=int, default=MEMORY_SLOTS, help="latent frames of memory (default: %(default)s)")
     add("--block", type=int, default=BLOCK_LATENT_FRAMES, help="latent frames of a block (default: %(default)s)")
     add("--blocks", type=int, default=8, help="steady blocks to time (default: %(default)s)")
@@ -80,10 +84,12 @@ class Run:
     graphs: bool | None
     device: torch.device
     parallel: SeqParallel = ALONE
+    eight_bit_memory: bool = False
 
     def start(self) -> Session:
         """A new Session; captures its graphs."""
-        options = {"eight_bit_attention": self.eight_bit, "graphs": self.graphs, "parallel": self.parallel}
+        options = {"eight_bit_attention": self.eight_bit, "eight_bit_memory": self.eight_bit_memory}
+        options |= {"graphs": self.graphs, "parallel": self.parallel}
         if not self.parallel.leads:
             return Session(self.avatar, None, "", **options)
         g = torch.Generator().manual_seed(7)
@@ -109,7 +115,7 @@ class Run:
 def breakdown(run: Run, chip: Chip | None) -> tuple[dict[str, Part], dict[str, Part], dict[str, str]]:
     """(groups, ops, backend of each op) of steady blocks, kernel by kernel, their mean."""
     stages = Stages(run.avatar)
-    eager = Run(stages.avatar, run.size, run.eight_bit, False, run.device)
+    eager = Run(stages.avatar, run.size, run.eight_bit, False, run.device, eight_bit_memory=run.eight_bit_memory)
     session = eager.start()
     for _ in range(3):
         eager.block(session)
@@ -205,7 +211,6 @@ def run(args: argparse.Namespace) -> int:
     device = torch.device(device_of(args.device, place().local if place().size > 1 else None))
     one_of("--model", args.model, MODELS)
     precision = args.precision or ("fp8" if device.type == "cuda" else "float32")
-    one_of("--precision", precision, PRECISIONS)
     if args.blocks < 1:
         raise InputError(f"--blocks: expected at least 1, got {args.blocks}")
     sizes = args.size or ("64*64" if args.model == "tiny" else SIZES)
@@ -214,7 +219,7 @@ def run(args: argparse.Namespace) -> int:
     except argparse.ArgumentTypeError as error:
         raise InputError(f"--size: {error}") from error
     chip = chip_of(args.chip, args.ceilings, device)
-    need = functools.cache(lambda which, size: predict(hollow(which), size, which == "fp8", device))
+    need = functools.cache(lambda which, size: predict(hollow(which), size, _bits(which)[0], device, _bits(which)[1]))
     window = {"memory_slots": args.memory_slots, "block_latent_frames": args.block}
     hollow = functools.cache(lambda which: avatar(args.model, which, "meta", **window))
     area = {size: size[0] * size[1] for size in (*sizes, (256, 256))}
@@ -227,14 +232,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def measure(
-    args: argparse.Namespace, device: torch.device, precision: str, sizes: list[tuple[int, int]], chip: Chip | None,
-    need: Callable[[str, tuple[int, int]], int], window: dict[str, int], ranks: SeqParallel,
+    args: argparse.Namespace, device: torch.device, precision: str | Precision, sizes: list[tuple[int, int]],
+    chip: Chip | None, need: Callable[[str, tuple[int, int]], int], window: dict[str, int], ranks: SeqParallel,
 ) -> None:  # fmt: skip
     """Build, measure every size; the leading process prints and appends."""
     if ranks.leads:
         rows, bar = Rows(args.out), Progress(1 + len(sizes))
         bar.step(f"random weights of {args.model} in {precision}")
-    began, eight_bit = time.perf_counter(), precision == "fp8"
+    began, (attention, memory) = time.perf_counter(), _bits(precision)
     torch.manual_seed(0)  # every process makes the same
     made = avatar(args.model, precision, device, **window)
     synchronise(device)
@@ -243,14 +248,14 @@ def measure(
         made.text = made.image = made.audio = None
     measured = []
     for size in sizes:
-        settle(ranks, args.parallel, made, size, eight_bit)
-        one = Run(made, size, eight_bit, False if args.no_graphs else None, device, ranks)
+        settle(ranks, args.parallel, made, size, attention)
+        one = Run(made, size, attention, False if args.no_graphs else None, device, ranks, memory)
         if not ranks.leads:
             follow(one)
             continue
         bar.step(f"{args.model} at {size[0]}*{size[1]}")
         base = manifest(device) | {
-            "kind": "frame", "model": args.model, "size": f"{size[0]}*{size[1]}", "precision": precision,
+            "kind": "frame", "model": args.model, "size": f"{size[0]}*{size[1]}", "precision": str(precision),
             "build_s": round(built, 3), "predicted_bytes": need(precision, size), **window,
             "ranks": ranks.size, "form": getattr(ranks, "form", None),
         }  # fmt: skip
@@ -268,6 +273,12 @@ def measure(
                 bar.say(text)
     if ranks.leads:
         bar.end()
+
+
+def _bits(precision: str | Precision) -> tuple[bool, bool]:
+    """(8-bit attention, 8-bit memory) that go with a precision."""
+    bits = eight_bit(precision)
+    return bits["eight_bit_attention"], bits.get("eight_bit_memory", False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

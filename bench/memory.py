@@ -14,9 +14,13 @@ GIB = 1 << 30
 FIXED = 2 * GIB  # CUDA context, the audio network, libraries' workspaces, the allocator's rounding
 
 
-def predict(avatar: Avatar, size: tuple[int, int], eight_bit: bool, device: torch.device) -> int:
-    """Peak bytes of a Session of `avatar`, which is on `meta`, at (width, height) on `device`."""
-    return needs.predict(avatar, size, place=device, eight_bit_attention=eight_bit).model_bytes + FIXED
+def predict(avatar: Avatar, size: tuple[int, int], eight_bit: bool, device: torch.device, memory: bool = False) -> int:
+    """Peak bytes of a Session of `avatar`, which is on `meta`, at (width, height) on `device`.
+
+    eight_bit  8-bit attention;  memory  8-bit memory slots
+    """
+    bits = {"eight_bit_attention": eight_bit, "eight_bit_memory": memory}
+    return needs.predict(avatar, size, place=device, **bits).model_bytes + FIXED
 
 
 def refuse(need: Callable[[str, tuple[int, int]], int], options: list[tuple[str, tuple[int, int]]], free: int,

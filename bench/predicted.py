@@ -14,14 +14,15 @@ from liveact_kernels.compiled.predict.frame import frame
 from liveact_kernels.compiled.predict.rates import ARCH, MACHINES
 from liveact_kernels.cost.hw import CHIPS, key_of
 from liveact_model.config import BLOCK_VIDEO_FRAMES, NAMED
+from liveact_model.dit import Precision
 
 
-def forecast(model: str, size: tuple[int, int], precision: str, device: torch.device) -> dict | None:
+def forecast(model: str, size: tuple[int, int], precision: str | Precision, device: torch.device) -> dict | None:
     """Predicted ms per video frame by budget row and in total, with LABEL; None where the model knows nothing.
 
     Called when everything is measured: compiling and replaying takes a minute and must not disturb.
     """
-    if device.type != "cuda" or model not in NAMED or precision not in ("fp8", "bfloat16"):
+    if device.type != "cuda" or model not in NAMED or precision == "float32":
         return None
     chip = key_of(torch.cuda.get_device_name(device))
     if chip not in MACHINES or torch.cuda.get_device_capability(device) != (ARCH // 10, ARCH % 10):

@@ -24,6 +24,7 @@ COMMANDS = (
     "liveact_app.tune",
     "liveact_app.predict.command",
     "liveact_app.plan.command",
+    "liveact_app.calibrate.command",
     "liveact_app.convert",
     "liveact_app.fetch",
 )

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from liveact_app.precision import add_precision
 from liveact_app.say import note, told
 from liveact_model.config import STORED_PRECISIONS
 from liveact_model.errors import InputError
 
 EPILOG = """
 OUT loads through --model like the original, makes bit for bit what the original makes in that precision, and needs no
-quantising. The encoders' files are linked where the file system can, else copied. A run that was killed goes on when it
-is started again; until it has ended, OUT is refused as a model.
+quantising. A plan's 8-bit memory and attention are of a run: give that the plan again. The encoders' files are linked
+where the file system can, else copied. A run that was killed goes on when it is started again; until it has ended, OUT
+is refused as a model.
 
 exit codes: 0 done, 2 unusable input
 """
@@ -27,8 +29,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     parser.add_argument("checkpoint", metavar="CKPT_DIR", help="the released directory; with --check a converted one")
     parser.add_argument("out", metavar="OUT", nargs="?", help="directory to write")
-    parser.add_argument("--precision", choices=STORED_PRECISIONS, default=STORED_PRECISIONS[0],
-                        help="of the denoiser's linear layers (default: %(default)s)")  # fmt: skip
+    add_precision(parser.add_argument, "--precision", names=STORED_PRECISIONS, default=STORED_PRECISIONS[0])
     parser.add_argument("--wav2vec-dir", metavar="DIR", help="the audio encoder, where it is not in CKPT_DIR")
     parser.add_argument("--check", action="store_true", help="write nothing: compare every file with its SHA-256")
     parser.set_defaults(run=run)

@@ -119,7 +119,7 @@ BAD = [
     ({"device": "gpu"}, "--device", "expected auto, cpu, cuda or cuda:N, got 'gpu'"),
     ({"device": "cuda:99"}, "--device", "'cuda:99' cannot be used here ("),
     ({"sampler": "heun"}, "--sampler", "invalid choice: 'heun'"),
-    ({"dtype": "int3"}, "--dtype", "invalid choice: 'int3'"),
+    ({"dtype": "int3"}, "--dtype", "expected one of auto, float32"),
     *[({"audio_cfg": s}, "--audio-cfg", "from 1 to 10") for s in ("0.5", "11", "x")],
     ({"prompt": "\udcff"}, "--prompt", "valid UTF-8"),
     *[({"edit_prompt": e}, "--edit-prompt", "0 <= first <= last")

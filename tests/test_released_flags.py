@@ -219,4 +219,4 @@ def test_the_readme_lists_every_released_flag():
     flags = {name for name in named if "_" in name} | {"--fps", "--size", "--seed"}  # these have one name
     assert rows.keys() == flags and len(flags) == 16
     for flag, ours in rows.items():
-        assert ours == "-" or ours.strip("`") in (*named[flag].option_strings, "--dtype")
+        assert ours == "-" or ours.strip("`") in (*named[flag].option_strings, "--precision")

@@ -6,6 +6,7 @@ import argparse
 import json
 
 from liveact_app.arguments import picture_size, whole_number
+from liveact_app.precision import FRAME, add_precision, eight_bit
 from liveact_model.errors import InputError
 
 EPILOG = """
@@ -44,8 +45,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("--size", type=sizes, default=[(512, 512)], metavar="W*H,..", help="pixels, one or more (default: 512*512)")
     add("--chip", default="h200", metavar="NAME", help="h100, h200 or b200 (default: %(default)s)")
     add("--ceilings", default="datasheet", metavar="KIND", help="datasheet or measured (default: %(default)s)")
-    add("--precision", choices=("fp8", "bfloat16"), default="fp8",
-        help="of linear layers; fp8 also stores memory slots in 8 bits (default: %(default)s)")  # fmt: skip
+    add_precision(add, "--precision", names=FRAME, default="fp8")
     add("--ranks", type=whole_number(1, 64), default=1, metavar="N", help="GPUs that share a block (default: 1)")
     add("--op", metavar="NAME", help="only this op, shape by shape")
     add("--flops", action="store_true", help="TFLOP per video frame, part by part, against the released path")
@@ -62,8 +62,8 @@ def run(args: argparse.Namespace) -> int:
     from liveact_kernels.cost.budget import Budget
     from liveact_model.config import BLOCK_VIDEO_FRAMES
 
-    chip = _check(args)
-    shared = {size: sharing(args.ranks, _config(args), size, chip, args.precision == "fp8") for size in args.size}
+    chip, coded = _check(args), eight_bit(args.precision)["eight_bit_attention"]
+    shared = {size: sharing(args.ranks, _config(args), size, chip, coded) for size in args.size}
     calls = {s: record_block(args.model, s, args.precision, parallel=rank) for s, (rank, _) in shared.items()}
     budgets = {size: Budget.of(found, chip, BLOCK_VIDEO_FRAMES) for size, found in calls.items()}
     if args.op:
@@ -136,7 +136,7 @@ def _flops(args: argparse.Namespace, size: tuple[int, int], calls: list) -> tupl
 
 def _plain(args: argparse.Namespace, budgets: dict, parts: dict, exchanges: dict) -> dict:
     """Everything as plain values: one budget per size."""
-    out = {"model": args.model, "ranks": args.ranks, "precision": args.precision, "budgets": []}
+    out = {"model": args.model, "ranks": args.ranks, "precision": str(args.precision), "budgets": []}
     for size, budget in budgets.items():
         d = budget.to_dict()
         if args.op:

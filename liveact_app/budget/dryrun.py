@@ -6,11 +6,12 @@ import importlib.util
 
 import torch
 
+from liveact_app.precision import eight_bit
 from liveact_kernels.contract import Call, record
 from liveact_kernels.cost.outside import Outside, download
 from liveact_model.avatar import Avatar
 from liveact_model.config import NAMED, DiTConfig
-from liveact_model.dit import DiT
+from liveact_model.dit import DiT, Precision
 from liveact_model.dry import Rows, Silence
 from liveact_model.errors import InputError
 from liveact_model.parallel import ALONE, SeqParallel
@@ -32,7 +33,7 @@ def audio_network(config: DiTConfig):
     return Wav2Vec2AudioEncoder(build(settings).state_dict(), settings)
 
 
-def meta_avatar(config: DiTConfig, precision: str = "fp8") -> Avatar:
+def meta_avatar(config: DiTConfig, precision: str | Precision = "fp8") -> Avatar:
     """An avatar of an architecture without weights: FP8 linears and bf16 activations by default, the full Wan VAE."""
     with torch.device("meta"):
         dit = DiT(config).to_precision(precision)
@@ -43,7 +44,7 @@ def meta_avatar(config: DiTConfig, precision: str = "fp8") -> Avatar:
 
 
 def record_block(
-    model: str, size: tuple[int, int], precision: str = "fp8", block: int = STEADY_BLOCK,
+    model: str, size: tuple[int, int], precision: str | Precision = "fp8", block: int = STEADY_BLOCK,
     parallel: SeqParallel = ALONE,
 ) -> list[Call]:  # fmt: skip
     """Every call of one block of `model` (a name in NAMED) at (width, height) pixels, in order.
@@ -56,7 +57,7 @@ def record_block(
     if model not in NAMED:
         raise InputError(f"--model: expected one of {', '.join(NAMED)}, got {model!r}")
     avatar, picture = meta_avatar(NAMED[model], precision), torch.empty(3, size[1], size[0], device="meta")
-    session = Session(avatar, picture, "", eight_bit_attention=precision == "fp8", parallel=parallel)
+    session = Session(avatar, picture, "", **eight_bit(precision), parallel=parallel)
     for _ in range(block):
         session.next_block()
     with record() as calls, Outside(calls):

@@ -1,9 +1,15 @@
 """What to generate: the checked arguments of one video."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from liveact_app.generate.edits import Edit, TimedEdit
 from liveact_app.media.files import check_output
+
+if TYPE_CHECKING:
+    from liveact_model.dit import Precision
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov")
 
@@ -27,7 +33,7 @@ class Job:
     fps: float | None = None
     seed: int = 42
     backend: str | None = None
-    dtype: str = "auto"
+    dtype: str | Precision = "auto"
     device: str = "auto"
     wav2vec_dir: str | None = None
     sampler: str = "renoise"

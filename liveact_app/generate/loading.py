@@ -67,7 +67,7 @@ def load(
     if seconds is not None:
         seconds |= loading.seconds
     size = job.size or tuple(avatar.default_size)
-    if device == "cpu" and _is_small(avatar.dit.config, size):
+    if device == "cpu" and is_small(avatar.dit.config, size):
         torch.set_num_threads(1)
     return avatar, size
 
@@ -77,7 +77,7 @@ def must_fit(blueprint: Blueprint, job: Job, device: str, text_freed: bool = Tru
     from liveact_app.plan.fit import ROUNDING, Setting, described, lacking, needs_of
 
     size, here, at = job.size or tuple(blueprint.size), device == "cpu", place()
-    if here and _is_small(blueprint.dit, size):  # some MiB: less than the prediction itself takes
+    if here and is_small(blueprint.dit, size):  # some MiB: less than the prediction itself takes
         return
     setting = Setting(**{name: getattr(job, name) for name in Setting.__dataclass_fields__})
     needs = needs_of(blueprint, setting, size, device, at.size, torch.device(device), text_freed=text_freed)
@@ -97,7 +97,7 @@ def _note_offload(job: Job, device: str) -> None:
         note(f"{' and '.join(flags)}: kernels are launched one by one, no CUDA graph has copies beside it")
 
 
-def _is_small(config: DiTConfig, size: tuple[int, int]) -> bool:
+def is_small(config: DiTConfig, size: tuple[int, int]) -> bool:
     """Whether a block's largest product is too small to share: threads would wait longer than they save."""
     rows = BLOCK_LATENT_FRAMES * size[0] * size[1] // 256
     return 2 * rows * config.dim * config.ffn_dim < SMALL_FLOP
@@ -124,10 +124,12 @@ def device_of(name: str, number: int | None = None) -> str:
 
 def dtypes_of(job: Job) -> frozenset[torch.dtype]:
     """Dtypes that the job may compute in, as far as can be told before its model is read."""
+    from liveact_model.dit import Precision
     from liveact_model.loading import AVATARS
 
-    small = job.dtype == "float32" or (job.dtype == "auto" and job.model in AVATARS)
-    eight_bit = job.dtype == "fp8" or job.eight_bit_memory or job.eight_bit_attention
+    auto = "float32" if job.model in AVATARS else "bfloat16"
+    plan = Precision.made(auto if job.dtype == "auto" else job.dtype)
+    small, eight_bit = plan.dtype == torch.float32, plan.codes or job.eight_bit_memory or job.eight_bit_attention
     more = [torch.bfloat16] * (not small) + [torch.int8, torch.float8_e4m3fn] * eight_bit
     return frozenset([torch.float32, *more])
 

@@ -8,7 +8,7 @@ from liveact_app.backend import HELP
 from liveact_app.generate.edits import parse_edits, parse_spans
 from liveact_app.generate.job import VIDEO_SUFFIXES, Job
 from liveact_app.generate.ranks import FORMS
-from liveact_model.config import PRECISIONS
+from liveact_app.precision import add_precision, eight_bit
 from liveact_model.errors import InputError
 
 DEFAULT_PROMPT = "A person is talking."
@@ -83,7 +83,7 @@ def add_method(group: "argparse._ArgumentGroup") -> None:
     switch("--block-times", "--dura_print", help="print what each block took")
     add("--backend", help=HELP, metavar="NAME")
     switch("--eager", help="launch kernel by kernel where a GPU would replay CUDA graphs: for profilers")
-    add("--dtype", help="precision of the weights", choices=PRECISIONS, default="auto")
+    add_precision(group.add_argument, "--dtype", "--precision", default="auto")
     switch("--fp8_gemm", help="the released name of --dtype fp8")
     add("--device", help="where to run: auto takes a GPU if there is one, else cpu, cuda or cuda:N",
         metavar="DEVICE", default="auto")  # fmt: skip
@@ -106,6 +106,8 @@ def jobs_of(args: argparse.Namespace) -> tuple[Job, ...]:
         if args.dtype not in ("auto", "fp8"):
             raise InputError(f"--fp8_gemm: expected no other --dtype beside it, got --dtype {args.dtype}")
         known["dtype"] = "fp8"
+    if not isinstance(args.dtype, str):  # a plan: what it switches on is on
+        known |= {name: known[name] or on for name, on in eight_bit(args.dtype).items()}
     if args.input_json is not None:
         return _listed(args, known)
     missing = [f"--{name}" for name in ("image", "audio", "out") if getattr(args, name) is None]

@@ -6,10 +6,9 @@ import argparse
 import re
 
 from liveact_app.arguments import picture_size, real_number, whole_number
-from liveact_model.config import PRECISIONS
+from liveact_app.precision import add_precision
 from liveact_model.errors import InputError
 
-PRECISION_NAMES = {"bf16": "bfloat16", "fp32": "float32"}
 UNITS = {"": 30, "gb": 30, "gib": 30, "g": 30, "mb": 20, "mib": 20, "m": 20}
 CARDS = {"h100": 80, "h200": 141}
 """GB of a chip's memory, as it is sold."""
@@ -40,15 +39,6 @@ def memory(text: str) -> int:
     return int(float(match[1]) * (1 << UNITS[match[2]]))
 
 
-def precision(text: str) -> str:
-    """Argument type: a name of config.PRECISIONS, or its short form."""
-    name = PRECISION_NAMES.get(text, text)
-    if name not in PRECISIONS:
-        known = ", ".join((*PRECISIONS, *PRECISION_NAMES))
-        raise argparse.ArgumentTypeError(f"expected one of {known}, got {text!r:.60}")
-    return name
-
-
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Register the subcommand."""
     parser = commands.add_parser(
@@ -65,8 +55,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("--host-memory", type=memory, metavar="64GB", help="of the machine (default: as much as it takes)")
     add("--ranks", type=whole_number(1, 64), default=1, metavar="N", help="GPUs that share a block (default: 1)")
     add("--chip", metavar="NAME", help=f"{' or '.join(CARDS)}: its memory, and ms per video frame")
-    add("--precision", type=precision, default="auto", metavar="NAME",
-        help="only this one: bf16, fp8 or float32 (default: those that pay)")  # fmt: skip
+    add_precision(add, "--precision", default="auto")
     add("--audio-cfg", type=real_number(1, 10), default=1.0, metavar="S", help="as of generate (default: 1)")
     add("--eight-bit-memory", action="store_true", help="only settings with it")
     add("--eight-bit-attention", action="store_true", help="only settings with it")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from liveact_model.avatar import Avatar
+    from liveact_model.dit import Precision
     from liveact_model.loading import Blueprint
     from liveact_model.needs import Needs
 
@@ -30,7 +31,7 @@ SWITCHES = ("eight_bit_memory", "eight_bit_attention", "block_offload", "offload
 class Setting:
     """The options of `generate` that decide how many bytes it takes."""
 
-    dtype: str = "auto"
+    dtype: str | Precision = "auto"
     eight_bit_memory: bool = False
     eight_bit_attention: bool = False
     block_offload: bool = False
@@ -42,7 +43,8 @@ class Setting:
 
     def flags(self) -> str:
         """As `generate` takes them; empty for its defaults."""
-        named = [f"--dtype {self.dtype}"] if self.dtype != "auto" else []
+        name = "--dtype" if isinstance(self.dtype, str) else "--precision"
+        named = [f"{name} {self.dtype}"] if self.dtype != "auto" else []
         for name in SWITCHES:
             named += [f"--{name.replace('_', '-')}"] * getattr(self, name)
         named += [f"--audio-cfg {self.audio_cfg:g}"] if self.audio_cfg > 1 else []

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from liveact_app.plan.fit import SWITCHES, Setting, described, lacking, needs_of, of_card
+from liveact_app.precision import eight_bit
 from liveact_app.say import told
 from liveact_model.config import BLOCK_VIDEO_FRAMES
 from liveact_model.errors import InputError
 
 if TYPE_CHECKING:
     from liveact_model.avatar import Avatar
+    from liveact_model.dit import Precision
     from liveact_model.loading import Blueprint
     from liveact_model.needs import Needs
 
@@ -106,10 +108,10 @@ class Models:
 
     def __init__(self, args: argparse.Namespace, here: bool):
         self.args, self.here = args, here
-        self._made: dict[tuple[str, bool], tuple[Blueprint, Avatar] | None] = {}
+        self._made: dict[tuple[str | Precision, bool], tuple[Blueprint, Avatar] | None] = {}
         self._needs: dict[tuple[Setting, tuple[int, int]], Needs] = {}
 
-    def of(self, dtype: str, block_offload: bool = False) -> tuple[Blueprint, Avatar] | None:
+    def of(self, dtype: str | Precision, block_offload: bool = False) -> tuple[Blueprint, Avatar] | None:
         """The sizes of a precision, and the model; None for a directory that does not hold it."""
         key = (dtype, block_offload and not self.here)
         if key not in self._made:
@@ -184,6 +186,8 @@ def _settings(args: argparse.Namespace, here: bool) -> list[Setting]:
     """In order: nearest to the released numbers first."""
     fixed = {n: True for n in SWITCHES if getattr(args, n)}
     fixed |= {"dtype": args.precision} if args.precision != "auto" else {}
+    if not isinstance(args.precision, str):  # a plan has switches of its own
+        fixed = eight_bit(args.precision) | fixed
     fixed |= {"audio_cfg": args.audio_cfg}
     if here:
         return [Setting(**({"dtype": dtype} | fixed)) for dtype in ("auto", "fp8")[: 1 if "dtype" in fixed else 2]]
@@ -192,7 +196,7 @@ def _settings(args: argparse.Namespace, here: bool) -> list[Setting]:
     return list(dict.fromkeys(made))
 
 
-def _blueprint(args: argparse.Namespace, dtype: str) -> Blueprint | None:
+def _blueprint(args: argparse.Namespace, dtype: str | Precision) -> Blueprint | None:
     """The model in a precision; None for a directory that does not hold it. Raises InputError for no model."""
     from liveact_model.config import NAMED
     from liveact_model.loading import AVATARS, named, open_avatar
@@ -227,7 +231,9 @@ def milliseconds(chip: str, plan: Plan) -> tuple[dict[str, float], str]:
     try:
         for rung in (r for r in plan.rungs if r.why is None):
             s = rung.setting
-            told = (s.dtype == "bfloat16" and not s.eight_bit_memory) or s.eight_bit_attention
+            on = {"eight_bit_memory": s.eight_bit_memory, "eight_bit_attention": s.eight_bit_attention}
+            plain = (s.dtype == "bfloat16" and not s.eight_bit_memory) or s.eight_bit_attention
+            told = plain if isinstance(s.dtype, str) else on == eight_bit(s.dtype)
             if told and s.audio_cfg == 1 and not s.eager:
                 found[s.flags()] = max(once(s.dtype), plan.travel_ms(rung))
     except (Unpredictable, ModuleNotFoundError) as error:

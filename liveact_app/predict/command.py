@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 from liveact_app.arguments import whole_number
 from liveact_app.budget.command import sizes
+from liveact_app.precision import FRAME, add_precision
 from liveact_model.errors import InputError
 
 if TYPE_CHECKING:
     from liveact_kernels.compiled.predict.frame import Frame
+    from liveact_model.dit import Precision
 
 EPILOG = """
 Every launch of a steady block is compiled for the chip, disassembled, and replayed by a model of one SM: issue,
@@ -42,7 +44,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("--model", default="liveact-18b", metavar="NAME", help="architecture (default: %(default)s)")
     add("--size", type=sizes, default=[(512, 512)], metavar="W*H,..", help="pixels, one or more (default: 512*512)")
     add("--chip", default="h200", metavar="NAME", help="h100 or h200 (default: %(default)s)")
-    add("--precision", choices=("fp8", "bfloat16"), default="fp8", help="of linear layers (default: %(default)s)")
+    add_precision(add, "--precision", names=FRAME, default="fp8")
     add("--op", metavar="NAME", help="explain one op, shape by shape")
     add("--tune", action="store_true", help="rank the launch configurations of --op")
     add("--cubin", metavar="FILE", help="explain one kernel of a file instead of the model's")
@@ -96,7 +98,7 @@ def _run(args: argparse.Namespace) -> int:
     if not frames:
         return 0
     if args.format == "json":
-        print(json.dumps(tables.plain(args.model, args.precision, frames), indent=1))
+        print(json.dumps(tables.plain(args.model, str(args.precision), frames), indent=1))
     elif args.format == "markdown":
         print(tables.markdown(frames))
     else:
@@ -105,7 +107,7 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def frame_of(model: str, size: tuple[int, int], precision: str, chip: str) -> Frame:
+def frame_of(model: str, size: tuple[int, int], precision: str | Precision, chip: str) -> Frame:
     """Every launch of a steady block predicted on a chip by name. Raises as `compiled.predict.frame.frame`."""
     from liveact_app.budget.dryrun import record_block
     from liveact_kernels.compiled import sass

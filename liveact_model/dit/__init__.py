@@ -7,12 +7,16 @@ from .attention import KeysValues
 from .away import Memories
 from .block import Prompt
 from .cache import TWO_RANK_RELEASED, LayerMemory, Window
+from .formats import FORMATS, Activation, Format, Weights
 from .model import DiT, Time
+from .plan import SIZES, Precision, patterns
 from .precision import Linear
 from .rope import rope_table
 from .streamed import Streamed
+from .trial import stored, tried
 
 __all__ = [
-    "TWO_RANK_RELEASED", "DiT", "KeysValues", "LayerMemory", "Linear", "Memories", "Prompt", "Streamed", "Time",
-    "Window", "rope_table",
+    "FORMATS", "SIZES", "TWO_RANK_RELEASED", "Activation", "DiT", "Format", "KeysValues", "LayerMemory", "Linear",
+    "Memories", "Precision", "Prompt", "Streamed", "Time", "Weights", "Window", "patterns", "rope_table", "stored",
+    "tried",
 ]  # fmt: skip

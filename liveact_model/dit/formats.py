@@ -53,6 +53,10 @@ class Format(ABC):
         """What the products multiply where the activations are `dtype`."""
         return dtype
 
+    def feeds(self, other: Format) -> bool:
+        """Whether what `gelu` of a layer in this format makes can be what a layer in the other one takes."""
+        return other is self
+
     @abstractmethod
     def accept(self, layer: Weights, x: Tensor) -> Activation:
         """x [L, K] as the products take it."""
@@ -88,6 +92,10 @@ class Wide(Format):
         """Cast weight and bias."""
         layer.to(self.dtype)
 
+    def feeds(self, other: Format) -> bool:
+        """Any: its result is quantised by the other, if at all."""
+        return True
+
     def accept(self, layer: Weights, x: Tensor) -> Activation:
         """x itself."""
         return x
@@ -120,10 +128,14 @@ class FP8(Format):
     """w8 [N, K] e4m3, w_scale [N] f32, bias [N] f32.
 
     One scale per output channel; the released recipe has one per tensor.
-    Activations are e4m3 with a scale per row, or per GROUP channels where a row-wide maximum is not at hand.
+    Activations are e4m3 with a scale per row, or per GROUP channels where a row-wide maximum is not at hand; `grouped`:
+    per GROUP channels behind norms, too, for one more kernel there.
     """
 
-    name, stored = "fp8", ("w8", "w_scale")
+    stored = ("w8", "w_scale")
+
+    def __init__(self, name: str = "fp8", grouped: bool = False):
+        self.name, self.grouped = name, grouped
 
     def store(self, layer: Weights) -> None:
         """Replace the weight by its codes and scales."""
@@ -147,6 +159,10 @@ class FP8(Format):
         """e4m3."""
         return torch.float8_e4m3fn
 
+    def feeds(self, other: Format) -> bool:
+        """Layers of e4m3 alone: the product's epilogue quantises."""
+        return isinstance(other, FP8)
+
     def accept(self, layer: Weights, x: Tensor) -> Activation:
         """Codes of x, a scale per GROUP channels."""
         groups = layer.K // GROUP if layer.K % GROUP == 0 else 1
@@ -154,7 +170,9 @@ class FP8(Format):
         return Quantised(x8, scale, x.dtype)
 
     def norm(self, layer: Weights, x: Tensor, mul: Tensor, add: Tensor) -> Activation:
-        """Codes, a scale per row."""
+        """Codes, a scale per row or per GROUP channels."""
+        if self.grouped:
+            return self.accept(layer, ops.modulate(x=x, mul=mul, add=add))
         x8, scale = ops.modulate_quant(x=x, mul=mul, add=add)
         return Quantised(x8, scale, x.dtype)
 
@@ -169,7 +187,7 @@ class FP8(Format):
 
     def gelu(self, layer: Weights, a: Activation, then: Weights) -> Activation:
         """Codes for `then`, which must be e4m3 too."""
-        if then.format is not self:
+        if not self.feeds(then.format):
             raise ValueError(f"Linear.gelu: expected an e4m3 layer after an e4m3 one, got {then.format.name}")
         x8, scale = ops.fp8_linear_gelu(**self._args(layer, a))
         return Quantised(x8, scale, a.dtype)
@@ -183,5 +201,7 @@ class FP8(Format):
         return ops.fp8_linear_residual(**self._args(layer, a), x=x)
 
 
-FORMATS: dict[str, Format] = {f.name: f for f in (Wide(torch.float32), Wide(torch.bfloat16), FP8())}
-"""By the names that `--dtype` has."""
+FORMATS: dict[str, Format] = {
+    f.name: f for f in (Wide(torch.float32), Wide(torch.bfloat16), FP8(), FP8("fp8-128", grouped=True))
+}
+"""By the names that `--precision` and plans have."""

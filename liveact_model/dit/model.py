@@ -16,6 +16,7 @@ from .attention import KeysValues
 from .block import Block, Modulation, Prompt
 from .cache import Window, schedules
 from .embed import AudioProjection, Head, ImageEmbedding, TextEmbedding, TimeEmbedding, patchify
+from .plan import Precision
 from .precision import Linear
 from .rope import rope_table
 from .streamed import AUDIO, IMAGE, STEP, TEXT, Streamed
@@ -46,15 +47,22 @@ class DiT(nn.Module):
         self.head = Head(c)
         self.streamed: Streamed | None = None
 
-    def to_precision(self, precision: str) -> DiT:
-        """Set the linear layers' precision in place: "float32", "bfloat16", or "fp8" (bf16 activations, e4m3 weights).
+    def linears(self) -> dict[str, Linear]:
+        """The linear layers by path."""
+        return {path: module for path, module in self.named_modules() if isinstance(module, Linear)}
 
-        Norms, modulations and memory taps stay float32: the ops read them so.
+    def to_precision(self, precision: str | Precision) -> DiT:
+        """Set the linear layers' formats in place: a name of formats.FORMATS for all, or a plan.
+
+        Norms, modulations and memory taps stay float32: the ops read them so. Raises InputError for a plan that is not
+        for this model.
         """
-        self.dtype = torch.float32 if precision == "float32" else torch.bfloat16
-        for module in self.modules():
-            if isinstance(module, Linear):
-                module.to_precision(precision)
+        plan, linears = Precision.made(precision), self.linears()
+        plan.check_sizes(self.config)
+        plan.check_paths(linears)
+        self.dtype = plan.dtype
+        for path, linear in linears.items():
+            linear.to_precision(plan.of(path))
         return self
 
     def walk(self, part: str) -> Iterable[Block]:

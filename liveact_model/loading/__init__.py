@@ -6,22 +6,24 @@ The room's face. It stands above the encoders and the denoiser, which read their
 from collections.abc import Callable
 from pathlib import Path
 
+from ..dit import Precision
 from .blueprint import Blueprint, Opened
 from .keymap import infer_config, load
+from .plans import file_of, read_plan
 from .published import SOURCES, Source, lacks
 from .released import named
 from .weights import ASSETS, AVATARS, load_avatar, open_avatar, save_ours
 
 __all__ = [
-    "ASSETS", "AVATARS", "SOURCES", "Blueprint", "Opened", "Source", "convert", "infer_config", "lacks", "load",
-    "load_avatar", "named", "open_avatar", "save_ours",
+    "ASSETS", "AVATARS", "SOURCES", "Blueprint", "Opened", "Source", "convert", "file_of", "infer_config", "lacks",
+    "load", "load_avatar", "named", "open_avatar", "read_plan", "save_ours",
 ]  # fmt: skip
 
 
 def convert(
     folder: Path,
     out: Path,
-    precision: str = "fp8",
+    precision: str | Precision = "fp8",
     wav2vec_dir: str | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..avatar import Avatar
 from ..config import DiTConfig
-from ..dit import DiT, Streamed
+from ..dit import DiT, Precision, Streamed
 from ..dry import Rows, Silence
 
 ENCODERS = ("text", "image", "audio")
@@ -29,14 +29,14 @@ class Part(NamedTuple):
 class Blueprint:
     """Sizes and types of every part of a model; an encoder that is None is built in and has no weights.
 
-    precision  of the denoiser's linear layers: "float32", "bfloat16" or "fp8"
+    precision  of the denoiser's linear layers: a format's name or a plan
     vae        WanVAEConfig, or TinyVAE's arguments
     mapped     parts of the Avatar whose values stay in their files while they are on the host
     """
 
     name: str
     dit: DiTConfig
-    precision: str
+    precision: str | Precision
     vae: Any
     text: Part | None
     image: Part | None
@@ -62,8 +62,7 @@ class Blueprint:
 
         if isinstance(self.vae, dict):
             return TinyVAE(**self.vae).requires_grad_(False).eval()
-        dtype = torch.float32 if self.precision == "float32" else torch.bfloat16
-        return WanVAE(self.vae).to(dtype).requires_grad_(False).eval()
+        return WanVAE(self.vae).to(Precision.made(self.precision).dtype).requires_grad_(False).eval()
 
     def _text(self) -> Any:
         if self.text is None:

@@ -15,7 +15,7 @@ from ..checkpoint.files import Tensors
 from ..checkpoint.footprint import must_fit
 from ..checkpoint.statedict import check_keys, count_layers
 from ..config import PATCH, TAPS, DiTConfig
-from ..dit import DiT, Linear
+from ..dit import DiT, Linear, Precision
 from ..errors import InputError
 from ..needs import WEIGHTS
 from .placing import Placing
@@ -102,37 +102,37 @@ def _to_released(path: str, value: Tensor, shapes: tuple[tuple[int, ...], ...]) 
 
 
 def load(
-    dit: DiT, state: Mapping[str, Tensor], precision: str, what: str = "checkpoint",
+    dit: DiT, state: Mapping[str, Tensor], precision: str | Precision, what: str = "checkpoint",
     device: torch.device | None = None, watch: Callable[[str, int, int], None] = lambda name, done, total: None,
     checked: bool = False, block_offload: bool = False,
 ) -> DiT:  # fmt: skip
     """Fill a DiT built on the meta device from released tensors, one layer at a time.
 
-    Each tensor moves to `device` (None: stays) and linear layers take `precision` there as they arrive, so that an FP8
+    Each tensor moves to `device` (None: stays) and linear layers take their format there as they arrive, so that an FP8
     load never holds the bf16 model; everything else becomes float32. `watch` hears how far it is, see
     `blueprint.Watch`; `checked`: `check` has found nothing; `block_offload`: as `Placing` says. Raises InputError
     naming the first wrong key, its expected and its found shape.
     """
-    c = dit.config
+    c, plan = dit.config, Precision.made(precision)
     if not checked:
         check(state, c, what)
-    total = stored_bytes(c, precision)
+    total = stored_bytes(c, plan)
     if device is None or device.type == "cpu":
-        must_fit(total, f"{what} in {precision}")
+        must_fit(total, f"{what} in {plan}")
     wanted = targets(c)
     counts = [sum(map(math.prod, target.shapes)) for target in wanted]
     done, whole, placing = 0, sum(counts), Placing(dit, device, block_offload)
     for target, count in zip(wanted, counts):
         watch(WEIGHTS["dit"], total * done // whole, total)
-        fill(dit, target, state, precision, placing.of(target.path))
+        fill(dit, target, state, plan, placing.of(target.path))
         done += count
     placing.of("")
     watch(WEIGHTS["dit"], total, total)
-    dit.dtype = torch.float32 if precision == "float32" else torch.bfloat16
+    dit.dtype = plan.dtype
     return dit.eval()
 
 
-def stored_bytes(c: DiTConfig, precision: str) -> int:
+def stored_bytes(c: DiTConfig, precision: str | Precision) -> int:
     """Bytes of a denoiser's weights in a precision."""
     with torch.device("meta"):
         dit = DiT(c).to_precision(precision)
@@ -140,7 +140,7 @@ def stored_bytes(c: DiTConfig, precision: str) -> int:
 
 
 def fill(
-    dit: DiT, target: Target, state: Mapping[str, Tensor], precision: str, device: torch.device | None
+    dit: DiT, target: Target, state: Mapping[str, Tensor], plan: Precision, device: torch.device | None
 ) -> None:
     """Fill one parameter as `load` does; a bias comes after its weight and closes the layer.
 
@@ -152,14 +152,13 @@ def fill(
     value = _to_ours(path, [read(k).to(device) for k in keys], dit.config)
     module, name = _owner(dit, path)
     linear = isinstance(module, Linear)
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(precision, torch.bfloat16)
-    value = value.to(dtype if linear else torch.float32).contiguous()
+    value = value.to(plan.dtype if linear else torch.float32).contiguous()
     if isinstance(module, nn.ParameterDict):
         module[name] = nn.Parameter(value, requires_grad=False)
     else:
         setattr(module, name, nn.Parameter(value, requires_grad=False))
     if isinstance(module, Linear) and name == "bias":
-        module.to_precision(precision)
+        module.to_precision(plan.of(path.removesuffix(".bias")))
 
 
 def export(dit: DiT) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from ..checkpoint.files import Tensors, dit_files
 from ..checkpoint.footprint import must_fit
 from ..checkpoint.statedict import shape_of
 from ..config import NAMED, WAV2VEC2_BASE, DiTConfig
-from ..dit import DiT
+from ..dit import DiT, Precision
 from ..errors import InputError
 from ..schedule import TIMESTEPS
 from .blueprint import ENCODERS, Blueprint, Opened, Part, Watch, part_of
@@ -40,7 +40,7 @@ or belong to another model. Without this a lost last shard would pass as a model
 
 
 def open_released(
-    folder: Path, config: dict[str, Any], precision: str, wav2vec_dir: str | Path | None,
+    folder: Path, config: dict[str, Any], precision: Precision, wav2vec_dir: str | Path | None,
     device: torch.device | None = None, mean_memory: bool = False, block_offload: bool = False,
 ) -> Opened:  # fmt: skip
     """Open a released directory; `config` is its config.json. Arguments and errors as in `weights.load_avatar`.
@@ -53,7 +53,7 @@ def open_released(
         dit = DiT(dit_config.with_memory(mean_memory))
 
     def read(watch: Watch) -> Avatar:
-        if precision == "float32":
+        if precision.dtype == torch.float32:
             wider = sum(p.numel() * 4 for part in (audio, text, image) for p in part.parameters() if p.itemsize < 4)
             must_fit(wider, f"model: the encoders of {str(folder)!r} in float32")
             for part in (audio, text, image):
@@ -65,11 +65,14 @@ def open_released(
     return Opened(blueprint_of(folder.resolve().name, dit.config, precision, audio, text, image, vae), read, text)
 
 
-def blueprint_of(name: str, c: DiTConfig, precision: str, audio: Any, text: Any, image: Any, vae: Any) -> Blueprint:
+def blueprint_of(
+    name: str, c: DiTConfig, precision: Precision, audio: Any, text: Any, image: Any, vae: Any
+) -> Blueprint:
     """Of a released or converted directory: an encoder whose values are cast leaves its file."""
     found = {n: part_of(part) for n, part in zip(ENCODERS, (text, image, audio))}
-    mapped = tuple(n for n, part in found.items() if precision != "float32" or part.dtype == torch.float32)
-    if precision == "float32":
+    wide = precision.dtype == torch.float32
+    mapped = tuple(n for n, part in found.items() if not wide or part.dtype == torch.float32)
+    if wide:
         found = {n: Part(part.sizes, torch.float32) for n, part in found.items()}
     return Blueprint(
         name, c, precision, vae.config, found["text"], found["image"], found["audio"], DEFAULT_SIZE, DEFAULT_FPS,
@@ -78,7 +81,7 @@ def blueprint_of(name: str, c: DiTConfig, precision: str, audio: Any, text: Any,
 
 
 def parts(
-    folder: Path, config: dict[str, Any], precision: str, wav2vec_dir: str | Path | None
+    folder: Path, config: dict[str, Any], precision: Precision, wav2vec_dir: str | Path | None
 ) -> tuple[Tensors, tuple, DiTConfig]:
     """The denoiser's tensors, unread; (audio, text, image, vae); the denoiser's sizes: all found to fit."""
     from ..checkpoint.schema import Released, validated
@@ -111,12 +114,12 @@ def check_parts(folder: Path, c: DiTConfig, audio: Any, text: Any, image: Any, v
         raise InputError(f"model: expected {folder / VAE_FILE} to scale space by 8 and time by 4, found {scales}")
 
 
-def encoders(folder: Path, text_len: int, wav2vec_dir: str | Path | None, precision: str) -> tuple:
+def encoders(folder: Path, text_len: int, wav2vec_dir: str | Path | None, precision: Precision) -> tuple:
     """(audio, text, image, vae) of a released or converted directory."""
     from ..vae.wan import WanVAE
 
     audio, text, image = _encoders(folder, text_len, wav2vec_dir)
-    vae = WanVAE.from_released(folder / VAE_FILE, dtype=torch.float32 if precision == "float32" else torch.bfloat16)
+    vae = WanVAE.from_released(folder / VAE_FILE, dtype=precision.dtype)
     return audio, text, image, vae
 
 
@@ -159,16 +162,17 @@ def _dit_config(state: Mapping[str, Tensor], values: dict[str, Any], where: Path
     return inferred
 
 
-def named(name: str, precision: str) -> Blueprint:
+def named(name: str, precision: str | Precision) -> Blueprint:
     """The released model of a name in config.NAMED, with the sizes and types of its published files."""
     from ..image.clip import VIT_H
     from ..text.umt5 import XXL
     from ..vae.wan_coder import WanVAEConfig
 
     speech = {n: list(v) if isinstance(v, tuple) else v for n, v in WAV2VEC2_BASE.items()}
-    wide, text = torch.float32, torch.float32 if precision == "float32" else torch.bfloat16
+    plan, wide = Precision.made(precision), torch.float32
+    text = plan.dtype
     parts = (Part(XXL, text), Part(VIT_H, wide), Part(speech, wide))
     mapped = tuple(n for n in ENCODERS if n != "text" or text != wide)
     return Blueprint(
-        name, NAMED[name], precision, WanVAEConfig(), *parts, DEFAULT_SIZE, DEFAULT_FPS, TIMESTEPS, mapped
+        name, NAMED[name], plan, WanVAEConfig(), *parts, DEFAULT_SIZE, DEFAULT_FPS, TIMESTEPS, mapped
     )  # fmt: skip

@@ -18,7 +18,7 @@ from ..checkpoint.files import Tensors
 from ..checkpoint.jsonfile import read_json
 from ..checkpoint.statedict import assign, check_keys
 from ..config import CONVERTED, PRECISIONS, DiTConfig
-from ..dit import DiT
+from ..dit import DiT, Precision
 from ..errors import InputError
 from ..inputs import shown, switch
 from ..needs import WEIGHTS as NAMES
@@ -37,15 +37,15 @@ may stand beside, see Avatar."""
 
 
 def load_avatar(
-    name_or_dir: str, dtype: str = "auto", wav2vec_dir: str | None = None, device: str | torch.device = "cpu",
-    mean_memory: bool = False, text_on_host: bool = False, block_offload: bool = False, *,
-    prompts: Iterable[str] | None = None, before: Callable[[Blueprint], None] = lambda blueprint: None,
-    watch: Watch = lambda name, done, total: None,
+    name_or_dir: str, dtype: str | Precision = "auto", wav2vec_dir: str | None = None,
+    device: str | torch.device = "cpu", mean_memory: bool = False, text_on_host: bool = False,
+    block_offload: bool = False, *, prompts: Iterable[str] | None = None,
+    before: Callable[[Blueprint], None] = lambda blueprint: None, watch: Watch = lambda name, done, total: None,
 ) -> Avatar:  # fmt: skip
     """Load a model by name or directory.
 
-    dtype  "float32", "bfloat16", "fp8" (e4m3 weights, bf16 activations); "auto" is float32 on a CPU for the small
-           models, bf16 for the released one
+    dtype  "float32", "bfloat16", "fp8" (e4m3 weights, bf16 activations) or another of config.PRECISIONS, or a plan
+           (`read_plan`); "auto" is float32 on a CPU for the small models, bf16 for the released one
     wav2vec_dir  folder of the wav2vec2 encoder for a released checkpoint; default: `chinese-wav2vec2-base` in it
     mean_memory  fold old slots by their mean whatever the checkpoint says
     text_on_host the text encoder stays on the CPU; a Session moves its rows
@@ -75,12 +75,13 @@ def _encoded(opened: Opened, prompts: Iterable[str], place: torch.device, watch:
 
 
 def open_avatar(
-    name_or_dir: str, dtype: str = "auto", wav2vec_dir: str | None = None, device: str | torch.device = "cpu",
-    mean_memory: bool = False, text_on_host: bool = False, block_offload: bool = False,
+    name_or_dir: str, dtype: str | Precision = "auto", wav2vec_dir: str | None = None,
+    device: str | torch.device = "cpu", mean_memory: bool = False, text_on_host: bool = False,
+    block_offload: bool = False,
 ) -> Opened:  # fmt: skip
     """The first half of `load_avatar`, with its arguments and errors: everything but reading what is dear."""
-    if dtype not in PRECISIONS:
-        raise InputError(f"dtype: expected one of {', '.join(PRECISIONS)}, got {dtype!r}")
+    if not isinstance(dtype, Precision) and dtype not in PRECISIONS:
+        raise InputError(f"dtype: expected one of {', '.join(PRECISIONS)} or a plan, got {shown(dtype)}")
     try:
         place = torch.device(device)
     except (RuntimeError, TypeError) as error:
@@ -101,7 +102,8 @@ def open_avatar(
     config = read_json(folder / "config.json")
     with torch.no_grad():
         if config.get("format") == FORMAT:
-            opened = _open_ours(folder, config, "float32" if dtype == "auto" else dtype, *how)
+            plan = Precision.made("float32" if dtype == "auto" else dtype)
+            opened = _open_ours(folder, config, plan, *how)
         elif config.get("format") == CONVERTED:
             from .converted import open_converted
 
@@ -109,8 +111,9 @@ def open_avatar(
         else:
             from .released import open_released
 
-            precision = "bfloat16" if dtype == "auto" else dtype
-            opened = open_released(folder, config, precision, wav2vec_dir, *how)
+            plan = Precision.made("bfloat16" if dtype == "auto" else dtype)
+            opened = open_released(folder, config, plan, wav2vec_dir, *how)
+    Precision.made(opened.blueprint.precision).check_sizes(opened.blueprint.dit)
 
     @torch.no_grad()
     def load(watch: Watch, prompts: Iterable[str] | None = None) -> Avatar:
@@ -138,7 +141,8 @@ def moved(avatar: Avatar, place: torch.device, text_on_host: bool, watch: Watch)
 
 
 def _open_ours(
-    folder: Path, config: dict[str, Any], precision: str, device: torch.device, mean_memory: bool, block_offload: bool
+    folder: Path, config: dict[str, Any], precision: Precision, device: torch.device, mean_memory: bool,
+    block_offload: bool,
 ) -> Opened:
     from ..audio.mel import MelEncoder
     from ..checkpoint.schema import Ours, validated

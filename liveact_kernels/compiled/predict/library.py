@@ -142,6 +142,8 @@ def qkv_norm_rope(cubin: bytes, d: Dims, machine: Machine, op: Op, flops: dict, 
     copy, norm = sorted(range(len(k.loops)), key=lambda i: len(k.flat(one_trip(k, i))))[:2]
     trips = {i: one_trip(k, i) for i in (copy, norm)}
     passed = cost([x for i in (norm, norm, copy) for x in k.flat(trips[i])])
+    if not passed["loaded"] + passed["stored"]:
+        raise Unpredictable(f"qkv_norm_rope: its loops over tokens were not found for D={d.D}, C={d.C}")
     misses = min(1.0, moved / (4 * d.L * (passed["loaded"] + passed["stored"])))  # rope rows stay near
     rate = machine.dram / misses / machine.sms / machine.clock / 4
 

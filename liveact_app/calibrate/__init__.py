@@ -1,0 +1,1 @@
+"""A precision plan from measured errors: `measure` what formats do, `cost` what they save, `search` the plan."""
