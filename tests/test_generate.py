@@ -83,13 +83,14 @@ def test_audio_is_pushed_as_it_is_needed(place):
 
 def test_options_reach_the_session_and_the_file(place):
     more = ["--size", "96*32", "--scale", "3", "--seed", "7", "--sampler", "euler", "--audio-cfg", "1.7", "--fps", "25",
-            "--eight-bit-memory", "--eight-bit-attention", "--eager"]  # fmt: skip
+            "--eight-bit-memory", "--eight-bit-attention", "--decode-latent-frames", "3", "--eager"]  # fmt: skip
     assert main(command(*more)) == 0
     s = Session.last
     assert (tuple(s.size), s.fps, vars(s.options)) == (
         (32, 96), 25.0,
         {"seed": 7, "sampler": "euler", "audio_cfg": 1.7, "eight_bit_memory": True, "audio_levels": "levels",
-         "eight_bit_attention": True, "memory_offload": False, "graphs": False, "parallel": ALONE},
+         "eight_bit_attention": True, "memory_offload": False, "decode_latent_frames": 3, "graphs": False,
+         "parallel": ALONE},
     )  # fmt: skip
     with av.open("v.mp4") as file:
         video = file.streams.video[0]

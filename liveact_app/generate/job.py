@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from liveact_app.generate.edits import Edit, TimedEdit
 from liveact_app.media.files import check_output
+from liveact_model.config import BLOCK_LATENT_FRAMES
 
 if TYPE_CHECKING:
     from liveact_model.dit import Precision
@@ -46,6 +47,7 @@ class Job:
     block_times: bool = False
     block_offload: bool = False
     offload_cache: bool = False
+    decode_latent_frames: int = BLOCK_LATENT_FRAMES
     eager: bool = False
     parallel: str = "auto"
     edits: tuple[Edit | TimedEdit, ...] = ()
@@ -58,6 +60,15 @@ class Job:
     def prompts(self) -> tuple[str, ...]:
         """Every prompt that the video may have."""
         return (self.prompt, *(edit.text for edit in self.edits))
+
+    def session(self, device: str) -> dict[str, Any]:
+        """The options of a Session on which all processes of a run must agree."""
+        return {
+            "seed": self.seed, "audio_cfg": self.audio_cfg, "sampler": self.sampler,
+            "eight_bit_memory": self.eight_bit_memory, "eight_bit_attention": self.eight_bit_attention,
+            "memory_offload": self.offload_cache and device != "cpu",
+            "decode_latent_frames": self.decode_latent_frames, "graphs": False if self.eager else None,
+        }  # fmt: skip
 
     def __post_init__(self) -> None:
         """Check the outputs, and put their real paths in place."""

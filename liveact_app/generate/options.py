@@ -9,6 +9,7 @@ from liveact_app.generate.edits import parse_edits, parse_spans
 from liveact_app.generate.job import VIDEO_SUFFIXES, Job
 from liveact_app.generate.ranks import FORMS
 from liveact_app.precision import add_precision, eight_bit
+from liveact_model.config import BLOCK_LATENT_FRAMES
 from liveact_model.errors import InputError
 
 DEFAULT_PROMPT = "A person is talking."
@@ -92,6 +93,9 @@ def add_method(group: "argparse._ArgumentGroup") -> None:
     switch("--block-offload", "--block_offload",
            help="on a GPU: the denoiser's blocks stay in host memory, quantised, and are copied a block ahead of the "
                 "computing; 1.0 GiB of the GPU in place of 17.6 in fp8")  # fmt: skip
+    add("--decode-latent-frames", help="latent frames that the VAE decodes at a time, 1 to 8: 1 takes an eighth of its "
+        "working memory",
+        type=whole_number(1, BLOCK_LATENT_FRAMES), metavar="N", default=BLOCK_LATENT_FRAMES)  # fmt: skip
     switch("--offload-cache", "--offload_cache",
            help="on a GPU: the memory window stays in host memory and is copied a layer ahead")  # fmt: skip
     switch("--fp4_gemm", help="released flag that does not exist here yet: says so")

@@ -107,10 +107,5 @@ def follow(jobs: tuple[Job, ...], shelf: Shelf, device: str, ranks: SeqParallel)
             avatar, size = shelf.load(job, device, leads=False)
             settle(ranks, job.parallel, avatar, size, job.eight_bit_attention)
             avatar.text = avatar.image = avatar.audio = None  # the leading process encodes
-            Session(
-                avatar, None, "", fps=job.fps, seed=job.seed, audio_cfg=job.audio_cfg, sampler=job.sampler,
-                eight_bit_memory=job.eight_bit_memory, eight_bit_attention=job.eight_bit_attention,
-                memory_offload=job.offload_cache and device != "cpu", graphs=False if job.eager else None,
-                parallel=ranks,
-            ).follow()  # fmt: skip
+            Session(avatar, None, "", fps=job.fps, parallel=ranks, **job.session(device)).follow()
     return 0

@@ -77,11 +77,8 @@ def render(
         if doubt := unknown(job, avatar, picture):
             note(doubt)
         session = Session(
-            avatar, fit_image(picture, size), prompts.of(0), fps=float(rate), seed=job.seed,
-            audio_cfg=job.audio_cfg, sampler=job.sampler, eight_bit_memory=job.eight_bit_memory,
-            eight_bit_attention=job.eight_bit_attention, audio_levels=levels,
-            memory_offload=job.offload_cache and device != "cpu",
-            graphs=False if job.eager else None, parallel=parallel,
+            avatar, fit_image(picture, size), prompts.of(0), fps=float(rate), audio_levels=levels, parallel=parallel,
+            **job.session(device),
         )  # fmt: skip
         run = _Run(job, path, size, rate, audio, prompts, stack, dict(shelf.seconds))
         shelf.seconds.clear()  # the next video finds the model loaded

@@ -7,6 +7,7 @@ import re
 
 from liveact_app.arguments import picture_size, real_number, whole_number
 from liveact_app.precision import add_precision
+from liveact_model.config import BLOCK_LATENT_FRAMES
 from liveact_model.errors import InputError
 
 UNITS = {"": 30, "gb": 30, "gib": 30, "g": 30, "mb": 20, "mib": 20, "m": 20}
@@ -61,6 +62,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("--eight-bit-attention", action="store_true", help="only settings with it")
     add("--block-offload", action="store_true", help="only settings with it")
     add("--offload-cache", action="store_true", help="only settings with it")
+    add("--decode-latent-frames", type=whole_number(1, BLOCK_LATENT_FRAMES), metavar="N",
+        help="as of generate (default: 8, or 1 where nothing else fits)")  # fmt: skip
     add("--text-on-cpu", action="store_true", help="only settings with it")
     add("--eager", action="store_true", help="only settings with it")
     add("--format", choices=("table", "json", "markdown"), default="table", help="of the output (default: table)")

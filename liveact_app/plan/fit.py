@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from liveact_model.checkpoint.footprint import gib
+from liveact_model.config import BLOCK_LATENT_FRAMES
 from liveact_model.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Setting:
     block_offload: bool = False
     offload_cache: bool = False
     text_on_cpu: bool = False
+    decode_latent_frames: int = BLOCK_LATENT_FRAMES
     audio_cfg: float = 1.0
     eager: bool = False
     parallel: str = "auto"
@@ -47,6 +49,8 @@ class Setting:
         named = [f"{name} {self.dtype}"] if self.dtype != "auto" else []
         for name in SWITCHES:
             named += [f"--{name.replace('_', '-')}"] * getattr(self, name)
+        few = self.decode_latent_frames
+        named += [f"--decode-latent-frames {few}"] if few < BLOCK_LATENT_FRAMES else []
         named += [f"--audio-cfg {self.audio_cfg:g}"] if self.audio_cfg > 1 else []
         return " ".join([*named, *([f"--parallel {self.parallel}"] if self.parallel != "auto" else [])])
 
@@ -80,7 +84,7 @@ def needs_of(
         captured=not (here or setting.eager or ranks > 1 or blocks or memory), memory_offload=memory,
         text_on_host=setting.text_on_cpu and not here, mapped=blueprint.mapped if here else (), parallel=group,
         eight_bit_memory=setting.eight_bit_memory, eight_bit_attention=setting.eight_bit_attention,
-        audio_cfg=setting.audio_cfg,
+        audio_cfg=setting.audio_cfg, decode_latent_frames=setting.decode_latent_frames,
     )  # fmt: skip
 
 

@@ -31,6 +31,7 @@ RUNGS: tuple[dict, ...] = (
     QUICKEST | {"block_offload": True},
     QUICKEST | {"block_offload": True, "offload_cache": True},
     QUICKEST | {"block_offload": True, "offload_cache": True, "text_on_cpu": True},
+    QUICKEST | {"block_offload": True, "offload_cache": True, "text_on_cpu": True, "decode_latent_frames": 1},
 )
 """What a GPU may run with: by distance from the released precision, then by the bytes that travel."""
 SMALLEST = 128
@@ -189,6 +190,7 @@ def _settings(args: argparse.Namespace, here: bool) -> list[Setting]:
     if not isinstance(args.precision, str):  # a plan has switches of its own
         fixed = eight_bit(args.precision) | fixed
     fixed |= {"audio_cfg": args.audio_cfg}
+    fixed |= {} if args.decode_latent_frames is None else {"decode_latent_frames": args.decode_latent_frames}
     if here:
         return [Setting(**({"dtype": dtype} | fixed)) for dtype in ("auto", "fp8")[: 1 if "dtype" in fixed else 2]]
     made = [Setting(**(rung | fixed)) for rung in RUNGS]
