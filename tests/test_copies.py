@@ -1,4 +1,4 @@
-"""Copies of a GPU by what they ask of it, with a stand-in for torch.cuda: streams, events, locked memory and its end."""
+"""Copies of a GPU by what they ask of it, with a stand-in for torch.cuda: streams, events, locked memory, its end."""
 
 import gc
 from contextlib import contextmanager
@@ -81,7 +81,7 @@ def test_locked_memory_is_given_back_when_no_copy_is_on_its_way(said):
 
 def test_a_driver_that_refuses_is_one_sentence(said):
     said.state.code = 2
-    with pytest.raises(MemoryError, match="^cannot lock 10 bytes of host memory for copies, code 2$") as refused:
+    with pytest.raises(MemoryError, match=r"^cannot lock 10 bytes of host memory for copies, code 2$") as refused:
         copies.beside(DEVICE).host(10)
     assert lack(refused.value) == "out of memory (cannot lock 10 bytes of host memory for copies, code 2)"
 
