@@ -20,6 +20,7 @@ Mark = Any
 Pairs = Iterable[tuple[Tensor, Tensor]]
 """(to, from), contiguous and of equal type and shape, one on the host and one on the device."""
 
+PORTABLE = 1  # locked for every device of this process, cudaHostRegisterPortable
 ALIGNED = 256
 """Bytes to which whoever cuts memory into tensors rounds their offsets: kernels and tensor copies want 16 to 128."""
 
@@ -38,7 +39,7 @@ class Copies:
     def host(self, count: int) -> Tensor:
         """Host memory of `count` bytes, uint8 [count], that copies can read and write without help of the processor.
 
-        It lives as long as this object. Raises RuntimeError where the driver refuses to lock so much of it.
+        It lives as long as this object. Raises MemoryError where the driver refuses to lock so much of it.
         """
         self.kept += count
         return self._host(count)
@@ -104,16 +105,19 @@ class Streams(Copies):
         """Locked by hand: torch's allocator of such memory rounds every piece up to a power of two."""
         made = torch.empty(count, dtype=torch.uint8)
         if count:
-            code = torch.cuda.cudart().cudaHostRegister(made.data_ptr(), count, 0)
+            code = torch.cuda.cudart().cudaHostRegister(made.data_ptr(), count, PORTABLE)
             if int(code):
-                raise RuntimeError(f"cannot lock {count} bytes of host memory for copies (code {int(code)})")
+                raise MemoryError(f"cannot lock {count} bytes of host memory for copies, code {int(code)}")
             self._locked.append(made)
         return made
 
     def room(self, count: int) -> Tensor:
-        """As of Copies; once it is freed, copies on the way keep it from being given out again."""
-        made = super().room(count)
+        """As of Copies. It may have been another tensor's: no copy comes before what computes on that now, and once it
+        is freed, copies on the way keep it from being given out again.
+        """
+        made, before = super().room(count), self.now()
         for way in self._ways:
+            way.wait_event(before)
             made.record_stream(way)
         return made
 

@@ -1,4 +1,4 @@
-"""Copies of a GPU by what they ask of it, with a stand-in for torch.cuda: streams, events, locked memory and its end."""
+"""Copies of a GPU by what they ask of it, with a stand-in for torch.cuda: streams, events, locked memory, its end."""
 
 import gc
 from contextlib import contextmanager
@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from liveact_app.limits import lack
 from liveact_kernels import copies
 
 DEVICE = torch.device("cuda:0")
@@ -80,8 +81,18 @@ def test_locked_memory_is_given_back_when_no_copy_is_on_its_way(said):
 
 def test_a_driver_that_refuses_is_one_sentence(said):
     said.state.code = 2
-    with pytest.raises(RuntimeError, match=r"^cannot lock 10 bytes of host memory for copies \(code 2\)$"):
+    with pytest.raises(MemoryError, match=r"^cannot lock 10 bytes of host memory for copies, code 2$") as refused:
         copies.beside(DEVICE).host(10)
+    assert lack(refused.value) == "out of memory (cannot lock 10 bytes of host memory for copies, code 2)"
+
+
+def test_a_room_is_filled_after_what_its_memory_was_used_for(said, monkeypatch):
+    room = SimpleNamespace(record_stream=lambda way: said.said.append(("kept for", way.name)))
+    monkeypatch.setattr(copies.Copies, "room", lambda self, count: room)
+    made = copies.beside(DEVICE)
+    assert made.room(9) is room
+    waits = [("in", "waits for", "mark 1"), ("kept for", "in"), ("out", "waits for", "mark 1"), ("kept for", "out")]
+    assert said.said == [("computing", "marks"), *waits]
 
 
 def test_the_right_kind_for_a_device():

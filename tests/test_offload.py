@@ -1,5 +1,8 @@
 """Offloaded weights and memory: the same video bit for bit however late copies are, and no order left to chance."""
 
+import sys
+from pathlib import Path
+
 import group
 import pytest
 import small
@@ -112,12 +115,12 @@ MARKS = ("wait(self._arrived[slot])", "wait(self._free[slot])", "(self._free[slo
 @pytest.mark.parametrize("line", MARKS)
 def test_every_mark_of_the_belt_is_needed(monkeypatch, line):
     """The belt's own source with one mark left out."""
-    source = open(offload.__file__, encoding="utf-8").read()
+    source = Path(offload.__file__).read_text(encoding="utf-8")
     assert source.count(line) == 1
     spoilt = source.replace(line, "wait(None)" if line.startswith("wait") else "(None,)")
     module = type(offload)("liveact_model.spoilt")
-    monkeypatch.setitem(__import__("sys").modules, module.__name__, module)
-    exec(compile(spoilt, "spoilt", "exec"), module.__dict__)  # noqa: S102
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(compile(spoilt, "spoilt", "exec"), module.__dict__)
     for room in ("streamed", "away"):
         monkeypatch.setattr(f"liveact_model.dit.{room}.Belt", module.Belt)
     races = []

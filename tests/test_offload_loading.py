@@ -74,7 +74,7 @@ def test_prompts_are_encoded_before_anything_else_is_read_and_the_encoder_is_fre
     whole = load_avatar(str(folder))
     for prompt in ("one", "two"):
         assert torch.equal(made.text.encode(prompt), whole.text.encode(prompt))
-    with pytest.raises(InputError, match="^prompt: expected one of the 2 that were encoded before .*, got 'three'"):
+    with pytest.raises(InputError, match=r"^prompt: expected one of the 2 that were encoded before .*, got 'three'"):
         made.text.encode("three")
 
 
