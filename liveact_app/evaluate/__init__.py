@@ -1,1 +1,1 @@
-"""How good a video is: measures of our own without any download, and the published ones with the user's weight files."""
+"""How good a video is: our own measures need no download, the published ones the user's weight files."""

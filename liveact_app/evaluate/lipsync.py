@@ -1,8 +1,9 @@
 """Lip sync without a face detector: how well the loudness of the sound can be told from the picture, and at which lag.
 
-The measure is the one by which an envelope is reconstructed from many channels: a ridge regression finds the spatial filter
-over 16x16 cells whose output follows the loudness; it is found on nine tenths of the video and scored on the tenth that it
-has not seen, so what fits by chance does not count. Where nothing but the mouth follows the sound, the filter is the mouth.
+The measure is the one by which an envelope is reconstructed from many channels: a ridge regression finds the spatial
+filter over 16x16 cells whose output follows the loudness; it is found on nine tenths of the video and scored on the
+tenth that it has not seen, so what fits by chance does not count. Where nothing but the mouth follows the sound, the
+filter is the mouth.
 """
 
 from __future__ import annotations
@@ -70,16 +71,17 @@ class Loudness:
 class LipSync:
     """Correlation of the loudness with what the best spatial filter makes of the picture, held out tenth by tenth.
 
-    For video frame t of middle time T(t), x(t) are the grey levels of 16x16 cells of the face's box and a(t, d) the loudness
-    at T(t) + d. Both lose their mean over one second each way. With sums over the other nine tenths (each centred),
+    For video frame t of middle time T(t), x(t) are the grey levels of 16x16 cells of the face's box and a(t, d) the
+    loudness at T(t) + d. Both lose their mean over one second each way. With sums over the other nine tenths (each
+    centred),
 
         w(k, d) = (X + 0.3 tr(X)/256 I)^-1 X_a(d),    X = sum x x^T,  X_a(d) = sum x a(d),
         r(d)    = sum over tenths k of cov_k(w(k, d) x, a(d)) / sqrt(sum var_k(w(k, d) x) * sum var_k(a(d))).
 
-    `lip_sync` is r at the lag d, up to 0.6 s each way, where it is greatest, `lip_sync_lag_ms` that lag from a parabola through
-    three values: positive where the sound comes later than the mouth. 1 is perfect; unrelated sound gives about 0 (up to 0.3 in a
-    video of 12 s, because the greatest of 25 lags is taken). `mouth` is where it looked: the box around cells whose own correlation
-    is at least 0.7 of the strongest, as shares of the picture.
+    `lip_sync` is r at the lag d, up to 0.6 s each way, where it is greatest, `lip_sync_lag_ms` that lag from a
+    parabola through three values: positive where the sound comes later than the mouth. 1 is perfect; unrelated sound
+    gives about 0 (up to 0.3 in a video of 12 s, because the greatest of 25 lags is taken). `mouth` is where it
+    looked: the box around cells whose own correlation is at least 0.7 of the strongest, as shares of the picture.
 
     Args:
         total: video frames.

@@ -1,7 +1,7 @@
 """Measures of the picture alone: identity, colour drift, flicker, the pulse of the latent frames, sharpness.
 
-Each takes video frames in order and keeps sums: memory does not depend on the length of a video. Grey levels and colours
-count from 0 to 255.
+Each takes video frames in order and keeps sums: memory does not depend on the length of a video. Grey levels and
+colours count from 0 to 255.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Identity:
 
         identity(F) = max over shifts s of  <c(F)[3:29, 3:29], c(R)[3+s: 29+s]> / (|c(F)| |c(R)|),
 
-    s = (dx, dy) up to 3 cells each way: Pearson's correlation at the shift that fits best, 1 for the same picture, near 0 for
-    pictures that have nothing in common. A mean brightness or tint plays no part (that is `ColourDrift`), nor does detail
-    below a cell. It sees faces of one pose: a turned head lowers it as another person does.
+    s = (dx, dy) up to 3 cells each way: Pearson's correlation at the shift that fits best, 1 for the same picture,
+    near 0 for pictures that have nothing in common. A mean brightness or tint plays no part (that is `ColourDrift`),
+    nor does detail below a cell. It sees faces of one pose: a turned head lowers it as another person does.
 
     Args:
         total: video frames of the video.
@@ -93,9 +93,9 @@ class Flicker:
         step(t) = mean |Y(t+1) - Y(t)|
         pulse   = mean of step(t) at t = 4, 8, 12, ...  /  mean of step(t) at all other t >= 1
 
-    The VAE turns a latent frame into four video frames (the first into one), so video frame 4n is the last one of latent
-    frame n and step(4n) crosses a border: at 20 video frames per second a pulse above 1 beats at 5 Hz. `pulse_phases` has the
-    same ratio for the borders at t = 4n, 4n+1, 4n+2, 4n+3, for videos that were cut.
+    The VAE turns a latent frame into four video frames (the first into one), so video frame 4n is the last one of
+    latent frame n and step(4n) crosses a border: at 20 video frames per second a pulse above 1 beats at 5 Hz.
+    `pulse_phases` has the same ratio for the borders at t = 4n, 4n+1, 4n+2, 4n+3, for videos that were cut.
     """
 
     def __init__(self) -> None:
@@ -133,7 +133,8 @@ class Flicker:
 class Sharpness:
     """Fine detail: the mean of |Y - mean of Y over the 3x3 pixels around| over all inner pixels, in levels.
 
-    It compares videos of one content and size alone: beside a reference video, it is the share of detail that is kept.
+    It compares videos of one content and size alone: beside a reference video, it is the share of detail that is
+    kept.
     """
 
     def __init__(self, total: int):
