@@ -59,9 +59,20 @@ def test_a_brightness_that_drifts_does_not_count_as_a_mouth():
     assert found["lip_sync"] > 0.85
 
 
+def test_a_picture_that_follows_the_slow_part_alone_is_no_lip_sync():
+    def slow(t):
+        return 0.25 + 0.25 * np.sin(2 * np.pi * 0.15 * np.asarray(t))
+
+    pictures = talking(20, lambda t: slow(t) * 2)
+    found, _ = lips(pictures, voice(20, lambda t: slow(t) + 0.5 * LOUD(t % 8)))
+    assert found["lip_sync"] < 0.5
+
+
 def test_what_cannot_be_measured_says_why():
     still = np.repeat(face()[None], 160, 0)
-    assert lips(talking(SECONDS, LOUD), np.zeros(16000 * 8, np.float32))[1].startswith("its sound is the same")
+    last_bit = np.random.default_rng(0).integers(-1, 2, 16000 * 8).astype(np.float32) / 32768
+    for sound in (last_bit, np.zeros_like(last_bit)):
+        assert lips(talking(SECONDS, LOUD), sound)[1].startswith("its sound is the same")
     assert lips(talking(1, LOUD), voice(1, LOUD))[1].startswith("too short for lip sync (1.0 s")
     found, _ = lips(still, voice(SECONDS, LOUD))
     assert abs(found["lip_sync"]) < 1e-6 and found["lip_sync_lag_ms"] is None and found["mouth"] is None

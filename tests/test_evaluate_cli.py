@@ -16,6 +16,7 @@ from liveact_app.cli import main
 from liveact_app.evaluate import i3d, inception
 from liveact_app.evaluate.arcface import DEPTHS, IResNet
 from liveact_app.evaluate.judge import Networks, compare, judge, together
+from liveact_app.evaluate.plot import draw
 from liveact_app.evaluate.syncnet import SyncNet
 from liveact_app.media.watch import is_video, look, watch
 from liveact_model.errors import InputError
@@ -175,6 +176,19 @@ def test_sound_that_starts_late_in_the_file_is_late(there, capsys):
     (there / "shifted.mkv").unlink()
     found = json.loads((there / "d.json").read_text())["videos"][0]
     assert abs(found["lip_sync_lag_ms"] - 500) < 10 and capsys.readouterr().err == ""
+
+
+def test_the_drawing_puts_values_where_they_belong():
+    """0 at the bottom of the lip sync panel and 1 at its top, tenths in even steps, gaps left out, names escaped."""
+    rows = {"lip_sync_tenths": [0.0, 1.0, None, 0.5, *[0.25] * 6], "identity_tenths": [None] * 10}
+    drawn = ElementTree.fromstring(draw([("a<b", rows)], "title & all"))
+    (line,) = (e for e in drawn.iter() if e.tag.endswith("polyline"))
+    points = [tuple(map(float, p.split(","))) for p in line.get("points").split()]
+    x, y = np.array(points).T
+    assert len(points) == 9 and np.allclose(np.diff(np.delete(x, 2)[2:]), x[1] - x[0])
+    numbers = {e.text: (float(e.get("x")), float(e.get("y"))) for e in drawn.iter() if e.text and e.get("x")}
+    assert abs(x[1] - numbers["2"][0]) < 0.1 and abs(x[-1] - numbers["10"][0]) < 0.1
+    assert (y[0] - y[1], y[0] - y[2]) == (150, 75) and "a<b" in numbers and "title & all" in numbers
 
 
 class Means(torch.nn.Module):

@@ -6,17 +6,16 @@ import argparse
 import json
 import os
 import re
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from liveact_app.arguments import whole_number
-from liveact_model.errors import InputError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from liveact_app.evaluate.judge import Judged, Networks
     from liveact_app.evaluate.picture import Box
+    from liveact_app.evaluate.references import Reference
     from liveact_app.media.watch import VideoFile
 
 EPILOG = """
@@ -77,64 +76,63 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table, write the files; returns the exit code."""
-    from liveact_app.evaluate.judge import compare, judge, require_length, together
+    from liveact_app.evaluate.judge import together
+    from liveact_app.evaluate.loading import networks_of, remarks
+    from liveact_app.evaluate.references import look_at, one_each
     from liveact_app.evaluate.report import terminal
-    from liveact_app.media.watch import is_video, look
-    from liveact_app.say import note, show_progress, told
+    from liveact_app.media.pending import PendingFile
+    from liveact_app.say import note, told
 
-    if len(args.reference) not in (0, 1, len(args.videos)):
-        raise InputError(f"--reference: expected one for all videos or one for each of {len(args.videos)}, got "
-                         f"{len(args.reference)}")  # fmt: skip
+    each = one_each(args.reference, len(args.videos))
     out = _outputs(args)
-    videos = [require_length(look(path), "VIDEO") for path in args.videos]
-    sources: dict[str, VideoFile | None] = {}
-    for path in args.reference:
-        moving = is_video(path, "--reference")
-        sources[path] = require_length(look(path, "--reference"), "--reference") if moving else None
-    pictures = {path: _picture(path, video, videos[0].size) for path, video in sources.items()}
+    videos, references = look_at(args.videos, args.reference)
+    files = {name: getattr(args, name) for name in NETWORKS if getattr(args, name)}
     with told():
-        networks, weights = _networks(args)
-    with ExitStack() as files:
-        from liveact_app.media.pending import PendingFile
-
-        pending = {flag: files.enter_context(PendingFile(path, flag)) for flag, path in out.items()}
-        moving = [v for v in sources.values() if v is not None]
-        whole = sum(v.frames for v in (*videos, *moving))
-        with show_progress(whole, videos[0].fps) as update:
-            done = 0
-
-            def judged(video: VideoFile, picture: Any, argument: str) -> Judged:
-                nonlocal done
-                began = done
-                found = judge(video, networks, args.face, picture, argument, lambda n: update(min(whole, began + n)))
-                done = began + video.frames
-                return found
-
-            real = {path: judged(v, None, "--reference") for path, v in sources.items() if v is not None}
-            found = []
-            for video, path in zip(videos, _each(args)):
-                one = judged(video, None if path is None else _fitted(pictures[path], video), "VIDEO")
-                compare(one, real.get(path))  # type: ignore[arg-type]
-                found.append(one)
+        networks, weights = networks_of(files, args.device, args.every)
+    with ExitStack() as stack:
+        pending = {flag: stack.enter_context(PendingFile(path, flag)) for flag, path in out.items()}
+        real, found = _judged(videos, references, each, networks, args.face)
         named = [(f"reference: {_name(path)}", j.row) for path, j in real.items()]
         named += [(_name(path), j.row) for path, j in zip(args.videos, found)]
-        whole_row = together(found, [real.get(p) for p in _each(args)]) if len(found) > 1 else None  # type: ignore[arg-type]
+        pooled = together(found, [real.get(path) for path in each]) if len(found) > 1 else None
         for path, j in (*real.items(), *zip(args.videos, found)):
             for text in j.notes:
                 note(f"{path!r}: {text}")
-        _remarks(args, networks, real, found, note)
-        print(terminal([*named, *([(ALL, whole_row)] if whole_row else [])], [n for n in NETWORKS if getattr(args, n)]))
-        content = {"--json": lambda: _json(args, real, found, whole_row, weights), "--svg": lambda: _svg(named)}
+        for text in remarks(networks, [*real.values()], found, args.face is not None):
+            note(text)
+        print(terminal([*named, *([(ALL, pooled)] if pooled else [])], files))
+        texts = {"--json": lambda: _json(args, real, found, pooled, weights), "--svg": lambda: _svg(named)}
         for flag, file in pending.items():
-            if moved := file.moved(file.commit_text(content[flag]())):
+            if moved := file.moved(file.commit_text(texts[flag]())):
                 note(moved)
     return 0
 
 
-def _each(args: argparse.Namespace) -> list[str | None]:
-    """The reference of each video."""
-    given = args.reference or [None]
-    return list(given) if len(given) == len(args.videos) else given * len(args.videos)
+def _judged(
+    videos: list[VideoFile], references: dict[str, Reference], each: list[str], networks: Networks, face: Box | None
+) -> tuple[dict[str, Judged], list[Judged]]:
+    """Reference videos by path, and the videos, compared with theirs; a bar shows how far it is."""
+    from liveact_app.evaluate.judge import compare, judge
+    from liveact_app.say import show_progress
+
+    moving = {path: r.video for path, r in references.items() if r.video is not None}
+    whole = sum(v.frames for v in (*moving.values(), *videos))
+    with show_progress(whole, videos[0].fps) as update:
+        began = 0
+
+        def told() -> Callable[[int], None]:
+            return lambda done, before=began: update(min(whole, before + done))  # type: ignore[misc]
+
+        real, found = {}, []
+        for path, video in moving.items():
+            real[path] = judge(video, networks, face, None, "--reference", told())
+            began += video.frames
+        for video, path in zip(videos, each):
+            picture = references[path].fitted(video.size) if path else None
+            found.append(judge(video, networks, face, picture, "VIDEO", told()))
+            compare(found[-1], real.get(path))
+            began += video.frames
+    return real, found
 
 
 def _name(path: str) -> str:
@@ -151,84 +149,14 @@ def _outputs(args: argparse.Namespace) -> dict[str, str]:
     return {flag: check_output(p, flag, (f".{flag[2:]}",), inputs) for flag, p in given.items() if p is not None}
 
 
-def _picture(path: str, video: VideoFile | None, size: tuple[int, int]) -> np.ndarray | None:
-    """A reference's picture as pixels: the first video frame, or None for a picture that is fitted later."""
-    from liveact_app.media.image import read_image
-    from liveact_app.media.watch import watch
-
-    if video is None:
-        import numpy as np
-
-        return np.asarray(read_image(path, "--reference"))
-    return next(iter(watch(video, "--reference"))).pixels
-
-
-def _fitted(pixels: np.ndarray | None, video: VideoFile) -> np.ndarray | None:
-    """The reference as `liveact generate` would fit it to the size of the video."""
-    from PIL import Image
-
-    from liveact_app.media.image import fit_image
-
-    if pixels is None or pixels.shape[1::-1] == video.size:
-        return pixels
-    fitted = fit_image(Image.fromarray(pixels), video.size)
-    return ((fitted.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
-
-
-def _networks(args: argparse.Namespace) -> tuple[Networks, dict[str, Any]]:
-    """The networks that were asked for, and what their files are."""
-    from liveact_app.evaluate.judge import Networks
-
-    if not any(getattr(args, name) for name in NETWORKS):
-        return Networks(), {}
-    from liveact_app.evaluate.arcface import IResNet
-    from liveact_app.evaluate.i3d import I3D
-    from liveact_app.evaluate.inception import Inception
-    from liveact_app.evaluate.syncnet import SyncNet
-    from liveact_app.evaluate.weights import filled, state_of, told
-    from liveact_app.generate.loading import device_of
-    from liveact_app.say import note
-
-    makers = {"inception": Inception, "i3d": I3D, "syncnet": SyncNet}
-    device, made, files = device_of(args.device), {}, {}
-    for name in NETWORKS:
-        if (path := getattr(args, name)) is None:
-            continue
-        what = f"--{name}"
-        state = state_of(path, what)
-        make = makers.get(name) or (lambda model=IResNet, s=state, w=what: model.like(s, w))
-        made[name] = filled(make, state, what).to(device)
-        file, remark = told(name, path)
-        files[name] = {"file": path} | file.model_dump()
-        if remark:
-            note(remark)
-    return Networks(**made, device=device, every=args.every), files
-
-
-def _remarks(args: argparse.Namespace, networks: Networks, real: dict, found: list[Judged], note: Any) -> None:
-    """What a reader of the table must know."""
-    for name, network, part in (("FID", networks.inception, "pictures"), ("FVD", networks.i3d, "clips")):
-        if network is None:
-            continue
-        if not real:
-            note(f"{name} compares with reference videos, and there is none: --reference takes them")
-            continue
-        least = min(getattr(j, part).count for j in (*real.values(), *found))
-        size = len(getattr(found[0], part).mean) if getattr(found[0], part).count else 0
-        if least <= size:
-            note(f"{name} of {least} {part} each, of {size} features: too few to compare with published figures")
-    if args.face is None and (networks.syncnet is not None or networks.arcface is not None):
-        note("without --face SyncNet and ArcFace look at the centre square: published figures are of detected faces")
-
-
 def _json(
-    args: argparse.Namespace, real: dict[str, Judged], found: list[Judged], whole: dict | None, weights: dict
+    args: argparse.Namespace, real: dict[str, Judged], found: list[Judged], pooled: dict | None, weights: dict
 ) -> str:
-    def rows(named: Any) -> list[dict]:
+    def rows(named: Iterable[tuple[str, Judged]]) -> list[dict[str, Any]]:
         return [{"file": path, **j.row, "notes": j.notes} for path, j in named]
 
     return json.dumps({
-        "videos": rows(zip(args.videos, found)), "references": rows(real.items()), ALL: whole, "face": args.face,
+        "videos": rows(zip(args.videos, found)), "references": rows(real.items()), ALL: pooled, "face": args.face,
         "every": args.every, "weights": weights,
     }, indent=1) + "\n"  # fmt: skip
 

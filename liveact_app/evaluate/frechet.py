@@ -13,11 +13,12 @@ class Gaussian:
     """Mean and covariance of feature vectors, taken batch by batch in float64.
 
     Attributes:
+        size: of a vector.
         count: vectors taken.
     """
 
     def __init__(self, size: int):
-        self.count = 0
+        self.size, self.count = size, 0
         self._sum, self._products = np.zeros(size), np.zeros((size, size))
         self._origin: np.ndarray | None = None
 

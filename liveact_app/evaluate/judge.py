@@ -21,9 +21,7 @@ from liveact_app.evaluate.series import PARTS, plain
 from liveact_app.evaluate.syncnet import SyncNet
 from liveact_app.media.audio import AudioReader, model_audio
 from liveact_app.media.watch import VideoFile, watch
-from liveact_model.errors import InputError
 
-LEAST_FRAMES = PARTS
 MEANS = ("lip_sync", "lip_sync_lag_ms", "identity", "colour_drift", "flicker", "pulse", "sharpness", "sync_c", "sync_d",
          "arcface")  # fmt: skip
 
@@ -48,14 +46,6 @@ class Judged:
     notes: list[str] = field(default_factory=list)
     pictures: Gaussian | None = None
     clips: Gaussian | None = None
-
-
-def require_length(video: VideoFile, argument: str) -> VideoFile:
-    """The video itself. Raises InputError for one with less video frames than there are tenths."""
-    if video.frames < LEAST_FRAMES:
-        found = f"{video.path!r} has {video.frames}"
-        raise InputError(f"{argument}: expected at least {LEAST_FRAMES} video frames, {found}")
-    return video
 
 
 @torch.inference_mode()
@@ -150,8 +140,7 @@ def together(found: list[Judged], real: list[Judged | None]) -> dict[str, Any]:
 
 
 def _sum(parts: list[Gaussian]) -> Gaussian:
-    whole = Gaussian(len(parts[0].mean) if parts[0].count else 1)
+    whole = Gaussian(parts[0].size)
     for part in parts:
-        if part.count:
-            whole.merge(part)
+        whole.merge(part)
     return whole

@@ -20,7 +20,7 @@ RATE_HZ = 16_000
 HOP, WINDOW = 160, 512  # samples: 100 values a second, each of 32 ms
 BAND_HZ = (100.0, 5500.0)
 DEPTH_DB = 40.0  # below the loud parts (95th percentile) by more than this is silence
-SILENT_DB = -50.0  # the loud parts of what holds no sound: about the last bit of 16
+SILENT_DB = -40.0  # noise of one step of 16 bits has -47
 SMOOTH = 7  # values of the Hann window that smooths the loudness: 70 ms, a video frame or two
 GRID = 16
 RIDGE = 0.3  # times the mean variance of a cell
@@ -32,10 +32,11 @@ LEAST_S = 2.0
 class Loudness:
     """Loudness of a mono recording at 16 kHz, 100 values a second.
 
-        l(n) = max(0, 40 + E(n) - E95),   E(n) = 10 log10 of the power from 100 to 5500 Hz in 32 ms around n * 10 ms,
+        l(n) = max(0, E(n) - max(E95 - 40, -40)),   E(n) = 10 log10 of the power from 100 to 5500 Hz in 32 ms around
+                                                    n * 10 ms,
 
-    E95 the 95th percentile of E (at least that of the last bit of 16), then smoothed by a Hann window of 70 ms. Four
-    bytes a value: 1.4 MB an hour.
+    E95 the 95th percentile of E, then smoothed by a Hann window of 70 ms. What lies 40 dB below the loud parts is
+    silence, and so is noise in the last bit of 16. Four bytes a value: 1.4 MB an hour.
 
     Attributes:
         values: float32 [n], dB above silence, 0 to about 45.
@@ -43,9 +44,9 @@ class Loudness:
 
     def __init__(self, chunks: Iterable[np.ndarray]):
         energy = np.concatenate([np.zeros(0, np.float32), *self._energies(chunks)])
-        top = max(np.percentile(energy, 95), SILENT_DB) if len(energy) else 0.0
+        silence = max(np.percentile(energy, 95) - DEPTH_DB, SILENT_DB) if len(energy) else 0.0
         kernel = np.hanning(SMOOTH + 2)[1:-1]
-        self.values = np.clip(energy - top + DEPTH_DB, 0, None)
+        self.values = np.clip(energy - silence, 0, None)
         if len(energy):
             around = np.pad(self.values, SMOOTH // 2, mode="edge")
             self.values = np.convolve(around, kernel / kernel.sum(), "valid").astype(np.float32)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from liveact_app.evaluate.picture import GRID, Picture
-from liveact_app.evaluate.series import PARTS, Tenths, plain
+from liveact_app.evaluate.series import Tenths, plain
 
 SHIFT = 3  # cells that a head may have moved since the reference
 LATENT = 4  # video frames of a latent frame; the first one is a latent frame of its own
@@ -153,8 +153,3 @@ class Sharpness:
         """`sharpness` and `sharpness_tenths`."""
         found = self._over_time
         return {"sharpness": plain(found.mean()), "sharpness_tenths": plain(found.means())}
-
-
-def least_frames() -> int:
-    """Video frames without which a tenth would be empty."""
-    return PARTS

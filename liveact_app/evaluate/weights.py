@@ -75,7 +75,7 @@ def filled(make: Callable[[], Network], state: Mapping[str, Tensor], what: str) 
     return network
 
 
-def told(name: str, path: str) -> tuple[File, str]:
+def identified(name: str, path: str) -> tuple[File, str]:
     """Bytes and SHA-256 of a file, and a note where it is not the public one ("" where it is)."""
     found, known = hashed(Path(path)), KNOWN[name]
     if found.sha256 == known.sha256:
