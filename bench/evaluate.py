@@ -121,8 +121,8 @@ def short(folder: Path, avatar: Avatar) -> Iterator[tuple[str, str, str]]:
         if number == 1:
             nods = iter([truth(name, "happy", "nod")])
             kinds |= {"truth, nodding": nods, "model, nodding": made("a happy person nodding")}
-        for kind, blocks in kinds.items():
-            yield f"{said}: {kind}", write(folder / f"{number}{len(kind)}.mp4", blocks, sound), picture
+        for place, (kind, blocks) in enumerate(kinds.items()):
+            yield f"{said}: {kind}", write(folder / f"{number}-{place}.mp4", blocks, sound), picture
         if number == 1:
             other = truth(list(FACES)[1])
             red = real.astype(float)

@@ -84,7 +84,7 @@ class LipSync:
 
     `lip_sync` is r at the lag d, up to 0.6 s each way, where it is greatest, `lip_sync_lag_ms` that lag from a
     parabola through three values: positive where the sound comes later than the mouth. 1 is perfect; unrelated sound
-    gives about 0 (up to 0.3 in a video of 12 s, because the greatest of 25 lags is taken). `mouth` is where it
+    gives about 0 (up to 0.4 in a video of 12 s, because the greatest of 25 lags is taken). `mouth` is where it
     looked: the box around cells whose own correlation is at least 0.7 of the strongest, as shares of the picture.
 
     Args:
