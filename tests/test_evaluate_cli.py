@@ -1,7 +1,9 @@
 """`liveact evaluate` as it is called: table, notes, files, and one sentence for what cannot be measured."""
 
+import importlib.util
 import json
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import av
 import numpy as np
@@ -21,6 +23,7 @@ from liveact_app.evaluate.syncnet import SyncNet
 from liveact_app.media.watch import is_video, look, watch
 from liveact_model.errors import InputError
 
+ROOT = Path(__file__).parent.parent
 SECONDS = 11.0
 LOUD = envelope(SECONDS)
 
@@ -189,6 +192,16 @@ def test_the_drawing_puts_values_where_they_belong():
     numbers = {e.text: (float(e.get("x")), float(e.get("y"))) for e in drawn.iter() if e.text and e.get("x")}
     assert abs(x[1] - numbers["2"][0]) < 0.1 and abs(x[-1] - numbers["10"][0]) < 0.1
     assert (y[0] - y[1], y[0] - y[2]) == (150, 75) and "a<b" in numbers and "title & all" in numbers
+
+
+def test_the_page_and_its_picture_are_those_of_the_rows():
+    spec = importlib.util.spec_from_file_location("evaluate_page", ROOT / "docs" / "evaluate.py")
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    committed = (ROOT / "docs" / "evaluate.md").read_text(encoding="utf-8")
+    text, picture = page.made(committed)
+    assert text == committed and "6726825d0af5" in text, "python docs/evaluate.py"
+    assert picture == (ROOT / "docs" / "evaluate.svg").read_text(encoding="utf-8"), "python docs/evaluate.py"
 
 
 class Means(torch.nn.Module):
