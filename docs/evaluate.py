@@ -34,7 +34,8 @@ def rows() -> dict[str, dict[str, Any]]:
 def measured(found: dict[str, dict[str, Any]]) -> str:
     """The table of videos, and what the measuring took."""
     first, long = next(iter(found.values())), next((r for k, r in found.items() if " min, " in k), None)
-    lines = [markdown(list(found.items())), "", f"{first['chip']}, one core, shared with other work, {first['date'][:10]}."]
+    machine = f"{first['chip']}, one core, shared with other work, {first['date'][:10]}."
+    lines = [markdown(list(found.items())), "", machine]
     if long is not None:
         took = [f"{r['evaluate_seconds']:.1f} s and {r['peak_rss_mib']} MiB for {r['video_frames']} video frames"
                 for r in (first, long)]  # fmt: skip

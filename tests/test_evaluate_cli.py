@@ -19,6 +19,7 @@ from liveact_app.evaluate import i3d, inception
 from liveact_app.evaluate.arcface import DEPTHS, IResNet
 from liveact_app.evaluate.judge import Networks, compare, judge, together
 from liveact_app.evaluate.plot import draw
+from liveact_app.evaluate.references import Reference
 from liveact_app.evaluate.syncnet import SyncNet
 from liveact_app.media.watch import is_video, look, watch
 from liveact_model.errors import InputError
@@ -202,6 +203,34 @@ def test_the_page_and_its_picture_are_those_of_the_rows():
     text, picture = page.made(committed)
     assert text == committed and "6726825d0af5" in text, "python docs/evaluate.py"
     assert picture == (ROOT / "docs" / "evaluate.svg").read_text(encoding="utf-8"), "python docs/evaluate.py"
+
+
+def test_a_reference_of_another_shape_is_fitted_as_generate_does():
+    wide = np.zeros((64, 128, 3), np.uint8)
+    wide[:, 32:96] = face()
+    assert np.abs(Reference(wide).fitted((64, 64)).astype(int) - face()).max() <= 1
+    assert Reference(face()).fitted((32, 32)).shape == (32, 32, 3)
+
+
+class Looks(torch.nn.Module):
+    """Stands in for ArcFace: one direction for all faces, and a list of the sizes that it saw."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def forward(self, faces):
+        self.seen.add(tuple(faces.shape[2:]))
+        return torch.ones(len(faces), 1)
+
+
+@pytest.mark.parametrize(("box", "size"), [(None, (64, 64)), ((0.25, 0.5, 0.5, 0.25), (16, 48))])
+def test_networks_of_faces_look_at_the_box_or_the_centre_square(there, box, size):
+    pictures = np.concatenate([talking(1, LOUD)] * 2, 2)[:, :, :96]
+    networks = Networks(arcface=Looks())
+    found = judge(look(silent(there / "wide.mp4", pictures)), networks, box, reference=pictures[0])
+    (there / "wide.mp4").unlink()
+    assert networks.arcface.seen == {size} and found.row["arcface"] == 1
 
 
 class Means(torch.nn.Module):
