@@ -12,11 +12,9 @@ second face in its sixth tenth. `--blocks` is the length of the long video (376 
 import argparse
 import json
 import random
-import resource
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -94,16 +92,14 @@ def write(path: Path, blocks: Iterator[np.ndarray], sound: np.ndarray) -> str:
 
 
 def evaluated(videos: Sequence[str], references: Sequence[str]) -> tuple[list[dict], dict]:
-    """Rows of the command, run as a process of its own; for one video its seconds and the peak of its memory in MiB."""
+    """Rows of the command, run as a process of its own; for one video also what the process took."""
     with tempfile.TemporaryDirectory() as folder:
-        out, began = Path(folder) / "found.json", time.perf_counter()
+        out = Path(folder) / "found.json"
         command = [sys.executable, "-m", "liveact_app", "evaluate", *videos, "--reference", *references]
         command += ["--json", str(out)]
         subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
-        seconds = time.perf_counter() - began
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # of the largest child so far
-        took = {"evaluate_seconds": round(seconds, 2), "peak_rss_mib": peak // 1024} if len(videos) == 1 else {}
-        return json.loads(out.read_text())["videos"], took
+        found = json.loads(out.read_text())
+        return found["videos"], {"took": found["took"]} if len(videos) == 1 else {}
 
 
 def short(folder: Path, avatar: Avatar) -> Iterator[tuple[str, str, str]]:

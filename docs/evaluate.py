@@ -37,9 +37,10 @@ def measured(found: dict[str, dict[str, Any]]) -> str:
     machine = f"{first['chip']}, one core, shared with other work, {first['date'][:10]}."
     lines = [markdown(list(found.items())), "", machine]
     if long is not None:
-        took = [f"{r['evaluate_seconds']:.1f} s and {r['peak_rss_mib']} MiB for {r['video_frames']} video frames"
-                for r in (first, long)]  # fmt: skip
-        lines[-1] += f" The command took {took[0]}, {took[1]}."
+        each = "{:.1f} s of a processor and {:.0f} MiB for {:,} video frames".format
+        both = [(r["took"], r["video_frames"]) for r in (first, long)]
+        took = [each(t["cpu_seconds"], t["peak_rss_bytes"] / 2**20, n) for t, n in both]
+        lines[-1] += f" The command took {', '.join(took)}."
     return "\n".join(lines)
 
 

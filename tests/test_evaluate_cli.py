@@ -82,6 +82,7 @@ def test_side_by_side_with_a_picture_for_all(there, capsys):
     assert abs(good["lip_sync_lag_ms"]) < 10 and abs(late["lip_sync_lag_ms"] - 200) < 10
     assert good["lip_sync"] > 0.9 < late["lip_sync"] and good["identity"] > 0.9
     assert found["all"]["lip_sync"] == pytest.approx((good["lip_sync"] + late["lip_sync"]) / 2, abs=1e-3)
+    assert 0 < found["took"]["cpu_seconds"] and found["took"]["peak_rss_bytes"] > 1 << 26
     drawn = ElementTree.fromstring((there / "a.svg").read_text())
     lines = [e for e in drawn.iter() if e.tag.endswith("polyline")]
     assert len(lines) == 2 * 3 and all(len(line.get("points").split()) == 10 for line in lines)

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -152,12 +153,15 @@ def _outputs(args: argparse.Namespace) -> dict[str, str]:
 def _json(
     args: argparse.Namespace, real: dict[str, Judged], found: list[Judged], pooled: dict | None, weights: dict
 ) -> str:
+    from liveact_app.generate.summary import peak_rss_bytes
+
     def rows(named: Iterable[tuple[str, Judged]]) -> list[dict[str, Any]]:
         return [{"file": path, **j.row, "notes": j.notes} for path, j in named]
 
     return json.dumps({
         "videos": rows(zip(args.videos, found)), "references": rows(real.items()), ALL: pooled, "face": args.face,
         "every": args.every, "weights": weights,
+        "took": {"cpu_seconds": round(time.process_time(), 2), "peak_rss_bytes": peak_rss_bytes()},
     }, indent=1) + "\n"  # fmt: skip
 
 
