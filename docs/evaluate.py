@@ -36,7 +36,7 @@ def measured(found: dict[str, dict[str, Any]]) -> str:
     first, long = next(iter(found.values())), next((r for k, r in found.items() if " min, " in k), None)
     machine = f"{first['chip']}, one core, shared with other work, {first['date'][:10]}."
     lines = [markdown(list(found.items())), "", machine]
-    if long is not None:
+    if long is not None and "took" in long:
         each = "{:.1f} s of a processor and {:.0f} MiB for {:,} video frames".format
         both = [(r["took"], r["video_frames"]) for r in (first, long)]
         took = [each(t["cpu_seconds"], t["peak_rss_bytes"] / 2**20, n) for t, n in both]
