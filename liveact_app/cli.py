@@ -27,6 +27,7 @@ COMMANDS = (
     "liveact_app.calibrate.command",
     "liveact_app.convert",
     "liveact_app.fetch",
+    "liveact_app.evaluate.command",
 )
 
 EXIT_BAD_INPUT = 2

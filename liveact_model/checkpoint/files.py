@@ -45,26 +45,29 @@ def _plain(key: str) -> str:
 
 
 class Tensors(Mapping[str, Tensor]):
-    """Tensors of several safetensors files, each read when asked for; shapes cost nothing (they stay on disk)."""
+    """Tensors of several safetensors files, each read when asked for; shapes cost nothing (they stay on disk).
 
-    def __init__(self, files: list[Path]):
+    `what` names them in a sentence about what is wrong.
+    """
+
+    def __init__(self, files: list[Path], what: str = "model"):
         from safetensors import SafetensorError, safe_open  # a model of random weights needs no files
 
-        self.files = files
+        self.files, self._what = files, what
         self._files: dict[str, Any] = {}  # key -> the open file that has it, the key there, the file's name
         for path in files:
             if path.exists() and not (path.is_file() and path.stat().st_size):  # a pipe would be waited for
-                raise InputError(f"model: expected a complete safetensors file {path}, found none or nothing in it")
+                raise InputError(f"{what}: expected a complete safetensors file {path}, found none or nothing in it")
             try:
                 handle = safe_open(str(path), framework="pt")
                 keys = {_plain(key): key for key in handle.keys()}  # noqa: SIM118 - no mapping
             except (OSError, RuntimeError, SafetensorError) as error:
                 reason = " ".join(str(error).split())
-                raise InputError(f"model: expected a complete safetensors file {path}, got: {reason:.200}") from error
+                raise InputError(f"{what}: expected a complete safetensors file {path}, got: {reason:.200}") from error
             if len(keys) < len(handle.keys()):
-                raise InputError(f"model: expected each key once in {path}, found one with and without a prefix")
+                raise InputError(f"{what}: expected each key once in {path}, found one with and without a prefix")
             if twice := next((key for key in keys if key in self._files), None):
-                raise InputError(f"model: expected each key in one file, found {twice:.200} again in {path}")
+                raise InputError(f"{what}: expected each key in one file, found {twice:.200} again in {path}")
             self._files.update({key: (handle, stored, path) for key, stored in keys.items()})
         self._names = ", ".join(path.name for path in files[:2])
 
@@ -84,7 +87,8 @@ class Tensors(Mapping[str, Tensor]):
             return handle.get_tensor(stored)
         except Exception as error:  # a type that torch does not know
             reason = " ".join(str(error).split())
-            raise InputError(f"model: expected a readable {key:.200} in {self._names}, got: {reason:.200}") from error
+            wanted = f"{self._what}: expected a readable {key:.200} in {self._names}"
+            raise InputError(f"{wanted}, got: {reason:.200}") from error
 
     def __contains__(self, key: object) -> bool:
         return key in self._files
