@@ -143,7 +143,7 @@ class FP8(Format):
         assert whole is not None, "Linear.to_precision has seen to it"
         w8 = torch.empty_like(whole, dtype=torch.float8_e4m3fn)
         scale = whole.new_empty(layer.N, dtype=torch.float32)
-        rows = max(1, PIECE // layer.K)
+        rows = layer.N if whole.is_meta else max(1, PIECE // layer.K)
         for weight, codes, scales in zip(whole.split(rows), w8.split(rows), scale.split(rows)):
             made, of_rows = per_group(weight, 1)
             codes.copy_(made)
