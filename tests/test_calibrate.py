@@ -92,6 +92,9 @@ def test_a_lower_bound_is_never_cheaper(made):
     found = [made.search.choose(made.found, bound) for bound in (0.005, 0.01, BOUND, 1.0)]
     assert all(a.ms >= b.ms for a, b in itertools.pairwise(found)) and found[0].ms > found[-1].ms
     assert all(f.error <= bound for f, bound in zip(found, (0.005, 0.01, BOUND, 1.0)))
+    search, orders = made.search, made.found.orders
+    last = [search.at(made.found, search._last(made.found, BOUND, which), which).ms for which in orders]
+    assert found[2].ms == min(last) < max(last)
 
 
 @torch.no_grad()

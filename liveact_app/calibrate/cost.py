@@ -89,12 +89,13 @@ class Costs:
         return sum(map(self._us, calls)) / 1e3 / config.block_video_frames
 
     def knows(self, name: str) -> bool:
-        """Whether a format can be priced: a chip may have no rate for its codes."""
+        """Whether the chip has a rate for all that a feed-forward in this format does."""
+        plan, rates = Precision("bfloat16", (("blocks.0.ffn", name),)), CHIPS[self.chip].flops
         try:
-            self.saved("patch", name)
-        except KeyError:
+            calls = calls_of(self._config.with_(num_layers=1), self._times, self._size, plan)
+        except InputError:  # a width that its groups do not divide
             return False
-        return True
+        return all(kind in rates for call in calls for kind in call.op.flops(call.dims))
 
     @functools.cache  # noqa: B019
     def saved(self, kind: str, name: str) -> float:
@@ -104,6 +105,10 @@ class Costs:
         they were read once a block.
         """
         linears = ((kind.replace("*", "0"), name),)
+        try:
+            self._bytes(linears)
+        except InputError:  # a width that its groups do not divide
+            return 0.0
         if (found := self._one(()) - self._one(linears)) != 0:
             return found
         fewer = self._bytes(()) - self._bytes(linears)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from liveact_kernels.contract import STATE
 from liveact_model.avatar import Avatar
-from liveact_model.dit import Activation, Format, Precision, Weights, stored, tried
+from liveact_model.dit import Activation, Format, Linear, Precision, Weights, stored, tried
+from liveact_model.errors import InputError
 from liveact_model.session import Session
 
 ONCE = "once"  # what a layer does outside the denoise steps: prompts, pictures, time, audio
@@ -118,6 +119,15 @@ class Once:
         return self._known
 
 
+def _takes(layer: Linear, name: str) -> bool:
+    """Whether a layer can be stored in a format: groups of a row need not divide its width."""
+    try:
+        stored(layer, name)
+    except InputError:
+        return False
+    return True
+
+
 @dataclass
 class Runner:
     """Runs of one Session on fixed inputs, with the same noise each time.
@@ -157,7 +167,7 @@ class Runner:
         with contextlib.ExitStack() as back:
             for path, layer in layers.items():
                 back.callback(setattr, layer, "format", layer.format)
-                layer.format = Probe(layer.format, path, names, found)
+                layer.format = Probe(layer.format, path, tuple(n for n in names if _takes(layer, n)), found)
             self.wide = [latent.cpu() for latent in self.latents()]
         return found
 

@@ -68,9 +68,14 @@ class Precision:
         return torch.float32 if self.default == "float32" else torch.bfloat16
 
     @property
+    def formats(self) -> tuple[str, ...]:
+        """The formats that layers may have, each once."""
+        return tuple(dict.fromkeys((self.default, *(name for _, name in self.linears))))
+
+    @property
     def codes(self) -> bool:
         """Whether any layer may multiply codes."""
-        return any(FORMATS[name].stored for name in (self.default, *(name for _, name in self.linears)))
+        return any(FORMATS[name].stored for name in self.formats)
 
     def of(self, path: str) -> str:
         """The name of a linear layer's format."""
