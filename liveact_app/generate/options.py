@@ -91,7 +91,7 @@ def add_method(group: "argparse._ArgumentGroup") -> None:
         choices=FORMS, default="auto")  # fmt: skip
     switch("--block-offload", "--block_offload",
            help="on a GPU: the denoiser's blocks stay in host memory, quantised, and are copied a block ahead of the "
-                "computing; 1.0 GiB of the GPU in place of 17.6 in fp8")  # fmt: skip
+                "computing; 1.0 GiB of the GPU in place of 17.6 in fp8 (predicted)")  # fmt: skip
     switch("--offload-cache", "--offload_cache",
            help="on a GPU: the memory window stays in host memory and is copied a layer ahead")  # fmt: skip
     switch("--fp4_gemm", help="released flag that does not exist here yet: says so")
