@@ -92,7 +92,7 @@ def add_method(group: "argparse._ArgumentGroup") -> None:
         choices=FORMS, default="auto")  # fmt: skip
     switch("--block-offload", "--block_offload",
            help="on a GPU: the denoiser's blocks stay in host memory, quantised, and are copied a block ahead of the "
-                "computing; 1.0 GiB of the GPU in place of 17.6 in fp8")  # fmt: skip
+                "computing; 1.0 GiB of the GPU in place of 17.6 in fp8 (predicted)")  # fmt: skip
     add("--decode-latent-frames", help="latent frames that the VAE decodes at a time, 1 to 8: 1 takes an eighth of its "
         "working memory",
         type=whole_number(1, BLOCK_LATENT_FRAMES), metavar="N", default=BLOCK_LATENT_FRAMES)  # fmt: skip

@@ -81,8 +81,8 @@ class Plan:
 
     @property
     def least(self) -> Rung:
-        """The setting that takes least where the denoiser lives."""
-        return min(self.rungs, key=lambda r: r.needs.model_bytes)
+        """The setting that takes least where the denoiser lives; of equals the last, which has more on the host."""
+        return min(reversed(self.rungs), key=lambda r: r.needs.model_bytes)
 
     @property
     def sentence(self) -> str:

@@ -7,6 +7,7 @@ import small
 import torch
 
 from liveact_kernels.proof import selftest
+from liveact_model.dit import Streamed
 from liveact_model.loading import load_avatar
 
 
@@ -45,6 +46,20 @@ def test_graph_replay_is_bitwise_eager(device, options):
     assert replayed.captured() >= 8 and eager.captured() == 0
     assert all(torch.equal(a, b) for a, b in zip(got, want))
     assert replayed.live_compilations() == 0
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=["", "8-bit attention", "guidance"])
+@pytest.mark.parametrize("blocks,memory", [(True, False), (False, True), (True, True)])
+def test_offload_is_bitwise_what_stays(device, options, blocks, memory):
+    """Copies beside the computing change nothing, whenever they happen."""
+
+    def made(**more):
+        avatar = small.avatar().to(device)
+        if blocks and more:
+            avatar.dit.streamed = Streamed.of(avatar.dit.blocks, avatar.anchor().device)
+        return small.latents(avatar, 6, graphs=False, **options, **more)
+
+    assert torch.equal(made(), made(memory_offload=memory))
 
 
 def test_the_shipped_avatar_is_the_cpus(device):
