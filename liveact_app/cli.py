@@ -26,6 +26,7 @@ COMMANDS = (
     "liveact_app.plan.command",
     "liveact_app.convert",
     "liveact_app.fetch",
+    "liveact_app.serve.command",
 )
 
 EXIT_BAD_INPUT = 2
