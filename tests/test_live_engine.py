@@ -4,6 +4,7 @@ import ast
 import io
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ ROOT = Path(__file__).parent.parent
 ENGINE = ("clock", "turns", "speech", "figures", "handover", "live", "boxes", "mux", "hall", "settings")
 WEB = {"fastapi", "starlette", "uvicorn", "websockets", "asyncio", "prometheus_client", "multipart"}
 FAST = 12.0
+POOL = ThreadPoolExecutor(4)
 FIRST, LATER, LOOK = 21, 32, 2
 
 
@@ -96,7 +98,7 @@ def run(frames, at=(), fps=20, live=True, rate=FAST, **fake):
     """A session that is closed with video frame `frames`; `at` maps video frames to what is done with the Live."""
     clock, ear = Clock(rate), Ear()
     session = Fake(fps, clock=clock, **fake)
-    running = Live(lambda: session, fps, ear, Turns(), clock)
+    running = Live(lambda: session, fps, ear, Turns(), clock, POOL)
     running.speech.live = live
     ear.at = {k: (lambda act=act: act(running)) for k, act in dict(at).items()}
     ear.at[frames - 1] = lambda: running.close("enough")
@@ -139,7 +141,7 @@ def test_what_is_heard_is_what_was_pushed_and_the_sound_has_no_holes(fps):
 
 def by_hand(live=True):
     """A session of which the test makes every block, so that nothing depends on the clock."""
-    running, session = Live(lambda: None, 20, Ear(), Turns(), Clock()), Fake()
+    running, session = Live(lambda: None, 20, Ear(), Turns(), Clock(), POOL), Fake()
     running.speech.live = live
     return running, session
 
@@ -234,7 +236,7 @@ def test_what_fails_ends_it_with_a_sentence():
 
     for act, end in ((refuse, ("input", "size: expected 64, got 65")), (lambda: 1 / 0, None)):
         ear = Ear()
-        live = Live(act, 20, ear, Turns(), Clock(FAST))
+        live = Live(act, 20, ear, Turns(), Clock(FAST), POOL)
         live.begin()
         assert live.join(60) and ear.end == (end or ("failed", "the session failed (ZeroDivisionError)"))
 
@@ -243,20 +245,19 @@ def test_a_listener_that_fails_ends_the_session():
     ear = Ear()
     ear.moment = lambda moment: 1 / 0
     session = Fake()
-    live = Live(lambda: session, 20, ear, Turns(), Clock(FAST))
+    live = Live(lambda: session, 20, ear, Turns(), Clock(FAST), POOL)
     live.begin()
     assert live.join(60) and ear.end[0] == "failed" and session.closed
 
 
 def test_closing_does_not_wait_for_the_clock():
-    live = Live(Fake, 20, Ear(), Turns(), Clock(0.001))  # a block of it would last half an hour
+    live = Live(Fake, 20, Ear(), Turns(), Clock(0.001), POOL)  # a block of it would last half an hour
     live.begin()
     while not live.figures.video_frames:
         time.sleep(0.01)
     live.close("enough")
     assert live.join(60)
     assert live.push(ramp(100)) == 0 and live.speech.queued == 0  # nobody hears it any more
-    assert not [t for t in threading.enumerate() if t.name.startswith("live-")]
 
 
 def test_the_most_urgent_block_is_next():

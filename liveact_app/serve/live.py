@@ -12,6 +12,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable
+from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Protocol
@@ -80,14 +81,17 @@ class Live:
     start     makes its Session; called on its thread, in a turn of its own
     fps       video frames per second
     listener  is told everything
+    pool      gives two threads; a server's are used again, so that memory of one session serves the next
 
     Pushing, prompts and interrupts come from any thread and return at once; they count at the next block.
     """
 
-    def __init__(self, start: Callable[[], Any], fps: float, listener: Listener, turns: Turns, clock: Clock):
+    def __init__(
+        self, start: Callable[[], Any], fps: float, listener: Listener, turns: Turns, clock: Clock, pool: Executor
+    ):
         self.fps, self.clock, self.speech, self.figures = frame_rate(fps), clock, Speech(), Figures()
         self.opened = self.touched = clock.now()
-        self._start, self._listener, self._turns = start, listener, turns
+        self._start, self._listener, self._turns, self._pool = start, listener, turns, pool
         self._samples_per_frame = Fraction(MODEL_RATE_HZ) / self.fps
         self._stop, self._lock, self._end = threading.Event(), threading.Lock(), ("", "")
         self._prompt: tuple[str, int] | None = None
@@ -97,15 +101,13 @@ class Live:
         self._given, self._ahead, self._made = 0, 0, 0
         self._speaking, self._tail, self._marks = False, np.zeros(0, np.float32), []
         self._took: list[float] = []
-        self._maker = threading.Thread(target=self._guard, args=(self._make,), name="live-make", daemon=True)
-        self._shower = threading.Thread(target=self._show, name="live-show", daemon=True)
+        self._threads: list[Future[None]] = []
 
     # ---- from outside -----------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Start the threads."""
-        self._maker.start()
-        self._shower.start()
+        """Start."""
+        self._threads = [self._pool.submit(self._guard, self._make), self._pool.submit(self._show)]
 
     def push(self, samples: np.ndarray) -> int:
         """Speech [n], float32 at 16 kHz; returns how many samples were dropped."""
@@ -133,9 +135,7 @@ class Live:
 
     def join(self, seconds: float | None = None) -> bool:
         """Wait until it is over and all has been told; returns whether it is."""
-        if self._shower.ident is not None:
-            self._shower.join(seconds)
-        return not self._shower.is_alive()
+        return not wait(self._threads, seconds).not_done
 
     @property
     def over(self) -> bool:
@@ -255,7 +255,7 @@ class Live:
 
     def _show(self) -> None:
         self._guard(self._show_blocks)
-        self._maker.join()  # the Session is gone, too
+        wait(self._threads[:1])  # the Session is gone, too
         self._listener.ended(self._end[0] or "closed", self._end[1] or "closed")
 
     def _show_blocks(self) -> None:
