@@ -95,7 +95,7 @@ def _must_have_extra() -> None:
     missing = [n for n in ("fastapi", "uvicorn", "websockets", "python_multipart", "prometheus_client")
                if importlib.util.find_spec(n) is None]  # fmt: skip
     if missing:
-        raise InputError(f"serve: expected the extra of this command, {missing[0]} is missing; pip install liveact[serve]")
+        raise InputError(f"serve: expected its extra, but {missing[0]} is missing; pip install liveact[serve]")
 
 
 def settings_of(args: argparse.Namespace) -> Settings:

@@ -177,5 +177,3 @@ def _counted(lives: Iterable[Live]) -> Counter[str]:
         out.update({name: getattr(f, name) for name in names})
         out.update({name: f.stages[name] for name in STAGES})
     return out
-
-
