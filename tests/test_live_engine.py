@@ -188,12 +188,12 @@ def test_what_a_microphone_is_ahead_is_dropped_and_counted():
 
 
 def test_latency_is_counted_from_arrival_to_leaving():
-    live, ear, _ = run(60, {3: lambda live: live.push(ramp(4000))}, live=False)
+    live, ear, _ = run(120, {3: lambda live: live.push(ramp(4000))}, live=False)
     arrived = ear.moments[3].index
     shown = next(m.index for m in ear.moments if m.heard[: m.samples].any())
     least = (shown - arrived - 1) / 20
     assert live.figures.speech_latency_s >= least > 0.5
-    assert ear.of("block")[1]["latency_ms"] == round(1e3 * live.figures.speech_latency_s)
+    assert ear.of("block")[-1]["latency_ms"] == round(1e3 * live.figures.speech_latency_s)
 
 
 def test_an_interrupt_drops_what_waits_but_not_what_comes_after():
