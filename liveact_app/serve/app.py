@@ -83,6 +83,8 @@ async def _sweep(hall: Hall) -> None:
     while True:
         await asyncio.sleep(SWEEP_S)
         hall.sweep()
+        if hall.group is not None:
+            await asyncio.to_thread(hall.keep_alive)
 
 
 def _add_health(app: FastAPI, state: State) -> None:

@@ -60,6 +60,8 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: whether the process ends."""
+        if self._hall.broken and not self._asked:
+            self.handle_exit(0, None)
         if self._asked and not self.should_exit:
             if not self._until:
                 self._until = time.monotonic() + self._hall.settings.drain_s
