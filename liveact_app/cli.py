@@ -28,6 +28,7 @@ COMMANDS = (
     "liveact_app.convert",
     "liveact_app.fetch",
     "liveact_app.evaluate.command",
+    "liveact_app.serve.command",
 )
 
 EXIT_BAD_INPUT = 2

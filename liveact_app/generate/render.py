@@ -33,6 +33,7 @@ from liveact_model.errors import InputError
 from liveact_model.parallel import ALONE, SeqParallel
 
 RecordBlock = Callable[[int], AbstractContextManager]
+Turn = Callable[[], AbstractContextManager]
 # The session counts audio after resampling, so it may see the end up to two video frames earlier.
 MAX_REPEATED_FRAMES = 2
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
@@ -40,13 +41,14 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 def render(
     job: Job, path: str, stop: Interrupts, shelf: Shelf, record_block: RecordBlock | None = None,
-    parallel: SeqParallel = ALONE, device: str | None = None,
+    parallel: SeqParallel = ALONE, device: str | None = None, turn: Turn = contextlib.nullcontext,
 ) -> Summary:  # fmt: skip
     """Generate `job` into the file `path` (the container follows `job.out`) and return what it took.
 
     shelf     gives the model, which the videos of a run share
     parallel  the processes that share the work; this is the leading one
     device    where to run, once it has been tried out; None: as the job says
+    turn      entered while a Session is made of a model that others use, too; `record_block` is for its blocks
     When a stop signal arrives after the first video frame, the file is finished and the summary says so.
 
     Raises:
@@ -76,10 +78,11 @@ def render(
                 levels = avatar.measure_audio(map(torch.from_numpy, model_audio(pieces)), float(rate))
         if doubt := unknown(job, avatar, picture):
             note(doubt)
-        session = Session(
-            avatar, fit_image(picture, size), prompts.of(0), fps=float(rate), audio_levels=levels, parallel=parallel,
-            **job.session(device),
-        )  # fmt: skip
+        with turn():
+            session = Session(
+                avatar, fit_image(picture, size), prompts.of(0), fps=float(rate), audio_levels=levels,
+                parallel=parallel, **job.session(device),
+            )  # fmt: skip
         run = _Run(job, path, size, rate, audio, prompts, stack, dict(shelf.seconds))
         shelf.seconds.clear()  # the next video finds the model loaded
         summary = run.go(session, (avatar.name, device), time.monotonic() - start, stop, record_block)

@@ -113,7 +113,9 @@ class AudioReader:
         self.close()
 
 
-def scan(path: str | os.PathLike, argument: str = "--audio", track: int | None = None) -> AudioInfo:
+def scan(
+    path: str | os.PathLike, argument: str = "--audio", track: int | None = None, longest_s: float = math.inf
+) -> AudioInfo:
     """Decode the whole file once, keep nothing, and return its exact length.
 
     A broken sample at the end of an hour is so found before the first video frame is made, and the length does not
@@ -121,9 +123,10 @@ def scan(path: str | os.PathLike, argument: str = "--audio", track: int | None =
 
     Raises:
         InputError: no such file, no such track, no decoder reads it, less than half of it can be decoded, less than
-            0.1 s, or samples that are not finite or far above full scale.
+            0.1 s or more than `longest_s` (where the decoding ends), or samples that are not finite or far above full
+            scale.
     """
-    info, decoder = _survey(path, argument, track)
+    info, decoder = _survey(path, argument, track, longest_s)
     if decoder.lost + decoder.cut > decoder.heard:
         whole = decoder.lost + decoder.cut + decoder.heard
         raise InputError(
@@ -138,7 +141,9 @@ def scan(path: str | os.PathLike, argument: str = "--audio", track: int | None =
     return info
 
 
-def _survey(path: str | os.PathLike, argument: str, track: int | None) -> tuple[AudioInfo, Decoder]:
+def _survey(
+    path: str | os.PathLike, argument: str, track: int | None, longest_s: float = math.inf
+) -> tuple[AudioInfo, Decoder]:
     decoder, path = Decoder(require_file(path, argument), argument, track), require_file(path, argument)
     forms: dict[tuple[int, int, tuple[str, ...]], int] = {}
     peak, over = 0.0, 0
@@ -149,6 +154,8 @@ def _survey(path: str | os.PathLike, argument: str, track: int | None) -> tuple[
             _check_level(piece, top, decoder, argument)
             peak, over = max(peak, top), over + (int((np.abs(piece.samples) > 1).sum()) if top > 1 else 0)
             forms[form] = forms.get(form, 0) + len(piece.samples)
+            if sum(samples / rate for (rate, *_), samples in forms.items()) > longest_s:
+                raise InputError(f"{argument}: expected at most {longest_s:g} s of audio, {path!r} has more")
     except InputError:
         raise
     except BROKEN as error:

@@ -44,6 +44,10 @@ class Interrupts:
         if first and not self._depth and not self._finishing:
             raise Interrupted(self._name)
 
+    def ask(self, name: str) -> None:
+        """Stop as if a signal of that name had come, from any thread: at the end of the next `deferred`."""
+        self._name = self._name or name
+
     def finishing(self) -> None:
         """Declare that the run is being wound up: nothing is raised from here on."""
         self._finishing = True

@@ -1,0 +1,178 @@
+"""`liveact serve`: live sessions in a browser, and for any program that speaks WebSocket or HTTP."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING, Any
+
+from liveact_app.arguments import picture_size, real_number, whole_number
+from liveact_app.generate.options import add_method
+from liveact_app.say import note
+from liveact_model.errors import InputError
+
+if TYPE_CHECKING:
+    from liveact_app.generate.job import Job
+    from liveact_app.generate.loading import Shelf
+    from liveact_app.serve.ranks import Group
+    from liveact_app.serve.settings import Settings
+    from liveact_app.serve.workdir import Workdir
+
+VARIABLE = "LIVEACT_TOKEN"
+SMALL_SESSIONS = 4
+EPILOG = """
+Open the address in a browser: pick a face, speak, and see it speak. The protocol is in docs/live.md, the HTTP interface
+in /openapi.json, numbers for Prometheus in /metrics.
+
+Only this machine can reach the server, unless --host says otherwise; clients must then show a token: --token's,
+$LIVEACT_TOKEN's, or one that is made up and printed. A browser gives a microphone only to localhost and to https.
+SIGTERM and Ctrl-C let running sessions end for --drain seconds and open no more; a second one ends them at once.
+
+Several GPUs share one session under torchrun; rank 0 serves:
+  torchrun --nproc_per_node 2 -m liveact_app serve --model DIR
+
+examples:
+  liveact serve
+  liveact serve --host 0.0.0.0 --port 8443 --tls-cert cert.pem --tls-key key.pem --sessions 2
+
+exit codes: 0 it was asked to stop, 2 unusable input
+"""
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Register the subcommand."""
+    parser = commands.add_parser(
+        "serve", help="live sessions in a browser: speak, and see it speak", epilog=EPILOG,
+        description="Serve live sessions: a page, a WebSocket, uploads, health and metrics.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = parser.add_argument_group("the server").add_argument
+    add("--host", default="127.0.0.1", metavar="NAME", help="address to listen on (default: %(default)s)")
+    add("--port", type=whole_number(0, 65535), default=8000, metavar="N", help="0 takes a free one (default: 8000)")
+    add("--token", metavar="TEXT", help=f"what clients must show, 8 characters or more (default: ${VARIABLE})")
+    add("--origin", action="append", default=[], metavar="URL", help="another site's pages that may open sessions")
+    add("--sessions", type=whole_number(1, 256), metavar="N",
+        help=f"at a time (default: {SMALL_SESSIONS} of the model that ships, 1 of any other)")  # fmt: skip
+    add("--idle", type=real_number(1, 86400), default=300, metavar="S", help="a silent session ends (default: 300 s)")
+    add("--longest", type=real_number(1, 86400), default=3600, metavar="S", help="so does a long one (default: 3600 s)")
+    add("--drain", type=real_number(0, 3600), default=20, metavar="S", help="for running sessions (default: 20 s)")
+    add("--tls-cert", metavar="FILE", help="certificate chain, for https")
+    add("--tls-key", metavar="FILE", help="its private key")
+    add("--log-prompts", action="store_true", help="write prompts to the log, which nothing does otherwise")
+    add("--size", type=picture_size, metavar="W*H", help="largest picture, pixels (default: the model's)")
+    add_method(parser.add_argument_group("how to make it"))
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Load, warm up, serve until a signal comes; returns the exit code."""
+    _must_have_extra()
+    from liveact_app.backend import backends
+    from liveact_app.generate.loading import Shelf, device_of
+    from liveact_app.generate.ranks import joined, settle
+    from liveact_app.launch import place
+    from liveact_app.serve.ranks import Group, follow
+    from liveact_app.serve.workdir import Workdir
+
+    here, workdir, shelf = place(), Workdir(), Shelf()
+    try:
+        job = job_of(args, str(workdir.path))
+        settings, tls = settings_of(args, here.size), _tls(args)
+        with backends(args.backend):
+            if here.size == 1:
+                return _serve(args, settings, tls, job, shelf, device_of(args.device), workdir, None)
+            device = device_of(args.device, here.local)
+            with joined(device, args.parallel) as ranks:
+                avatar, size = shelf.load(job, device)
+                settle(ranks, job.parallel, avatar, size, job.eight_bit_attention)
+                if not ranks.leads:
+                    follow(ranks, avatar)
+                    return 0
+                code = _serve(args, settings, tls, job, shelf, device, workdir, Group(ranks))
+                if code:
+                    ranks.close(code, "a session failed")
+                return code
+    finally:
+        workdir.close()
+
+
+def _serve(
+    args: argparse.Namespace, settings: Settings, tls: dict[str, Any], job: Job, shelf: Shelf, device: str,
+    workdir: Workdir, group: Group | None,
+) -> int:  # fmt: skip
+    """What the leading process does; 1 when its group is broken."""
+    from liveact_app.serve.app import build
+    from liveact_app.serve.files import Files
+    from liveact_app.serve.hall import Hall
+    from liveact_app.serve.run import listen, serve
+
+    listening = listen(args.host, args.port)
+    avatar, size = shelf.load(job, device)
+    hall = Hall(avatar, size, settings, group=group, audio_cfg=job.audio_cfg, sampler=job.sampler,
+                eight_bit_memory=job.eight_bit_memory, eight_bit_attention=job.eight_bit_attention,
+                graphs=False if job.eager else None)  # fmt: skip
+    note("warming up")
+    hall.warm()
+    serve(build(hall, Files(hall, workdir.path, job, shelf, device), workdir), listening, tls)
+    if group is not None and not hall.broken:
+        group.end()
+    return int(hall.broken)
+
+
+def _must_have_extra() -> None:
+    import importlib.util
+
+    missing = [n for n in ("fastapi", "uvicorn", "websockets", "python_multipart", "prometheus_client")
+               if importlib.util.find_spec(n) is None]  # fmt: skip
+    if missing:
+        raise InputError(f"serve: expected its extra, but {missing[0]} is missing; pip install liveact[serve]")
+
+
+def settings_of(args: argparse.Namespace, ranks: int = 1) -> Settings:
+    """The bounds that a command line asks for, of `ranks` processes. Raises InputError."""
+    import secrets
+
+    from pydantic import ValidationError
+
+    from liveact_app.serve.protocol import sentence
+    from liveact_app.serve.settings import Settings, is_loopback
+    from liveact_model.loading import AVATARS
+
+    token = args.token if args.token is not None else os.environ.get(VARIABLE) or None
+    if token is None and not is_loopback(args.host):
+        token = secrets.token_urlsafe(24)
+        note(f"others can reach {args.host!r}, so clients must show this token: {token}")
+    if ranks > 1 and (args.sessions or 1) > 1:
+        raise InputError(f"--sessions: expected 1, since {ranks} processes share it, got {args.sessions}")
+    sessions = args.sessions or (SMALL_SESSIONS if args.model in AVATARS and ranks == 1 else 1)
+    try:
+        return Settings(
+            host=args.host, token=token, origins=tuple(args.origin), sessions=sessions, idle_s=args.idle,
+            longest_s=args.longest, drain_s=args.drain, log_prompts=args.log_prompts,
+        )  # fmt: skip
+    except ValidationError as error:
+        raise InputError(f"--{sentence(error)}") from None
+
+
+def job_of(args: argparse.Namespace, folder: str) -> Job:
+    """A job with the model's options; what it is made from and into stands for nothing."""
+    from liveact_app.generate.job import Job
+    from liveact_app.generate.options import OFFLOADS
+
+    if args.fp4_gemm:
+        raise InputError("--fp4_gemm: expected weights of 8 bits or more, this version has no FP4; see --fp8_gemm")
+    known = {name: value for name, value in vars(args).items() if name in Job.__dataclass_fields__}
+    known["dtype"] = "fp8" if args.fp8_gemm else args.dtype
+    known["offload"] = tuple(flag for flag in OFFLOADS if getattr(args, flag.removeprefix("--")))
+    return Job(image="", audio="", prompt="", out=os.path.join(folder, "model.mp4"), **known)
+
+
+def _tls(args: argparse.Namespace) -> dict[str, Any]:
+    from liveact_app.media.files import require_file
+
+    if (args.tls_cert is None) != (args.tls_key is None):
+        raise InputError("--tls-cert: expected --tls-key beside it, and the other way round, got one of them")
+    if args.tls_cert is None:
+        return {}
+    return {"ssl_certfile": require_file(args.tls_cert, "--tls-cert"),
+            "ssl_keyfile": require_file(args.tls_key, "--tls-key")}  # fmt: skip
