@@ -44,12 +44,14 @@ class Moment:
     samples  of sound that belong to it
     heard    float32 [n >= samples] at 16 kHz: its sound, and what is known of the sound after it, for encoders that
                look ahead
+    marks    of `Live.mark` that lie in its sound or at its end
     """
 
     index: int
     pixels: np.ndarray
     samples: int
     heard: np.ndarray
+    marks: tuple[Any, ...] = ()
 
 
 class Listener(Protocol):
@@ -70,7 +72,8 @@ class _Block:
     number: int
     frames: np.ndarray
     sound: np.ndarray  # from its first video frame's first sample on
-    marks: list[tuple[int, float]]  # (sample, when it came)
+    came: list[tuple[int, float]]  # (sample, when it came)
+    marks: list[tuple[int, Any]]  # (sample, what `mark` was given)
     seconds: float  # of the clock per video frame, with the wait for the model
 
 
@@ -95,7 +98,9 @@ class Live:
         self._blocks: queue.Queue[_Block | None] = queue.Queue(1)
         self._zero: float | None = None  # the clock at video frame 0
         self._given, self._ahead, self._made = 0, 0, 0
-        self._speaking, self._tail, self._marks = False, np.zeros(0, np.float32), []
+        self._speaking, self._tail = False, np.zeros(0, np.float32)
+        self._came: list[tuple[int, float]] = []
+        self._marks: list[tuple[int, Any]] = []
         self._took: list[float] = []
         self._maker = threading.Thread(target=self._guard, args=(self._make,), name="live-make", daemon=True)
         self._shower = threading.Thread(target=self._show, name="live-show", daemon=True)
@@ -111,6 +116,10 @@ class Live:
         """Speech [n], float32 at 16 kHz; returns how many samples were dropped."""
         self.touched = self.clock.now()
         return 0 if self._stop.is_set() else self.speech.push(samples, self.touched)
+
+    def mark(self, mark: Any) -> None:
+        """Put a mark behind the speech so far: the Moment whose sound comes to it has it. An interrupt drops it, too."""
+        self.speech.mark(mark)
 
     def prompt(self, text: str, number: int = 0) -> None:
         """Another prompt from the next block on; an event tells when `number` is there."""
@@ -189,12 +198,12 @@ class Live:
                 frames = session.next_block().cpu().numpy()
         first = self._sample(self._made)
         self._made += len(frames)
-        sound, marks = self._tail, self._marks
-        self._tail, self._marks = sound[self._sample(self._made) - first :], []
+        sound, came, marks = self._tail, self._came, self._marks
+        self._tail, self._came, self._marks = sound[self._sample(self._made) - first :], [], []
         seconds = (clock.now() - asked) / len(frames)
         self._took = [*self._took[1 - REMEMBERED :], seconds]
         figures.blocks, figures.compilations = session.blocks_made, session.live_compilations()
-        return _Block(session.blocks_made - 1, frames, sound, marks, seconds)
+        return _Block(session.blocks_made - 1, frames, sound, came, marks, seconds)
 
     def _lead(self, session: Any) -> float:
         """How long before it is due the next block is begun: what blocks took of late, and some more."""
@@ -239,7 +248,9 @@ class Live:
         start = self._given + (0 if self._speaking else len(silence))
         for part in parts:
             if part.came is not None:
-                self._marks.append((start, part.came))
+                self._came.append((start, part.came))
+            if part.mark is not None:
+                self._marks.append((start, part.mark))
             start += len(part.samples)
         # A pause of one block at most is a gap in speech that still goes on.
         self.figures.gaps += bool(self._speaking and have and len(silence) and self.speech.live)
@@ -265,33 +276,35 @@ class Live:
         self._listener.ended(self._end[0] or "closed", self._end[1] or "closed")
 
     def _show_blocks(self) -> None:
-        first, marks = 0, []
+        first, came, marks = 0, [], []
         while not self._stop.is_set():
             try:
                 block = self._blocks.get(timeout=0.2)
             except queue.Empty:
                 continue
-            marks += block.marks  # some are of sound that the next block shows
+            came, marks = came + block.came, marks + block.marks  # some are of sound that the next block shows
             for index, pixels in enumerate(block.frames, first):
                 if self._in_time(index):
                     return
                 begin, end = self._sample(index), self._sample(index + 1)
                 heard = block.sound[begin - self._sample(first) :]
+                reached = tuple(mark for sample, mark in marks if sample <= end)
+                marks = marks[len(reached) :]
                 with self.figures.stage("encode", self.clock):
-                    self._listener.moment(Moment(index, pixels, end - begin, heard))
-                self._left(index, end, marks)
+                    self._listener.moment(Moment(index, pixels, end - begin, heard, reached))
+                self._left(index, end, came)
             first += len(block.frames)
             self._listener.event(self._told(block))
 
-    def _left(self, index: int, end: int, marks: list[tuple[int, float]]) -> None:
+    def _left(self, index: int, end: int, came: list[tuple[int, float]]) -> None:
         """A video frame whose sound ends before sample `end` has left."""
         figures, now = self.figures, self.clock.now()
         figures.video_frames = index + 1
         if figures.first_frame_s is None:
             figures.first_frame_s = now - self.opened
             self._listener.event({"type": "first_frame", "latency_ms": self._ms(figures.first_frame_s)})
-        while marks and marks[0][0] < end:
-            figures.speech_latency_s = now - marks.pop(0)[1]
+        while came and came[0][0] < end:
+            figures.speech_latency_s = now - came.pop(0)[1]
 
     def _in_time(self, index: int) -> bool:
         """Wait until the video frame is due; returns whether the session was stopped.
