@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import av
 import numpy as np
-from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
 from liveact_app.media.audio import MODEL_RATE_HZ
 from liveact_app.media.video import BT709, MPEG_RANGE, X264
 from liveact_app.serve.boxes import AAC_SAMPLES, AudioTrack, VideoTrack, fragment, init_segment
 from liveact_app.serve.live import Moment
+from liveact_app.serve.picture import Pictures
 
 GLOBAL_HEADER = 1 << 22
 AAC_BIT_RATE = 64_000
@@ -52,9 +52,8 @@ class Muxer:
     """
 
     def __init__(self, size: tuple[int, int], fps: Fraction, scale: int = 1):
-        self._size = (size[0] * scale, size[1] * scale)
-        self._filter = Interpolation.LANCZOS if scale > 1 else Interpolation.BICUBIC
-        self._converter, self._fps = VideoReformatter(), fps
+        self._pictures, self._fps = Pictures(size, scale, "yuv420p"), fps
+        self._size = self._pictures.size
         self._video, self._audio = self._video_encoder(), self._audio_encoder()
         units = {unit[0] & 31: unit for unit in units_of(bytes(self._video.extradata))}
         sps, pps = units[7], units[8]
@@ -89,10 +88,7 @@ class Muxer:
 
     def write(self, moment: Moment) -> Fragment:
         """The fragment of a moment; they come in order, none left out."""
-        frame = self._converter.reformat(
-            av.VideoFrame.from_ndarray(np.ascontiguousarray(moment.pixels), format="rgb24"),
-            *self._size, format="yuv420p", dst_colorspace=Colorspace.ITU709, interpolation=self._filter,
-        )  # fmt: skip
+        frame = self._pictures.frame(moment.pixels)
         frame.pts, frame.time_base = moment.index, 1 / self._fps
         (packet,) = self._video.encode(frame)
         units = [unit for unit in units_of(bytes(packet)) if unit[0] & 31 in SLICES]
