@@ -1,9 +1,10 @@
-"""What tests of voice agents share: a hall with a small model on a fast clock, and speech whose every sample is known."""
+"""What tests of voice agents share: a hall with a small model on a fast clock, and speech of known samples."""
 
 import asyncio
 
 import numpy as np
 import small
+
 from liveact_app.serve.clock import Clock
 from liveact_app.serve.hall import Hall
 from liveact_app.serve.settings import Settings

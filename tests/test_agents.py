@@ -1,4 +1,4 @@
-"""A live session as a voice agent has it: speech in, video frames with that speech out, interruptions, back-pressure."""
+"""A live session as a voice agent has it: speech in, video frames with it out, interruptions, back-pressure."""
 
 import asyncio
 import importlib
@@ -7,12 +7,13 @@ import sys
 import numpy as np
 import pytest
 import small
+from talking import hall, noise, pieces, run
+
 from liveact_app.agents.talk import AHEAD, Talk
 from liveact_app.serve import speech
 from liveact_app.serve.hall import Busy, Wish
 from liveact_app.serve.speech import Speech
 from liveact_model.errors import InputError
-from talking import hall, noise, pieces, run
 
 WISH = Wish("happy")
 

@@ -1,4 +1,4 @@
-"""The LiveKit generator in AvatarRunner itself: its own queue for the speech, its own synchroniser, a room without a server."""
+"""The LiveKit generator in AvatarRunner itself: its own queue and synchroniser, a room without a server."""
 
 import asyncio
 
@@ -9,10 +9,11 @@ from talking import hall, noise, pieces, run
 
 pytest.importorskip("livekit.agents", reason="livekit-agents is not installed: pip install liveact[livekit]")
 
-from liveact_app.agents.livekit import LiveActVideoGenerator
-from liveact_app.serve.hall import Busy, Wish
 from livekit import rtc
 from livekit.agents.voice.avatar import AudioSegmentEnd, AvatarRunner, QueueAudioOutput
+
+from liveact_app.agents.livekit import LiveActVideoGenerator
+from liveact_app.serve.hall import Busy, Wish
 
 RATE = 24_000
 

@@ -1,4 +1,4 @@
-"""The Pipecat service in real pipelines of Pipecat: a source of TTS frames before it, a sink or an output transport behind."""
+"""The Pipecat service in real pipelines of Pipecat: TTS frames before it, a sink or an output transport behind."""
 
 import asyncio
 
@@ -9,8 +9,6 @@ from talking import hall, noise, pieces, run
 
 pytest.importorskip("pipecat.frames.frames", reason="Pipecat is not installed: pip install liveact[pipecat]")
 
-from liveact_app.agents.pipecat import LiveActVideoService
-from liveact_app.serve.hall import Wish
 from loguru import logger
 from pipecat.frames.frames import (
     BotStartedSpeakingFrame,
@@ -31,6 +29,9 @@ from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.transports.base_output import BaseOutputTransport
 from pipecat.transports.base_transport import TransportParams
 from pipecat.workers.runner import WorkerRunner
+
+from liveact_app.agents.pipecat import LiveActVideoService
+from liveact_app.serve.hall import Wish
 
 logger.disable("pipecat")
 RATE = 24_000

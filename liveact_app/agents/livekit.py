@@ -1,14 +1,11 @@
-"""A VideoGenerator for the avatar runner of livekit-agents: an agent's speech in, video frames and speech in sync out.
-
-    generator = LiveActVideoGenerator(hall, picture)
-    runner = AvatarRunner(room, audio_recv=DataStreamAudioReceiver(room), video_gen=generator, options=generator.options)
-"""
+"""A VideoGenerator for the avatar runner of livekit-agents: speech in, video and speech in sync out."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
 import torch
+
 from liveact_app.agents import MISSING
 
 try:

@@ -1,8 +1,6 @@
 """A Pipecat video service: speech of a TTS service in, the avatar's video frames and the speech in sync with them out.
 
-It stands between a TTS service and the transport's output:
-
-    Pipeline([transport.input(), stt, ..., llm, tts, LiveActVideoService(hall, picture), transport.output(), ...])
+It stands between the TTS service and the transport's output.
 """
 
 from __future__ import annotations
@@ -10,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+
 from liveact_app.agents import MISSING
 
 try:
@@ -41,8 +40,8 @@ class LiveActVideoService(AIService):
     """Takes TTSAudioRawFrame and gives OutputImageRawFrame (RGB) and TTSAudioRawFrame (16 kHz, mono) with equal `pts`.
 
     hall, picture, wish  as of `Talk`
-    sync_with_audio      of the images: True for a transport that repeats its picture (video_out_is_live off), which then
-                         shows one when the sound before it has gone out
+    sync_with_audio      of the images: True for a transport that repeats its picture (video_out_is_live off): it
+                         then shows one when the sound before it has gone out
 
     Idle video frames come without sound. TTSStoppedFrame leaves when its speech has been shown, EndFrame when all has;
     an interruption drops what was not. Everything else passes at once.

@@ -54,8 +54,8 @@ class Talk:
     picture  float32 [3, H, W] in [-1, 1], as `fit_image` and `load_image` make it, of the hall's size or the wish's
     wish     prompt, size, fps, seed, scale
 
-    The avatar is alive from `open` on: idle video frames come without sound. Speech is queued up to a minute; more of it
-    waits. `open` raises Busy when no session is free and InputError for a wish that cannot be.
+    The avatar is alive from `open` on: idle video frames come without sound. Speech is queued up to a minute;
+    more of it waits. `open` raises Busy when no session is free and InputError for a wish that cannot be.
     """
 
     def __init__(self, hall: Hall, picture: torch.Tensor, wish: Wish):

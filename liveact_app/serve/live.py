@@ -118,7 +118,7 @@ class Live:
         return 0 if self._stop.is_set() else self.speech.push(samples, self.touched)
 
     def mark(self, mark: Any) -> None:
-        """Put a mark behind the speech so far: the Moment whose sound comes to it has it. An interrupt drops it, too."""
+        """Put a mark behind the speech so far: the Moment whose sound comes to it has it. An interrupt drops it."""
         self.speech.mark(mark)
 
     def prompt(self, text: str, number: int = 0) -> None:
