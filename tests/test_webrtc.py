@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import fractions
+import importlib.util
+import itertools
 import json
 import time
 
 import numpy as np
 import pytest
-import small
 from talking import hall, noise, run
 
 pytest.importorskip("aiortc", reason="aiortc is not installed: pip install liveact[webrtc]")
@@ -21,7 +22,11 @@ import httpx
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 
+from liveact_app.cli import main
 from liveact_app.serve.app import build
+from liveact_app.serve.live import Moment
+from liveact_app.serve.tracks import Pictures, Sound
+from liveact_app.serve.webrtc import addresses_of
 from liveact_app.serve.workdir import Workdir
 
 OPEN = {"type": "open", "image": {"face": "first"}, "prompt": "happy"}
@@ -155,8 +160,172 @@ def test_a_client_speaks_sees_hears_and_steers():
     assert {image.shape for *_, image in client.seen} == {(64, 64, 3)}
     assert np.abs(client.seen[-1][3].astype(int) - client.seen[0][3]).mean() > 1
     assert (client.of("prompt")[0]["number"], client.of("opened")[0]["size"]) == (7, [64, 64])
-    assert client.of("block")[0]["late_video_frames"] == 0
-    assert dict(server.hall.ended) == {"closed": 1} and not server.hall.live
-    # In sync by RTP's own clocks: as much sound as picture, from the same first moment on.
-    seconds = [float((frames[-1][1] - frames[0][1]) * frames[0][2]) for frames in (client.seen, client.heard)]
-    assert seconds[0] == pytest.approx(seconds[1], abs=0.3)
+    assert dict(server.hall.ended) == {"closed": 1}
+
+
+def moments(fps, count, first=0):
+    """Moments whose sound counts its samples."""
+    edges = [int((first + k) * 16_000 / fps) for k in range(count + 1)]
+    for k, (begin, end) in enumerate(itertools.pairwise(edges)):
+        yield Moment(first + k, np.zeros((16, 16, 3), np.uint8), end - begin, np.arange(begin, end) / 32_768)
+
+
+@pytest.mark.parametrize("fps", [fractions.Fraction(20), fractions.Fraction(2997, 100)])
+def test_sound_is_due_at_its_place_between_the_video_frames(fps):
+    async def main():
+        sound, pictures = Sound(fps), Pictures(fps)
+        packets, shown = [], []
+        for moment in moments(fps, 40, first=7):  # the first one that somebody was connected for
+            now = asyncio.get_running_loop().time()
+            sound.put(moment)
+            pictures.put(moment.index, av.VideoFrame(16, 16, "yuv420p"))
+            while not sound._waiting.empty():
+                due, frame = sound._waiting.get_nowait()
+                packets.append((frame.pts, due - now, moment.index, frame.to_ndarray()[0]))
+            shown.append(pictures._waiting.get_nowait()[1])
+        return packets, shown
+
+    packets, shown = run(main())
+    first = int(7 * 16_000 / fps)
+    assert [pts for pts, *_ in packets] == [first + 320 * k for k in range(len(packets))]  # no hole, 20 ms each
+    assert len(packets) == (int(47 * 16_000 / fps) - first) // 320
+    assert all(np.array_equal(samples, pts + np.arange(320)) for pts, _, _, samples in packets)
+    for pts, wait, index, _ in packets:
+        behind = pts / 16_000 - float(index / fps)  # its first sample, from the video frame it left with
+        assert -0.02 <= behind < 1 / fps and wait == pytest.approx(max(0, behind), abs=0.01)
+    assert [frame.pts * frame.time_base for frame in shown] == [k / fps for k in range(7, 47)]
+
+
+def test_a_slow_connection_loses_the_oldest():
+    async def main():
+        sound, pictures = Sound(fractions.Fraction(20)), Pictures(fractions.Fraction(20))
+        for moment in moments(20, 400):
+            sound.put(moment)
+            pictures.put(moment.index, av.VideoFrame(16, 16, "yuv420p"))
+        kept = sound._waiting.qsize(), pictures._waiting.qsize()
+        return kept, (await sound.recv()).pts, (await pictures.recv()).pts
+
+    kept, heard, seen = run(main())
+    assert kept == (25, 10) and heard == 320 * (1000 - 25) and seen == 390
+
+
+def test_a_client_that_vanishes_frees_all(monkeypatch):
+    monkeypatch.setattr(aioice.ice, "CONSENT_INTERVAL", 0.1)
+    monkeypatch.setattr(aioice.ice, "CONSENT_FAILURES", 2)
+
+    async def main():
+        async with Server() as server:
+            client = Client()
+            await client.connect(server)
+            await client.until(lambda: len(client.seen) > 2)
+            ice = client.connection.getTransceivers()[0].receiver.transport.transport._connection
+            for protocol in ice._protocols:  # as if its machine had gone: not a word more
+                protocol.transport.abort()
+            await server.empty()
+            assert dict(server.hall.ended) == {"closed": 1}
+            await client.close()
+
+    run(main())
+
+
+def test_an_offer_that_nobody_follows_up_frees_all():
+    async def main():
+        async with Server(open_within_s=0.3) as server:
+            client = Client()
+            assert (await server.http.post("/webrtc/offer", json=await client.offer())).status_code == 200
+            assert len(server.hall.live) == 1
+            await server.empty()
+            assert dict(server.hall.ended) == {"idle": 1}
+            await client.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "said, word, reason",
+    [
+        ('{"type": "close"}', "closed", "its client has closed it"),
+        ('{"type": "prompt"}', "input", "prompt.prompt: field required"),
+        ("no JSON", "input", "message: expected JSON, got 'no JSON'"),
+        (b"123", "input", "message: expected JSON, got 3 bytes"),
+        ("x" * 70_000, "input", "message: expected at most 65536 characters, got 70000"),
+    ],
+)
+def test_what_a_client_says_may_end_the_session_with_one_sentence(said, word, reason):
+    async def main():
+        async with Server() as server:
+            client = Client()
+            await client.connect(server)
+            await client.until(lambda: client.of("opened"))
+            client.channel.send(said)
+            await client.until(lambda: client.of("closed"))
+            await server.empty()
+            await client.close()
+            return client.of("closed")
+
+    (told,) = run(main())
+    assert told["code"] == word and told["reason"].startswith(reason)
+
+
+def test_a_server_that_stops_tells_why():
+    async def main():
+        async with Server() as server:
+            client = Client()
+            await client.connect(server)
+            await client.until(lambda: client.of("opened"))
+        await client.until(lambda: client.of("closed"))
+        await client.close()
+        return client.of("closed")
+
+    assert run(main()) == [{"type": "closed", "code": "drained", "reason": "the server stops"}]
+
+
+def test_what_cannot_be_answered_is_refused_and_the_server_goes_on():
+    async def main():
+        async with Server(token="a secret of ours") as server:
+            client, other = Client(), Client()
+            good, second = await client.offer(), await other.offer()
+            sdp = good["sdp"]
+            door = {"Authorization": "Bearer a secret of ours"}
+
+            async def refused(status, words, body=None, headers=door, **more):
+                reply = await server.http.post("/webrtc/offer", json=body or {**good, **more}, headers=headers)
+                assert reply.status_code == status and words in reply.json()["error"], reply.text
+                assert not server.state.peers
+
+            await refused(401, "token: expected", headers={})
+            await refused(403, "origin: expected", headers={**door, "Origin": "https://elsewhere.example"})
+            await refused(422, "sdp: expected one audio, one video and at most one data section, got none", sdp="")
+            await refused(422, "got audio", sdp=sdp.split("m=video")[0])
+            await refused(422, "got audio video application audio", sdp=sdp + "m=audio" + sdp.split("m=audio")[1])
+            await refused(422, "sdp: expected an offer with Opus and H.264", sdp=sdp.replace("H264", "H263"))
+            await refused(422, "sdp: expected an offer with Opus and H.264", sdp=sdp.replace("ice-pwd", "ice-"))
+            await refused(422, "at most 64 candidates, got", sdp=sdp + "a=candidate:1\r\n" * 64)
+            await refused(422, "body.type", type="answer")
+            await refused(422, "body.sdp", sdp="v" * 50_000)
+            await refused(413, "body: expected at most", sdp="v" * 20_000_000)
+            await refused(422, "image.face: expected one of", open={**OPEN, "image": {"face": "of a friend"}})
+            await refused(422, "fps: expected at most 30 over WebRTC, got 50", open={**OPEN, "fps": 50})
+            await refused(422, "size: expected multiples of 16", open={**OPEN, "size": [20, 20]})
+            assert not server.hall.live
+            assert (await server.http.post("/webrtc/offer", json=good, headers=door)).status_code == 200
+            reply = await server.http.post("/webrtc/offer", json=second, headers=door)
+            assert reply.status_code == 429 and reply.json() == {"error": "the one session is taken, try again later"}
+            server.hall.close()
+            await server.empty()
+            await client.close()
+            await other.close()
+
+    run(main())
+
+
+def test_media_goes_where_the_host_option_says():
+    assert addresses_of("127.0.0.1") == ["127.0.0.1"] and addresses_of("0.0.0.0") is None and addresses_of("::") is None
+    assert "127.0.0.1" in addresses_of("localhost")
+
+
+def test_the_command_without_aiortc_says_what_to_install(monkeypatch, capsys):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "aiortc" else find(name))
+    assert main(["serve", "--webrtc", "--port", "0"]) == 2
+    assert "--webrtc: expected its extra, aiortc is missing; pip install liveact[webrtc]" in capsys.readouterr().err

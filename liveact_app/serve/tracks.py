@@ -49,7 +49,7 @@ class Pictures(_Track):
         self._fps = fps
 
     def put(self, index: int, frame: av.VideoFrame) -> None:
-        """The picture of a moment, now."""
+        """The picture of a moment that begins now."""
         frame.pts, frame.time_base = index, 1 / self._fps
         self._put(0.0, frame)
 
@@ -67,9 +67,9 @@ class Sound(_Track):
         self._fps, self._rate, self._at = fps, rate, 0
         self._held = np.zeros(0, np.float32)
 
-    def put(self, moment: Moment) -> None:
-        """The sound of a moment, which begins now."""
-        now, begin = asyncio.get_running_loop().time(), int(moment.index * MODEL_RATE_HZ / self._fps)
+    def put(self, moment: Moment, now: float) -> None:
+        """The sound of a moment, which begins `now`, on the event loop's clock."""
+        begin = int(moment.index * MODEL_RATE_HZ / self._fps)
         if self._at + len(self._held) != begin:  # nobody was connected to hear what came before
             self._at, self._held = begin, self._held[:0]
         self._held = np.concatenate([self._held, moment.heard[: moment.samples]])

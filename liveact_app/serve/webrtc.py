@@ -227,7 +227,7 @@ class Peer:
 
     def _play(self, moment: Moment, frame: Any) -> None:
         self._pictures.put(moment.index, frame)
-        self._sound.put(moment)
+        self._sound.put(moment, self._loop.time())
 
     def _tell(self, event: Event) -> None:
         self._events.append(json.dumps(event))
