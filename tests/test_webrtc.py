@@ -161,6 +161,9 @@ def test_a_client_speaks_sees_hears_and_steers():
     assert np.abs(client.seen[-1][3].astype(int) - client.seen[0][3]).mean() > 1
     assert (client.of("prompt")[0]["number"], client.of("opened")[0]["size"]) == (7, [64, 64])
     assert dict(server.hall.ended) == {"closed": 1}
+    # As much sound as picture, by RTP's clocks; their places exactly: the test below.
+    seconds = [float((frames[-1][1] - frames[0][1]) * frames[0][2]) for frames in (client.seen, client.heard)]
+    assert seconds[0] == pytest.approx(seconds[1], abs=1)
 
 
 def moments(fps, count, first=0):
@@ -175,32 +178,31 @@ def test_sound_is_due_at_its_place_between_the_video_frames(fps):
     async def main():
         sound, pictures = Sound(fps), Pictures(fps)
         packets, shown = [], []
-        for moment in moments(fps, 40, first=7):  # the first one that somebody was connected for
-            now = asyncio.get_running_loop().time()
-            sound.put(moment)
+        for moment in moments(fps, 30, first=3):  # the first one that somebody was connected for
+            sound.put(moment, 100.0)
             pictures.put(moment.index, av.VideoFrame(16, 16, "yuv420p"))
             while not sound._waiting.empty():
                 due, frame = sound._waiting.get_nowait()
-                packets.append((frame.pts, due - now, moment.index, frame.to_ndarray()[0]))
+                packets.append((frame.pts, due - 100, moment.index, frame.to_ndarray()[0]))
             shown.append(pictures._waiting.get_nowait()[1])
         return packets, shown
 
     packets, shown = run(main())
-    first = int(7 * 16_000 / fps)
+    first = int(3 * 16_000 / fps)
     assert [pts for pts, *_ in packets] == [first + 320 * k for k in range(len(packets))]  # no hole, 20 ms each
-    assert len(packets) == (int(47 * 16_000 / fps) - first) // 320
+    assert len(packets) == (int(33 * 16_000 / fps) - first) // 320
     assert all(np.array_equal(samples, pts + np.arange(320)) for pts, _, _, samples in packets)
     for pts, wait, index, _ in packets:
         behind = pts / 16_000 - float(index / fps)  # its first sample, from the video frame it left with
-        assert -0.02 <= behind < 1 / fps and wait == pytest.approx(max(0, behind), abs=0.01)
-    assert [frame.pts * frame.time_base for frame in shown] == [k / fps for k in range(7, 47)]
+        assert -0.02 <= behind < 1 / fps and wait == pytest.approx(max(0, behind), abs=1e-3)
+    assert [frame.pts * frame.time_base for frame in shown] == [k / fps for k in range(3, 33)]
 
 
 def test_a_slow_connection_loses_the_oldest():
     async def main():
         sound, pictures = Sound(fractions.Fraction(20)), Pictures(fractions.Fraction(20))
         for moment in moments(20, 400):
-            sound.put(moment)
+            sound.put(moment, 0.0)
             pictures.put(moment.index, av.VideoFrame(16, 16, "yuv420p"))
         kept = sound._waiting.qsize(), pictures._waiting.qsize()
         return kept, (await sound.recv()).pts, (await pictures.recv()).pts
