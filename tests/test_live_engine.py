@@ -23,7 +23,7 @@ from liveact_app.serve.turns import Turns
 from liveact_model.errors import InputError
 
 ROOT = Path(__file__).parent.parent
-ENGINE = ("clock", "turns", "speech", "figures", "live", "boxes", "mux", "hall", "settings")
+ENGINE = ("clock", "turns", "speech", "figures", "handover", "live", "boxes", "mux", "hall", "settings")
 WEB = {"fastapi", "starlette", "uvicorn", "websockets", "asyncio", "prometheus_client", "multipart"}
 FAST = 12.0
 FIRST, LATER, LOOK = 21, 32, 2

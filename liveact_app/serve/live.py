@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from liveact_app.media.audio import MODEL_RATE_HZ
 from liveact_app.media.video import frame_rate
 from liveact_app.serve.clock import Clock
 from liveact_app.serve.figures import Figures
+from liveact_app.serve.handover import Handover
 from liveact_app.serve.speech import Speech
 from liveact_app.serve.turns import Turns
 from liveact_model.errors import InputError
@@ -95,7 +95,7 @@ class Live:
         self._stop, self._lock, self._end = threading.Event(), threading.Lock(), ("", "")
         self._prompt: tuple[str, int] | None = None
         self._cut: int | None = None  # samples that an interrupt has dropped, until the block after it tells
-        self._blocks: queue.Queue[_Block | None] = queue.Queue(1)
+        self._blocks: Handover[_Block] = Handover()
         self._zero: float | None = None  # the clock at video frame 0
         self._given, self._ahead, self._made = 0, 0, 0
         self._speaking, self._tail = False, np.zeros(0, np.float32)
@@ -138,6 +138,7 @@ class Live:
         with self._lock:
             self._end = self._end if self._end[0] else (code, reason)
         self._stop.set()
+        self._blocks.close()
 
     def join(self, seconds: float | None = None) -> bool:
         """Wait until it is over and all has been told; returns whether it is."""
@@ -172,17 +173,11 @@ class Live:
                 block = self._block(session)
                 if self._zero is None:
                     self._zero = self.clock.now()
-                self._hand(block)
+                self._blocks.put(block)
                 self.clock.wait(self._due(self._made) - self._lead(session), self._stop)
         finally:
             if session is not None:
                 session.close()
-
-    def _hand(self, block: _Block) -> None:
-        """Give a block to the other thread, which may still show the one before."""
-        while not self._stop.is_set():
-            with contextlib.suppress(queue.Full):
-                return self._blocks.put(block, timeout=0.5)
 
     def _block(self, session: Any) -> _Block:
         """The next block, with the speech and the prompt of this moment."""
@@ -271,17 +266,12 @@ class Live:
 
     def _show(self) -> None:
         self._guard(self._show_blocks)
-        self._stop.set()
         self._maker.join()  # the Session is gone, too
         self._listener.ended(self._end[0] or "closed", self._end[1] or "closed")
 
     def _show_blocks(self) -> None:
         first, came, marks = 0, [], []
-        while not self._stop.is_set():
-            try:
-                block = self._blocks.get(timeout=0.2)
-            except queue.Empty:
-                continue
+        while (block := self._blocks.get()) is not None:
             came, marks = came + block.came, marks + block.marks  # some are of sound that the next block shows
             for index, pixels in enumerate(block.frames, first):
                 if self._in_time(index):
