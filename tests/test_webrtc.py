@@ -14,11 +14,9 @@ from talking import hall, noise, run
 
 pytest.importorskip("aiortc", reason="aiortc is not installed: pip install liveact[webrtc]")
 pytest.importorskip("fastapi", reason="FastAPI is not installed: pip install liveact[serve]")
-pytest.importorskip("httpx", reason="httpx is not installed: pip install liveact[test]")
 
 import aioice.ice
 import av
-import httpx
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 
@@ -59,13 +57,28 @@ class Server:
     async def __aenter__(self):
         self._life = self.app.router.lifespan_context(self.app)
         await self._life.__aenter__()
-        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://127.0.0.1")
         return self
 
     async def __aexit__(self, *_):
         await self._life.__aexit__(None, None, None)
-        await self.http.aclose()
         assert not self.hall.live and not self.state.peers
+
+    async def offer(self, body, headers=()):
+        """(status, JSON) of an offer."""
+        content, answer = json.dumps(body).encode(), []
+        names = {"host": "127.0.0.1", "content-type": "application/json", **dict(headers)}
+        scope = {"type": "http", "method": "POST", "path": "/webrtc/offer", "raw_path": b"/webrtc/offer",
+                 "query_string": b"", "scheme": "http", "http_version": "1.1", "root_path": "",
+                 "headers": [(k.lower().encode(), v.encode()) for k, v in names.items()]}  # fmt: skip
+
+        async def receive():
+            return {"type": "http.request", "body": content}
+
+        async def send(message):
+            answer.append(message)
+
+        await self.app(scope, receive, send)
+        return answer[0]["status"], json.loads(b"".join(part.get("body", b"") for part in answer))
 
     async def empty(self):
         while self.hall.live or self.state.peers:
@@ -116,9 +129,8 @@ class Client:
         return {"type": "offer", "sdp": self.connection.localDescription.sdp, "open": OPEN}
 
     async def connect(self, server, **more):
-        reply = await server.http.post("/webrtc/offer", json={**await self.offer(), "open": {**OPEN, **more}})
-        assert reply.status_code == 200, reply.text
-        answer = reply.json()
+        status, answer = await server.offer({**await self.offer(), "open": {**OPEN, **more}})
+        assert status == 200, answer
         await self.connection.setRemoteDescription(RTCSessionDescription(answer["sdp"], "answer"))
         return answer
 
@@ -234,7 +246,7 @@ def test_an_offer_that_nobody_follows_up_frees_all():
     async def main():
         async with Server(open_within_s=0.3) as server:
             client = Client()
-            assert (await server.http.post("/webrtc/offer", json=await client.offer())).status_code == 200
+            assert (await server.offer(await client.offer()))[0] == 200
             assert len(server.hall.live) == 1
             await server.empty()
             assert dict(server.hall.ended) == {"idle": 1}
@@ -290,9 +302,9 @@ def test_what_cannot_be_answered_is_refused_and_the_server_goes_on():
             sdp = good["sdp"]
             door = {"Authorization": "Bearer a secret of ours"}
 
-            async def refused(status, words, body=None, headers=door, **more):
-                reply = await server.http.post("/webrtc/offer", json=body or {**good, **more}, headers=headers)
-                assert reply.status_code == status and words in reply.json()["error"], reply.text
+            async def refused(status, words, headers=door, **more):
+                found, told = await server.offer({**good, **more}, headers)
+                assert found == status and words in told["error"], told
                 assert not server.state.peers
 
             await refused(401, "token: expected", headers={})
@@ -310,9 +322,8 @@ def test_what_cannot_be_answered_is_refused_and_the_server_goes_on():
             await refused(422, "fps: expected at most 30 over WebRTC, got 50", open={**OPEN, "fps": 50})
             await refused(422, "size: expected multiples of 16", open={**OPEN, "size": [20, 20]})
             assert not server.hall.live
-            assert (await server.http.post("/webrtc/offer", json=good, headers=door)).status_code == 200
-            reply = await server.http.post("/webrtc/offer", json=second, headers=door)
-            assert reply.status_code == 429 and reply.json() == {"error": "the one session is taken, try again later"}
+            assert (await server.offer(good, door))[0] == 200
+            assert await server.offer(second, door) == (429, {"error": "the one session is taken, try again later"})
             server.hall.close()
             await server.empty()
             await client.close()
