@@ -1,6 +1,8 @@
 """What tests of voice agents share: a hall with a small model on a fast clock, and speech of known samples."""
 
 import asyncio
+import importlib.util
+from pathlib import Path
 
 import numpy as np
 import small
@@ -9,7 +11,7 @@ from liveact_app.serve.clock import Clock
 from liveact_app.serve.hall import Hall
 from liveact_app.serve.settings import Settings
 
-RATE = 16_000
+RATE, ROOT = 16_000, Path(__file__).parent.parent
 
 
 def hall(rate: float = 8.0, sessions: int = 1, **settings) -> Hall:
@@ -31,3 +33,11 @@ def pieces(sound: np.ndarray, samples: int) -> list[bytes]:
 def run(work, minutes: float = 3):
     """Run a coroutine; what hangs fails."""
     return asyncio.run(asyncio.wait_for(work, 60 * minutes))
+
+
+def example(name: str):
+    """A program of examples/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

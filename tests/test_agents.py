@@ -7,8 +7,9 @@ import sys
 import numpy as np
 import pytest
 import small
-from talking import hall, noise, pieces, run
+from talking import ROOT, hall, noise, pieces, run
 
+from liveact_app.agents.open import open_hall, open_picture
 from liveact_app.agents.talk import AHEAD, Talk
 from liveact_app.serve import speech
 from liveact_app.serve.hall import Busy, Wish
@@ -224,6 +225,14 @@ def test_bad_input_is_one_sentence():
             await talk.close()
 
     run(main())
+
+
+def test_a_hall_for_a_program_is_warm_and_its_pictures_fit():
+    house = open_hall("tiny", device="cpu", sessions=2)
+    assert house.size == (64, 64) and house.settings.sessions == 2
+    assert open_picture(ROOT / "examples" / "face.png", house).shape == (3, 64, 64)
+    with pytest.raises(InputError, match="model: expected one of"):
+        open_hall("of clay")
 
 
 def test_marks_keep_their_place_among_samples():

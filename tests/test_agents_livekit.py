@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 import small
-from talking import hall, noise, pieces, run
+from talking import ROOT, example, hall, noise, pieces, run
 
 pytest.importorskip("livekit.agents", reason="livekit-agents is not installed: pip install liveact[livekit]")
 
@@ -22,15 +22,22 @@ class Room:
     """As much of a room as the runner asks for: it is connected, and tracks are published into nothing."""
 
     def __init__(self):
-        self.local_participant, self.tracks = self, []
+        self.local_participant, self.tracks, self.listeners = self, [], {}
+
+    async def connect(self, url, token):
+        self.at = url, token
+
+    async def disconnect(self):
+        self.at = None
 
     def isconnected(self):
         return True
 
-    def on(self, *_):
-        pass
+    def on(self, event, listener):
+        self.listeners[event] = listener
 
-    off = on
+    def off(self, event, listener):
+        del self.listeners[event]
 
     async def publish_track(self, track, options):
         self.tracks.append(track.name)
@@ -150,3 +157,26 @@ def test_without_a_runner_every_segment_ends_once():
     assert kinds.count(AudioSegmentEnd) == 1
     assert kinds[kinds.index(AudioSegmentEnd) - 1] is rtc.AudioFrame and kinds[0] is rtc.VideoFrame
     assert rtc.AudioFrame not in kinds[kinds.index(AudioSegmentEnd) :]
+
+
+def test_the_example(monkeypatch):
+    program, house, room = example("livekit_face"), hall(1.0), Room()
+    monkeypatch.chdir(ROOT)
+
+    async def main():
+        agent = QueueAudioOutput(sample_rate=16_000, wait_playback_start=True)
+        monkeypatch.setattr(program, "open_hall", lambda model: house)
+        monkeypatch.setattr(program.rtc, "Room", lambda: room)
+        monkeypatch.setattr(program, "DataStreamAudioReceiver", lambda room: agent)
+        working = asyncio.ensure_future(program.main("wss://nowhere.example", "token"))
+        for piece in pieces(noise(0.3), 320):
+            await agent.capture_frame(rtc.AudioFrame(piece, 16_000, 1, 320))
+        agent.flush()
+        told = await agent.wait_for_playout()
+        assert room.at == ("wss://nowhere.example", "token")
+        room.listeners["participant_disconnected"]("the agent")
+        await working
+        return told
+
+    assert not run(main()).interrupted
+    assert room.at is None and room.tracks == ["avatar_audio", "avatar_video"] and not house.live

@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 import small
-from talking import hall, noise, pieces, run
+from talking import ROOT, example, hall, noise, pieces, run
 
 pytest.importorskip("pipecat.frames.frames", reason="Pipecat is not installed: pip install liveact[pipecat]")
 
@@ -222,3 +222,10 @@ def test_that_all_sessions_are_taken_is_an_error_of_the_pipeline():
 
     (error,) = run(main())
     assert isinstance(error, ErrorFrame) and error.error == "the one session is taken, try again later"
+
+
+def test_the_example(monkeypatch):
+    program = example("pipecat_face")
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(program, "open_hall", lambda model: hall(20.0))
+    assert run(program.main()) >= 100  # five seconds of speech
