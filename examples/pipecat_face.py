@@ -1,4 +1,4 @@
-"""A face in a Pipecat pipeline for five seconds: a recording stands in for the TTS service, a list for the transport."""
+"""A face in a Pipecat pipeline for 5 s: a recording stands in for the TTS service, a list for the transport."""
 
 import asyncio
 

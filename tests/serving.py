@@ -153,7 +153,8 @@ def form(fields, files):
     """(body, headers) of a multipart form; files: name -> (file name, bytes)."""
     mark, out = b"xxMARKxx", b""
     for name, value in fields.items():
-        out += b'--%b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % (mark, name.encode(), value.encode())
+        head = f'Content-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        out += b"--" + mark + b"\r\n" + head.encode()
     for name, (file, data) in files.items():
         head = f'Content-Disposition: form-data; name="{name}"; filename="{file}"\r\nContent-Type: text/plain\r\n\r\n'
         out += b"--" + mark + b"\r\n" + head.encode() + data + b"\r\n"

@@ -198,6 +198,17 @@ def test_the_end_of_a_session_ends_all_who_wait(monkeypatch):
     run(main())
 
 
+def test_a_program_that_ends_without_closing_leaves_no_session():
+    house = hall()
+
+    async def main():
+        talk_of(house).open()
+
+    run(main())  # and its event loop is gone
+    house._pool.shutdown()  # waits for the session's threads, as the interpreter does at its end
+    assert not house.live and dict(house.ended) == {"closed": 1}
+
+
 def test_a_picture_can_be_enlarged():
     async def main():
         talk = talk_of(wish=Wish("happy", scale=3))

@@ -110,7 +110,6 @@ def test_a_client_that_vanishes_frees_everything(served):
     talk.wait("block")
     talk.ws.socket.shutdown(2)
     free(served)
-    until(lambda: not [t for t in threading.enumerate() if t.name.startswith("live-")])
     until(lambda: not served.app.state.live.shows)
 
 
@@ -212,7 +211,6 @@ def test_fifty_sessions_leave_nothing():
 
     def held():
         gc.collect()
-        until(lambda: not [t for t in threading.enumerate() if t.name.startswith("live-")])
         return threading.active_count(), len(os.listdir("/proc/self/fd")), _rss()
 
     with serving(rate=1, sessions=1) as served:
@@ -223,7 +221,7 @@ def test_fifty_sessions_leave_nothing():
             visit(served)
         threads_now, files_now, memory_now = held()
     assert threads_now <= threads + 1 and files_now <= files + 1
-    assert memory_now - memory < 40 << 20  # a session holds some MiB; fifty of them would be seen
+    assert memory_now - memory < 25 << 20  # half a MiB a session would be seen
 
 
 def _rss():

@@ -341,4 +341,4 @@ def test_the_command_without_aiortc_says_what_to_install(monkeypatch, capsys):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "aiortc" else find(name))
     assert main(["serve", "--webrtc", "--port", "0"]) == 2
-    assert "--webrtc: expected its extra, aiortc is missing; pip install liveact[webrtc]" in capsys.readouterr().err
+    assert "--webrtc: expected its extra, but aiortc is missing; pip install liveact[webrtc]" in capsys.readouterr().err

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from liveact_app.serve.hall import Hall, Wish
-from liveact_app.serve.live import Event, Live, Moment
+from liveact_app.serve.live import Live, Moment
+from liveact_app.serve.maker import Event
 from liveact_app.serve.picture import Pictures
 from liveact_app.serve.speech import Pcm
 from liveact_model.errors import InputError
@@ -172,6 +173,8 @@ class Talk:
     def moment(self, moment: Moment) -> None:
         """As `Listener`; waits for whoever fetches."""
         while not self._room.acquire(timeout=0.1):
+            if self._loop.is_closed() and self.live is not None:  # a program that ends without saying so
+                self.live.close("its event loop is closed")
             if self._over:
                 return
         self._tell(self._shown.put_nowait, moment)

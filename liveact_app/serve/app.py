@@ -16,7 +16,6 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from liveact_app.media.video import frame_rate
 from liveact_app.serve import socket
 from liveact_app.serve.faces import FACES, STATIC
 from liveact_app.serve.files import Files
@@ -45,7 +44,6 @@ class State:
     metrics: Metrics
     shows: dict[str, Broadcast] = field(default_factory=dict)
     peers: set[asyncio.Task] = field(default_factory=set)
-    rate_of: Any = staticmethod(frame_rate)
 
 
 def build(hall: Hall, files: Files, workdir: Workdir, webrtc: bool = False) -> FastAPI:

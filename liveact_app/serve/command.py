@@ -98,7 +98,7 @@ def _must_have_extra(webrtc: bool) -> None:
     for package, extra in wanted.items():
         if importlib.util.find_spec(package) is None:
             what = "--webrtc" if extra == "webrtc" else "serve"
-            raise InputError(f"{what}: expected its extra, {package} is missing; pip install liveact[{extra}]")
+            raise InputError(f"{what}: expected its extra, but {package} is missing; pip install liveact[{extra}]")
 
 
 def settings_of(args: argparse.Namespace) -> Settings:

@@ -1,4 +1,4 @@
-"""Videos from uploads: the same Session through the command's own `render`, one after the other, beside what is live."""
+"""Videos from uploads: the same Session through the command's own `render`, one by one, beside what is live."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Files:
 
     def counts(self) -> Counter[str]:
         """How many are in which state."""
-        return Counter({name: 0 for name in (WAITING, MAKING, DONE, FAILED)}) + Counter(
+        return Counter(dict.fromkeys((WAITING, MAKING, DONE, FAILED), 0)) + Counter(
             v.state for v in list(self._videos.values())
         )
 
@@ -157,8 +157,8 @@ class Files:
         hall, wish = self._hall, video.wish
         size, fps = hall.check(wish)
         picture, recording = str(video.folder / PICTURE), str(video.folder / RECORDING)
-        job = replace(self._job, image=picture, audio=recording, out=str(video.result), prompt=wish.prompt, size=size, fps=fps,
-                      seed=wish.seed, scale=wish.scale)  # fmt: skip
+        job = replace(self._job, image=picture, audio=recording, out=str(video.result), prompt=wish.prompt, size=size,
+                      fps=fps, seed=wish.seed, scale=wish.scale)  # fmt: skip
 
         @contextlib.contextmanager
         def block(number: int) -> Iterator[None]:

@@ -6,6 +6,7 @@ import secrets
 import threading
 from collections import Counter
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,7 @@ class Hall:
         self.refused = 0
         self._done: Counter[str] = Counter()
         self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(2 * settings.sessions, thread_name_prefix="live")
 
     def check(self, wish: Wish) -> tuple[tuple[int, int], float]:
         """Size and fps of a wish. Raises InputError."""
@@ -101,9 +103,10 @@ class Hall:
         number = secrets.token_urlsafe(SECRET_BYTES)
         with self._lock:
             self.room()
-            live = Live(start, fps, _Leaving(self, number, listener), self.turns, self.clock)
+            live = Live(start, fps, _Leaving(self, number, listener), self.turns, self.clock,
+                        self._pool)  # fmt: skip
             self.live[number] = live
-        live.begin()
+            live.begin()
         return number, live
 
     def left(self, number: str, code: str) -> None:
@@ -138,8 +141,7 @@ class Hall:
         lives = list(self.live.values())
         for live in lives:
             live.close(reason, "drained")
-        for live in lives:
-            live.join()
+        self._pool.shutdown()
 
     def warm(self) -> None:
         """Run a session that nobody sees, with a change of prompt: what compiles, compiles now."""
@@ -175,5 +177,3 @@ def _counted(lives: Iterable[Live]) -> Counter[str]:
         out.update({name: getattr(f, name) for name in names})
         out.update({name: f.stages[name] for name in STAGES})
     return out
-
-

@@ -12,6 +12,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from liveact_app.media.audio import MODEL_RATE_HZ
 from liveact_app.media.image import fit_image
+from liveact_app.media.video import frame_rate
 from liveact_app.serve import protocol
 from liveact_app.serve.faces import given, shipped
 from liveact_app.serve.guard import same_token
@@ -86,7 +87,7 @@ async def _own(ws: WebSocket, state: Any) -> tuple[int, str, str]:
     size, fps = hall.check(wish)
 
     def prepare() -> tuple[Any, Muxer]:
-        return picture_of(first.image, size, state), Muxer(size, state.rate_of(fps), first.scale)
+        return picture_of(first.image, size, state), Muxer(size, frame_rate(fps), first.scale)
 
     picture, muxer = await asyncio.to_thread(prepare)
     broadcast = Broadcast(muxer, fps, state.metrics.watch)
@@ -98,9 +99,7 @@ async def _own(ws: WebSocket, state: Any) -> tuple[int, str, str]:
     try:
         await ws.send_text(json.dumps(opened(number, live, muxer.size, fps, mime=muxer.mime)))
         await ws.send_bytes(muxer.init)
-        end = await _both(
-            _send(ws, broadcast.join()), _receive(ws, Owner(live, first.audio, settings)), broadcast.over
-        )
+        end = await _both(_send(ws, broadcast.join()), _receive(ws, Owner(live, first.audio, settings)), broadcast.over)
     finally:
         live.close("its client has left")
         await asyncio.shield(broadcast.over)
@@ -168,7 +167,8 @@ async def _view(ws: WebSocket, state: Any, number: str) -> tuple[int, str, str]:
     if broadcast is None or live is None:
         raise Refused(protocol.UNKNOWN, "session: expected one that runs, got an id of none")
     if len(broadcast.viewers) > state.settings.viewers:  # its owner is one, too
-        raise Refused(protocol.BUSY, f"session: expected at most {state.settings.viewers} viewers, all places are taken")
+        most = state.settings.viewers
+        raise Refused(protocol.BUSY, f"session: expected at most {most} viewers, all places are taken")
     viewer, muxer = broadcast.join(), broadcast.muxer
     try:
         await ws.send_text(json.dumps({"type": "watching", "mime": muxer.mime, "fps": float(live.fps)}))

@@ -27,10 +27,12 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from liveact_app.media.video import frame_rate
 from liveact_app.serve import picture, protocol
 from liveact_app.serve.guard import OFFERS
 from liveact_app.serve.hall import Wish
-from liveact_app.serve.live import Event, Moment
+from liveact_app.serve.live import Moment
+from liveact_app.serve.maker import Event
 from liveact_app.serve.owner import Owner
 from liveact_app.serve.protocol import Audio, Open, Refused
 from liveact_app.serve.socket import opened, picture_of
@@ -78,7 +80,7 @@ class Peer:
     """One connection and its session: a Listener; both end together."""
 
     def __init__(self, state: Any, first: Open, size: tuple[int, int], fps: float):
-        self._state, self._first, rate = state, first, state.rate_of(fps)
+        self._state, self._first, rate = state, first, frame_rate(fps)
         self._loop = asyncio.get_running_loop()
         # No servers: aiortc would ask one of Google's for this machine's address.
         self._connection = RTCPeerConnection(RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
