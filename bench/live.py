@@ -48,7 +48,7 @@ def voice() -> np.ndarray:
 
 
 def latency(openings: int) -> dict:
-    """Milliseconds from the opening to the first video frame, and from speech to the face, as the server counts them."""
+    """Milliseconds from the opening to the first video frame, and from speech to the face, counted by the server."""
     first, stored, live, made, late = [], [], [], [], 0
     speech = voice()
     with serving(rate=1, sessions=1) as served:

@@ -7,7 +7,9 @@ import pytest
 import small
 from talking import ROOT, example, hall, noise, pieces, run
 
-pytest.importorskip("pipecat.frames.frames", reason="Pipecat is not installed: pip install liveact[pipecat]")
+pytest.importorskip(
+    "pipecat.frames.frames", reason="Pipecat is not installed (Python 3.11 or newer): pip install liveact[pipecat]"
+)
 
 from loguru import logger
 from pipecat.frames.frames import (

@@ -222,7 +222,7 @@ def test_prompts_count_at_the_next_block_and_a_bad_one_is_only_told():
 
 def test_a_late_block_moves_sound_and_picture_together():
     live, ear, _ = run(120, {25: lambda live: live.push(ramp(60_000))}, live=False, slow={2: 6.0})
-    assert live.figures.late_video_frames > 20
+    assert 20 < live.figures.late_video_frames < 1000  # counted once, not again with every frame after it
     assert [m.index for m in ear.moments] == list(range(120))
     spoken = np.flatnonzero(ear.sound())
     assert np.array_equal(np.diff(spoken), np.ones(len(spoken) - 1))

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 
@@ -186,9 +187,9 @@ def test_without_the_extra_it_says_how_to_get_it(monkeypatch, capsys):
 # ---- the process ----------------------------------------------------------------------------------------------------
 
 
-def process(folder, *options):
+def process(folder, *options, **more):
     """A server as people start it, and its port."""
-    env = os.environ | {"TMPDIR": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    env = os.environ | {"TMPDIR": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | more
     run = [sys.executable, "-m", "liveact_app", "serve", "--port", "0", *options]
     server = subprocess.Popen(run, env=env, cwd=folder, stderr=subprocess.PIPE, text=True)
     said = []
@@ -235,6 +236,33 @@ def test_killed_and_started_again_nothing_is_stale_and_sigterm_drains(tmp_path):
         second.wait()
         second.stderr.close()
     assert not list(tmp_path.glob(f"{PREFIX}*"))
+
+
+def test_two_processes_serve_one_session_after_the_other(tmp_path, served):
+    """Rank 0 serves; the picture is that of one process."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(one.getsockname()[1])}
+    meeting |= {"LOCAL_WORLD_SIZE": "2", "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    run = [sys.executable, "-m", "liveact_app", "serve"]
+    other = subprocess.Popen(run, env=os.environ | meeting | {"RANK": "1", "LOCAL_RANK": "1"}, cwd=tmp_path)
+    server, port = process(tmp_path, **meeting, RANK="0", LOCAL_RANK="0")
+    try:
+        alone = Talk(served)
+        alone.wait("block")
+        alone.leave()
+        for _ in range(2):
+            talk = Talk(Far(port))
+            talk.wait("block")
+            talk.leave()
+            assert talk.parts[: 1 + 21] == alone.parts[: 1 + 21]  # the first block, of silence
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(PATIENCE_S) == 0 and other.wait(PATIENCE_S) == 0
+    finally:
+        for one in (server, other):
+            one.kill()
+            one.wait()
+        server.stderr.close()
 
 
 def test_a_drain_ends_what_does_not_end():

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from talking import hall, noise, run
 
-pytest.importorskip("aiortc", reason="aiortc is not installed: pip install liveact[webrtc]")
-pytest.importorskip("fastapi", reason="FastAPI is not installed: pip install liveact[serve]")
+pytest.importorskip("aiortc", reason="aiortc is not installed (Python 3.11 or newer): pip install liveact[webrtc]")
+pytest.importorskip("fastapi", reason="the extra 'serve' is not installed: pip install liveact[serve]")
+pytest.importorskip("uvicorn", reason="the extra 'serve' is not installed: pip install liveact[serve]")
+pytest.importorskip("prometheus_client", reason="the extra 'serve' is not installed: pip install liveact[serve]")
 
 import aioice.ice
 import av
@@ -21,6 +23,7 @@ from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSes
 from aiortc.mediastreams import MediaStreamError
 
 from liveact_app.cli import main
+from liveact_app.serve import run as run_module
 from liveact_app.serve.app import build
 from liveact_app.serve.live import Moment
 from liveact_app.serve.tracks import Pictures, Sound
@@ -30,10 +33,15 @@ from liveact_app.serve.workdir import Workdir
 OPEN = {"type": "open", "image": {"face": "first"}, "prompt": "happy"}
 
 
+HERE, NOWHERE = ["127.0.0.1"], ["192.0.2.1"]  # RFC 5737: no machine's
+machine = []
+
+
 @pytest.fixture(autouse=True)
 def on_loopback(monkeypatch):
-    """The client's aioice, too, has to take an address that it leaves out by itself."""
-    monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda use_ipv4, use_ipv6: ["127.0.0.1"])
+    """The client's aioice has to take an address that it leaves out by itself; the server must not ask it for any."""
+    machine[:] = HERE
+    monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda use_ipv4, use_ipv6: list(machine))
 
 
 class NoFiles:
@@ -77,7 +85,9 @@ class Server:
         async def send(message):
             answer.append(message)
 
+        machine[:] = NOWHERE
         await self.app(scope, receive, send)
+        machine[:] = HERE
         return answer[0]["status"], json.loads(b"".join(part.get("body", b"") for part in answer))
 
     async def empty(self):
@@ -281,17 +291,26 @@ def test_what_a_client_says_may_end_the_session_with_one_sentence(said, word, re
     assert told["code"] == word and told["reason"].startswith(reason)
 
 
-def test_a_server_that_stops_tells_why():
+def test_a_server_that_stops_says_so_and_why_it_ends(monkeypatch):
+    monkeypatch.setattr(run_module, "note", lambda text: None)
+
     async def main():
-        async with Server() as server:
-            client = Client()
+        async with Server(drain_s=0.5) as server:
+            client, web = Client(), run_module.Server(run_module.config(server.app), server.app)
             await client.connect(server)
             await client.until(lambda: client.of("opened"))
+            web.handle_exit(15, None)  # SIGTERM
+            ticks = 0
+            while not web.should_exit:
+                await web.on_tick(ticks := ticks + 1)
+                await asyncio.sleep(0.02)
         await client.until(lambda: client.of("closed"))
         await client.close()
-        return client.of("closed")
+        return [event for event in client.told if event["type"] in ("draining", "closed")]
 
-    assert run(main()) == [{"type": "closed", "code": "drained", "reason": "the server stops"}]
+    draining, closed = run(main())
+    assert draining["type"] == "draining"
+    assert closed == {"type": "closed", "code": "drained", "reason": "the server stops"}
 
 
 def test_what_cannot_be_answered_is_refused_and_the_server_goes_on():

@@ -43,7 +43,7 @@ class State:
     settings: Settings
     metrics: Metrics
     shows: dict[str, Broadcast] = field(default_factory=dict)
-    peers: set[asyncio.Task] = field(default_factory=set)
+    peers: dict[str, Any] = field(default_factory=dict)
 
 
 def build(hall: Hall, files: Files, workdir: Workdir, webrtc: bool = False) -> FastAPI:
@@ -60,7 +60,7 @@ def build(hall: Hall, files: Files, workdir: Workdir, webrtc: bool = False) -> F
         yield
         sweeper.cancel()
         await asyncio.to_thread(hall.close)
-        await asyncio.gather(*state.peers, return_exceptions=True)
+        await asyncio.gather(*(peer.task for peer in state.peers.values()), return_exceptions=True)
         await asyncio.to_thread(files.close)
         await asyncio.to_thread(workdir.close)
 
@@ -92,6 +92,8 @@ async def _sweep(hall: Hall) -> None:
     while True:
         await asyncio.sleep(SWEEP_S)
         hall.sweep()
+        if hall.group is not None:
+            await asyncio.to_thread(hall.keep_alive)
 
 
 def _add_health(app: FastAPI, state: State) -> None:

@@ -13,7 +13,10 @@ from liveact_model.errors import InputError
 
 if TYPE_CHECKING:
     from liveact_app.generate.job import Job
+    from liveact_app.generate.loading import Shelf
+    from liveact_app.serve.ranks import Group
     from liveact_app.serve.settings import Settings
+    from liveact_app.serve.workdir import Workdir
 
 VARIABLE = "LIVEACT_TOKEN"
 SMALL_SESSIONS = 4
@@ -24,6 +27,9 @@ in /openapi.json, numbers for Prometheus in /metrics.
 Only this machine can reach the server, unless --host says otherwise; clients must then show a token: --token's,
 $LIVEACT_TOKEN's, or one that is made up and printed. A browser gives a microphone only to localhost and to https.
 SIGTERM and Ctrl-C let running sessions end for --drain seconds and open no more; a second one ends them at once.
+
+Several GPUs share one session under torchrun; rank 0 serves:
+  torchrun --nproc_per_node 2 -m liveact_app serve --model DIR
 
 examples:
   liveact serve
@@ -64,30 +70,54 @@ def run(args: argparse.Namespace) -> int:
     _must_have_extra(args.webrtc)
     from liveact_app.backend import backends
     from liveact_app.generate.loading import Shelf, device_of
+    from liveact_app.generate.ranks import joined, settle
+    from liveact_app.launch import place
+    from liveact_app.serve.ranks import Group, follow
+    from liveact_app.serve.workdir import Workdir
+
+    here, workdir, shelf = place(), Workdir(), Shelf()
+    try:
+        job = job_of(args, str(workdir.path))
+        settings, tls = settings_of(args, here.size), _tls(args)
+        with backends(args.backend):
+            if here.size == 1:
+                return _serve(args, settings, tls, job, shelf, device_of(args.device), workdir, None)
+            device = device_of(args.device, here.local)
+            with joined(device, args.parallel) as ranks:
+                avatar, size = shelf.load(job, device)
+                settle(ranks, job.parallel, avatar, size, job.eight_bit_attention)
+                if not ranks.leads:
+                    follow(ranks, avatar)
+                    return 0
+                code = _serve(args, settings, tls, job, shelf, device, workdir, Group(ranks))
+                if code:
+                    ranks.close(code, "a session failed")
+                return code
+    finally:
+        workdir.close()
+
+
+def _serve(
+    args: argparse.Namespace, settings: Settings, tls: dict[str, Any], job: Job, shelf: Shelf, device: str,
+    workdir: Workdir, group: Group | None,
+) -> int:  # fmt: skip
+    """What the leading process does; 1 when its group is broken."""
     from liveact_app.serve.app import build
     from liveact_app.serve.files import Files
     from liveact_app.serve.hall import Hall
     from liveact_app.serve.run import listen, serve
-    from liveact_app.serve.workdir import Workdir
 
-    settings = settings_of(args)
-    workdir = Workdir()
-    try:
-        job = job_of(args, str(workdir.path))
-        listening = listen(args.host, args.port)
-        with backends(args.backend):
-            device, shelf = device_of(args.device), Shelf()
-            avatar, size = shelf.load(job, device)
-            hall = Hall(avatar, size, settings, audio_cfg=job.audio_cfg, sampler=job.sampler,
-                        eight_bit_memory=job.eight_bit_memory, eight_bit_attention=job.eight_bit_attention,
-                        graphs=False if job.eager else None)  # fmt: skip
-            note("warming up")
-            hall.warm()
-            app = build(hall, Files(hall, workdir.path, job, shelf, device), workdir, args.webrtc)
-            serve(app, listening, _tls(args))
-    finally:
-        workdir.close()
-    return 0
+    listening = listen(args.host, args.port)
+    avatar, size = shelf.load(job, device)
+    hall = Hall(avatar, size, settings, group=group, audio_cfg=job.audio_cfg, sampler=job.sampler,
+                eight_bit_memory=job.eight_bit_memory, eight_bit_attention=job.eight_bit_attention,
+                graphs=False if job.eager else None)  # fmt: skip
+    note("warming up")
+    hall.warm()
+    serve(build(hall, Files(hall, workdir.path, job, shelf, device), workdir, args.webrtc), listening, tls)
+    if group is not None and not hall.broken:
+        group.end()
+    return int(hall.broken)
 
 
 def _must_have_extra(webrtc: bool) -> None:
@@ -101,8 +131,8 @@ def _must_have_extra(webrtc: bool) -> None:
             raise InputError(f"{what}: expected its extra, but {package} is missing; pip install liveact[{extra}]")
 
 
-def settings_of(args: argparse.Namespace) -> Settings:
-    """The bounds that a command line asks for. Raises InputError."""
+def settings_of(args: argparse.Namespace, ranks: int = 1) -> Settings:
+    """The bounds that a command line asks for, of `ranks` processes. Raises InputError."""
     import secrets
 
     from pydantic import ValidationError
@@ -115,7 +145,9 @@ def settings_of(args: argparse.Namespace) -> Settings:
     if token is None and not is_loopback(args.host):
         token = secrets.token_urlsafe(24)
         note(f"others can reach {args.host!r}, so clients must show this token: {token}")
-    sessions = args.sessions or (SMALL_SESSIONS if args.model in AVATARS else 1)
+    if ranks > 1 and (args.sessions or 1) > 1:
+        raise InputError(f"--sessions: expected 1, since {ranks} processes share it, got {args.sessions}")
+    sessions = args.sessions or (SMALL_SESSIONS if args.model in AVATARS and ranks == 1 else 1)
     try:
         return Settings(
             host=args.host, token=token, origins=tuple(args.origin), sessions=sessions, idle_s=args.idle,

@@ -66,11 +66,13 @@ class Files:
     def __init__(self, hall: Hall, folder: Path, job: Job, shelf: Shelf, device: str):
         self._hall, self._folder, self._job, self._shelf, self._device = hall, folder, job, shelf, device
         self._videos: dict[str, Video] = {}
-        self._lock, self._thread = threading.Lock(), ThreadPoolExecutor(1, thread_name_prefix="files")
+        self._lock, self._thread = threading.Lock(), ThreadPoolExecutor(1, "files", hall.enter_thread)
 
     def place(self, wish: Wish) -> Video:
         """A folder for an upload. Raises Busy when enough of them wait, InputError for a wish that cannot be."""
         self._hall.check(wish)
+        if self._hall.group is not None:
+            raise Busy("this server's processes share the work of live sessions and make no files")
         with self._lock:
             self._sweep()
             waiting = sum(v.ended is None for v in self._videos.values())

@@ -21,6 +21,7 @@ from liveact_model.errors import InputError
 from liveact_model.session import Session
 
 if TYPE_CHECKING:
+    from liveact_app.serve.ranks import Group
     from liveact_model.avatar import Avatar
 
 SECRET_BYTES = 16
@@ -48,20 +49,22 @@ class Hall:
 
     avatar   the model; it is shared, block by block
     size     (W, H) that it was loaded for: no session is larger
+    group    the processes that share the work: one session at a time then
     options  of every Session: audio_cfg, sampler, ...
     """
 
     def __init__(
-        self, avatar: Avatar, size: tuple[int, int], settings: Settings, clock: Clock | None = None, **options: Any
-    ):
+        self, avatar: Avatar, size: tuple[int, int], settings: Settings, clock: Clock | None = None,
+        group: Group | None = None, **options: Any,
+    ):  # fmt: skip
         self.avatar, self.size, self.settings, self.options = avatar, size, settings, options
         self.clock, self.turns, self.draining = clock or Clock(), Turns(), False
         self.live: dict[str, Live] = {}
         self.ended: Counter[str] = Counter()
-        self.refused = 0
+        self.refused, self.group, self.broken = 0, group, False
         self._done: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(2 * settings.sessions, thread_name_prefix="live")
+        self._pool = ThreadPoolExecutor(2 * settings.sessions, "live", self.enter_thread)
 
     def check(self, wish: Wish) -> tuple[tuple[int, int], float]:
         """Size and fps of a wish. Raises InputError."""
@@ -98,7 +101,7 @@ class Hall:
         _, fps = self.check(wish)
 
         def start() -> Session:
-            return Session(self.avatar, picture, wish.prompt, fps=fps, seed=wish.seed, **self.options)
+            return self._session(picture, wish.prompt, fps=fps, seed=wish.seed)
 
         number = secrets.token_urlsafe(SECRET_BYTES)
         with self._lock:
@@ -109,8 +112,21 @@ class Hall:
             live.begin()
         return number, live
 
+    def _session(self, picture: torch.Tensor, prompt: str, **more: Any) -> Session:
+        options = self.options | more
+        ranks = {} if self.group is None else {"parallel": self.group.open(**options)}
+        return Session(self.avatar, picture, prompt, **options, **ranks)
+
+    def enter_thread(self) -> None:
+        """To be called first by a thread that runs the model: kernels start on the thread's own device."""
+        index = self.avatar.anchor().device.index
+        if index is not None:
+            torch.accelerator.set_device_index(index)
+
     def left(self, number: str, code: str) -> None:
         """A session has ended: what it counted stays."""
+        if self.group is not None and code == "failed":  # the others are in the middle of something, or gone
+            self.broken = self.draining = True
         with self._lock:
             live = self.live.pop(number, None)
             if live is not None:
@@ -131,6 +147,13 @@ class Hall:
             elif now - live.opened > s.longest_s:
                 live.close(f"a session lasts {s.longest_s:g} s at most", "long")
 
+    def keep_alive(self) -> None:
+        """Called every now and then, not on the event loop: it waits for its turn."""
+        if self.group is not None and not self.live:
+            with self.turns.take():
+                if not self.live:
+                    self.group.keep_alive()
+
     def drain(self) -> None:
         """Open no more sessions."""
         self.draining = True
@@ -146,7 +169,7 @@ class Hall:
     def warm(self) -> None:
         """Run a session that nobody sees, with a change of prompt: what compiles, compiles now."""
         w, h = self.size
-        session = Session(self.avatar, torch.zeros(3, h, w), "", **self.options)
+        session = self._session(torch.zeros(3, h, w), "")
         for block in range(WARM_BLOCKS):
             while not session.ready():
                 session.push_audio(torch.zeros(800))

@@ -273,9 +273,9 @@ def add_webrtc(app: FastAPI, state: Any) -> None:
         except BaseException:
             await peer.close()
             raise
-        task = asyncio.create_task(peer.serve())
-        state.peers.add(task)
-        task.add_done_callback(state.peers.discard)
+        peer.task = asyncio.create_task(peer.serve())
+        state.peers[peer.number] = peer
+        peer.task.add_done_callback(lambda task: state.peers.pop(peer.number, None))
         log.info("session %s... opened over WebRTC, %d of %d", peer.number[:4], len(hall.live), state.settings.sessions)
         if state.settings.log_prompts:
             log.info("session %s... prompt: %s", peer.number[:4], first.prompt)
