@@ -55,14 +55,14 @@ def test_speech_comes_out_sample_by_sample_with_the_video_frames_it_moved():
         async def later():
             while not talk.live.figures.video_frames:
                 await asyncio.sleep(0.01)
-            await said(talk, noise(1.3))
+            await said(talk, noise(1.234))
 
         return await shown_until_heard(talk, later())
 
     found = run(main())
     sound = sound_of(found)
     spoken = np.flatnonzero(sound)
-    assert np.array_equal(sound[spoken[0] : spoken[-1] + 1], noise(1.3))
+    assert np.array_equal(sound[spoken[0] : spoken[-1] + 1], noise(1.234))
     # It begins in the first video frame that has sound, and ends in the last.
     assert spoken[0] <= 800 and len(sound) - 1 - spoken[-1] <= 800
     assert [shown.ended for shown in found if shown.ended] == [("end",)]
@@ -88,6 +88,7 @@ def test_two_utterances_and_the_silence_between_them():
     found = run(main())
     ends = [i for i, shown in enumerate(found) if shown.ended]
     assert [found[i].ended for i in ends] == [(1,), (2,)]
+    assert 18 <= sum(bool(shown.sound) for shown in found) <= 20  # video frames that 0.5 s and 0.4 s touch
     for part, seed, seconds in ((found[: ends[0] + 1], 1, 0.5), (found[ends[0] + 1 :], 2, 0.4)):
         sound = sound_of(part)
         spoken = np.flatnonzero(sound)
@@ -167,7 +168,8 @@ def test_what_waits_for_room_when_an_interruption_comes_is_dropped_too(monkeypat
                 talk.interrupt()
                 cut = len(found)
                 await talk.heard()  # nothing is left of it
-                assert talk.live.speech.queued == 0
+                await asyncio.sleep(0.01)
+                assert saying.done() and talk.live.speech.queued == 0
             if saying.done() and len(found) > cut + 80:
                 await talk.close()
         await saying
