@@ -251,6 +251,8 @@ def _settle(future: asyncio.Future[None]) -> None:
 
 def add_webrtc(app: FastAPI, state: Any) -> None:
     """Register the route of offers."""
+    for name in ("aioice", "aiortc"):  # they log the addresses of clients
+        logging.getLogger(name).setLevel(logging.WARNING)
 
     @app.exception_handler(Refused)
     async def refused(request: Request, error: Refused) -> JSONResponse:
