@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TRITON := $(VENV)/.triton
+AGENTS := $(VENV)/.agents
 UV := out/uv/bin/uv
 PIP := python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 CSRC := setup.py CMakeLists.txt $(shell find csrc -name '*.py' -o -name '*.h' -o -name '*.cpp' -o -name '*.cu*')
@@ -34,6 +35,10 @@ $(TRITON): $(STAMP)
 	$(BIN)/$(PIP) -e ".[triton]"
 	touch $(TRITON)
 
+$(AGENTS): $(TRITON)  # what has no version for this Python is left out, and its tests say so
+	$(BIN)/$(PIP) -e ".[pipecat,livekit,webrtc]"
+	touch $(AGENTS)
+
 demo: $(STAMP)  ## a talking video from the picture and the recording in examples/
 	mkdir -p out
 	$(BIN)/liveact generate --image examples/face.png --audio examples/speech.wav \
@@ -42,7 +47,7 @@ demo: $(STAMP)  ## a talking video from the picture and the recording in example
 serve: $(STAMP)  ## the live page on http://127.0.0.1:8000/: speak, and see it speak; PORT=8001
 	$(BIN)/liveact serve --port $(or $(PORT),8000)
 
-test: $(TRITON)  ## lint and the whole CPU test suite; Triton's interpreter has a process of its own
+test: $(AGENTS)  ## lint and the whole CPU test suite; Triton's interpreter has a process of its own
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --junitxml=out/test.xml

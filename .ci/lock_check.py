@@ -27,7 +27,7 @@ def resolve(python: str, platform: str) -> str:
     """What uv says against a combination; nothing when it can be installed from wheels alone."""
     command = [
         sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-config", "--all-extras",
-        "--only-binary", ":all:",
+        "--only-binary", ":all:", "--no-binary", "docopt",  # pure Python, but its author never made a wheel
         "--python-version", python, "--python-platform", platform, "-c", "constraints.txt", "pyproject.toml",
     ]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=ENV)

@@ -22,7 +22,7 @@ MODEL = {
 APP = {
     ".": "", "media": ".", "budget": ".", "predict": ". budget", "plan": ". predict", "generate": ". media plan",
     "verify": ". media", "calibrate": ". media plan generate", "evaluate": ". media generate",
-    "serve": ". media generate", "story": ". budget",
+    "serve": ". media generate", "agents": ". media generate serve", "story": ". budget",
 }  # fmt: skip
 ROOMS = {"liveact_kernels": KERNELS, "liveact_model": MODEL, "liveact_app": APP}
 STORY = {"liveact_model": ("session", "steps", "avatar", "dry", "needs"), "liveact_app": ("doctor", "tune", "__main__")}

@@ -43,10 +43,14 @@ class State:
     settings: Settings
     metrics: Metrics
     shows: dict[str, Broadcast] = field(default_factory=dict)
+    peers: dict[str, Any] = field(default_factory=dict)
 
 
-def build(hall: Hall, files: Files, workdir: Workdir) -> FastAPI:
-    """The application on a hall that is warm; its shutdown ends all sessions and removes all files."""
+def build(hall: Hall, files: Files, workdir: Workdir, webrtc: bool = False) -> FastAPI:
+    """The application on a hall that is warm; its shutdown ends all sessions and removes all files.
+
+    webrtc  take offers of WebRTC, too; needs the extra of that name
+    """
     settings = hall.settings
     state = State(hall, files, workdir, settings, Metrics(hall, files))
 
@@ -56,6 +60,7 @@ def build(hall: Hall, files: Files, workdir: Workdir) -> FastAPI:
         yield
         sweeper.cancel()
         await asyncio.to_thread(hall.close)
+        await asyncio.gather(*(peer.task for peer in state.peers.values()), return_exceptions=True)
         await asyncio.to_thread(files.close)
         await asyncio.to_thread(workdir.close)
 
@@ -66,6 +71,10 @@ def build(hall: Hall, files: Files, workdir: Workdir) -> FastAPI:
     _add_errors(app)
     _add_health(app, state)
     add_uploads(app, state)
+    if webrtc:
+        from liveact_app.serve.webrtc import add_webrtc
+
+        add_webrtc(app, state)
 
     @app.websocket("/api/live")
     async def live(ws: WebSocket) -> None:

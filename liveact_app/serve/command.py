@@ -58,6 +58,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("--drain", type=real_number(0, 3600), default=20, metavar="S", help="for running sessions (default: 20 s)")
     add("--tls-cert", metavar="FILE", help="certificate chain, for https")
     add("--tls-key", metavar="FILE", help="its private key")
+    add("--webrtc", action="store_true", help="take offers of WebRTC, too (pip install liveact[webrtc])")
     add("--log-prompts", action="store_true", help="write prompts to the log, which nothing does otherwise")
     add("--size", type=picture_size, metavar="W*H", help="largest picture, pixels (default: the model's)")
     add_method(parser.add_argument_group("how to make it"))
@@ -66,7 +67,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Load, warm up, serve until a signal comes; returns the exit code."""
-    _must_have_extra()
+    _must_have_extra(args.webrtc)
     from liveact_app.backend import backends
     from liveact_app.generate.loading import Shelf, device_of
     from liveact_app.generate.ranks import joined, settle
@@ -113,19 +114,21 @@ def _serve(
                 graphs=False if job.eager else None)  # fmt: skip
     note("warming up")
     hall.warm()
-    serve(build(hall, Files(hall, workdir.path, job, shelf, device), workdir), listening, tls)
+    serve(build(hall, Files(hall, workdir.path, job, shelf, device), workdir, args.webrtc), listening, tls)
     if group is not None and not hall.broken:
         group.end()
     return int(hall.broken)
 
 
-def _must_have_extra() -> None:
+def _must_have_extra(webrtc: bool) -> None:
     import importlib.util
 
-    missing = [n for n in ("fastapi", "uvicorn", "websockets", "python_multipart", "prometheus_client")
-               if importlib.util.find_spec(n) is None]  # fmt: skip
-    if missing:
-        raise InputError(f"serve: expected its extra, but {missing[0]} is missing; pip install liveact[serve]")
+    wanted = dict.fromkeys(("fastapi", "uvicorn", "websockets", "python_multipart", "prometheus_client"), "serve")
+    wanted |= {"aiortc": "webrtc"} if webrtc else {}
+    for package, extra in wanted.items():
+        if importlib.util.find_spec(package) is None:
+            what = "--webrtc" if extra == "webrtc" else "serve"
+            raise InputError(f"{what}: expected its extra, but {package} is missing; pip install liveact[{extra}]")
 
 
 def settings_of(args: argparse.Namespace, ranks: int = 1) -> Settings:

@@ -17,8 +17,8 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
-GUARDED = ("/api/", "/metrics")
-UPLOADS = "/api/videos"
+GUARDED = ("/api/", "/metrics", "/webrtc/")
+UPLOADS, OFFERS = "/api/videos", "/webrtc/offer"
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "media-src 'self' blob:; connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -64,7 +64,9 @@ class Guard:
 
     def _most(self, path: str) -> int:
         s = self._settings
-        return s.upload_bytes + s.picture_bytes + s.json_bytes if path == UPLOADS else s.json_bytes
+        if path == UPLOADS:
+            return s.upload_bytes + s.picture_bytes + s.json_bytes
+        return s.message_bytes + s.json_bytes if path == OFFERS else s.json_bytes
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
         """(status, sentence) for what may not come in."""

@@ -40,12 +40,14 @@ class Moment:
     samples  of sound that belong to it
     heard    float32 [n >= samples] at 16 kHz: its sound, and what is known of the sound after it, for encoders that
                look ahead
+    marks    of `Live.mark` that lie in its sound or at its end
     """
 
     index: int
     pixels: np.ndarray
     samples: int
     heard: np.ndarray
+    marks: tuple[Any, ...] = ()
 
 
 class Listener(Protocol):
@@ -97,6 +99,10 @@ class Live:
         """Speech [n], float32 at 16 kHz; returns how many samples were dropped."""
         self.touched = self.clock.now()
         return 0 if self._stop.is_set() else self.speech.push(samples, self.touched)
+
+    def mark(self, mark: Any) -> None:
+        """Put a mark behind the speech so far: the Moment whose sound comes to it has it. An interrupt drops it."""
+        self.speech.mark(mark)
 
     def prompt(self, text: str, number: int = 0) -> None:
         """Another prompt from the next block on; an event tells when `number` is there."""
@@ -163,16 +169,19 @@ class Live:
         self._listener.ended(self._end[0] or "closed", self._end[1] or "closed")
 
     def _show_blocks(self) -> None:
-        first, marks = 0, []
+        first, marks, placed = 0, [], []
         while (block := self._blocks.get()) is not None:
             marks += block.marks  # some are of sound that the next block shows
+            placed += block.placed
             for index, pixels in enumerate(block.frames, first):
                 if self._in_time(index):
                     return
                 begin, end = self.maker.sample(index), self.maker.sample(index + 1)
                 heard = block.sound[begin - self.maker.sample(first) :]
+                reached = tuple(mark for sample, mark in placed if sample <= end)
+                placed = placed[len(reached) :]
                 with self.figures.stage("encode", self.clock):
-                    self._listener.moment(Moment(index, pixels, end - begin, heard))
+                    self._listener.moment(Moment(index, pixels, end - begin, heard, reached))
                 self._left(index, end, marks)
             first += len(block.frames)
             self._listener.event(self._told(block))

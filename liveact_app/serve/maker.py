@@ -32,6 +32,7 @@ class Block:
     frames   uint8 [F, H, W, 3]
     sound    float32 [n] at 16 kHz, from its first video frame on and a little further than its last
     marks    (sample since the start, when it came) of speech whose latency counts
+    placed   (sample since the start, mark) of `Speech.mark`
     seconds  of the clock per video frame, with the wait for the model
     """
 
@@ -39,6 +40,7 @@ class Block:
     frames: np.ndarray
     sound: np.ndarray
     marks: list[tuple[int, float]]
+    placed: list[tuple[int, Any]]
     seconds: float
 
 
@@ -62,6 +64,7 @@ class Maker:
         self._given, self._ahead = 0, 0
         self._speaking, self._tail = False, np.zeros(0, np.float32)
         self._marks: list[tuple[int, float]] = []
+        self._placed: list[tuple[int, Any]] = []
         self._took: list[float] = []
 
     def prompt(self, text: str, number: int) -> None:
@@ -91,12 +94,12 @@ class Maker:
                 frames = session.next_block().cpu().numpy()
         first = self.sample(self.made)
         self.made += len(frames)
-        sound, marks = self._tail, self._marks
-        self._tail, self._marks = sound[self.sample(self.made) - first :], []
+        sound, marks, placed = self._tail, self._marks, self._placed
+        self._tail, self._marks, self._placed = sound[self.sample(self.made) - first :], [], []
         seconds = (clock.now() - asked) / len(frames)
         self._took = [*self._took[1 - REMEMBERED :], seconds]
         figures.blocks, figures.compilations = session.blocks_made, session.live_compilations()
-        return Block(session.blocks_made - 1, frames, sound, marks, seconds)
+        return Block(session.blocks_made - 1, frames, sound, marks, placed, seconds)
 
     def lead(self, session: Any) -> float:
         """How long before it is due the next block is begun: what blocks took of late, and some more."""
@@ -142,6 +145,8 @@ class Maker:
         for part in parts:
             if part.came is not None:
                 self._marks.append((start, part.came))
+            if part.mark is not None:
+                self._placed.append((start, part.mark))
             start += len(part.samples)
         # A pause of one block at most is a gap in speech that still goes on.
         self._figures.gaps += bool(self._speaking and have and len(silence) and self.speech.live)

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import av
 import numpy as np
-from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
 from liveact_app.media.audio import MODEL_RATE_HZ
 from liveact_app.media.video import BT709, MPEG_RANGE, X264
 from liveact_app.serve.boxes import AAC_SAMPLES, AudioTrack, VideoTrack, fragment, init_segment
 from liveact_app.serve.live import Moment
+from liveact_app.serve.picture import Pictures
 
 GLOBAL_HEADER = 1 << 22
 AAC_BIT_RATE = 64_000
@@ -49,16 +49,16 @@ class Muxer:
     Attributes:
         init: ftyp and moov.
         mime: type and codecs, as a browser asks for them.
+        size: (W, H) of the video.
     """
 
     def __init__(self, size: tuple[int, int], fps: Fraction, scale: int = 1):
-        self._size = (size[0] * scale, size[1] * scale)
-        self._filter = Interpolation.LANCZOS if scale > 1 else Interpolation.BICUBIC
-        self._converter, self._fps = VideoReformatter(), fps
+        self._pictures, self._fps = Pictures(size, scale, "yuv420p"), fps
+        self.size = self._pictures.size
         self._video, self._audio = self._video_encoder(), self._audio_encoder()
         units = {unit[0] & 31: unit for unit in units_of(bytes(self._video.extradata))}
         sps, pps = units[7], units[8]
-        track = VideoTrack(*self._size, fps.numerator * UNITS, fps.denominator * UNITS, sps, pps)
+        track = VideoTrack(*self.size, fps.numerator * UNITS, fps.denominator * UNITS, sps, pps)
         sound = AudioTrack(MODEL_RATE_HZ, AAC_BIT_RATE, bytes(self._audio.extradata))
         self._duration = track.duration
         self.init = init_segment(track, sound)
@@ -68,11 +68,11 @@ class Muxer:
 
     def _video_encoder(self) -> av.VideoCodecContext:
         context = av.CodecContext.create("libx264", "w")
-        context.width, context.height = self._size
+        context.width, context.height = self.size
         context.pix_fmt, context.framerate, context.time_base = "yuv420p", self._fps, 1 / self._fps
         context.options = X264 | {"tune": "zerolatency", "sc_threshold": "0"}  # no key frame but those in time
         context.gop_size = max(1, round(float(self._fps) * KEY_EVERY_S))
-        context.thread_count = 1 if self._size[0] * self._size[1] < LARGE_PIXELS else 2
+        context.thread_count = 1 if self.size[0] * self.size[1] < LARGE_PIXELS else 2
         context.colorspace = context.color_primaries = context.color_trc = BT709
         context.color_range = MPEG_RANGE
         context.flags |= GLOBAL_HEADER
@@ -89,10 +89,7 @@ class Muxer:
 
     def write(self, moment: Moment) -> Fragment:
         """The fragment of a moment; they come in order, none left out."""
-        frame = self._converter.reformat(
-            av.VideoFrame.from_ndarray(np.ascontiguousarray(moment.pixels), format="rgb24"),
-            *self._size, format="yuv420p", dst_colorspace=Colorspace.ITU709, interpolation=self._filter,
-        )  # fmt: skip
+        frame = self._pictures.frame(moment.pixels)
         frame.pts, frame.time_base = moment.index, 1 / self._fps
         (packet,) = self._video.encode(frame)
         units = [unit for unit in units_of(bytes(packet)) if unit[0] & 31 in SLICES]

@@ -20,6 +20,10 @@ CLOSE_CODES = {"closed": NORMAL, "idle": TIMEOUT, "long": TIMEOUT, "drained": GO
 """Of a session's end, by its word."""
 
 
+HTTP = 4000
+"""A refusal's close code is its HTTP status and this."""
+
+
 class Refused(Exception):
     """A connection that is turned away: a close code and one sentence."""
 

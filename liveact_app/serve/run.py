@@ -46,7 +46,7 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, app: FastAPI):
         super().__init__(config)
         self._hall = app.state.live.hall
-        self._shows = app.state.live.shows
+        self._shows, self._peers = app.state.live.shows, app.state.live.peers
         self._asked, self._until = False, 0.0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -65,7 +65,7 @@ class Server(uvicorn.Server):
         if self._asked and not self.should_exit:
             if not self._until:
                 self._until = time.monotonic() + self._hall.settings.drain_s
-                for show in self._shows.values():
+                for show in (*self._shows.values(), *self._peers.values()):
                     show.event({"type": "draining", "reason": "The server stops soon; this session may still end."})
             if not self._hall.live or time.monotonic() > self._until:
                 await asyncio.to_thread(self._hall.close)
@@ -76,7 +76,7 @@ class Server(uvicorn.Server):
 
     async def _told(self) -> None:
         """Wait until every client has been told why."""
-        while self._shows:
+        while self._shows or self._peers:
             await asyncio.sleep(0.02)
 
 

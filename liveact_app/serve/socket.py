@@ -10,6 +10,7 @@ from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from liveact_app.media.audio import MODEL_RATE_HZ
 from liveact_app.media.image import fit_image
 from liveact_app.media.video import frame_rate
 from liveact_app.serve import protocol
@@ -18,8 +19,8 @@ from liveact_app.serve.guard import same_token
 from liveact_app.serve.hall import Busy, Wish
 from liveact_app.serve.live import Live
 from liveact_app.serve.mux import Fragment, Muxer
+from liveact_app.serve.owner import Owner
 from liveact_app.serve.protocol import CLOSE_CODES, Open, Refused, Watch
-from liveact_app.serve.speech import Pcm
 from liveact_app.serve.viewers import Broadcast, Over, Viewer
 from liveact_model.errors import InputError
 
@@ -86,12 +87,7 @@ async def _own(ws: WebSocket, state: Any) -> tuple[int, str, str]:
     size, fps = hall.check(wish)
 
     def prepare() -> tuple[Any, Muxer]:
-        image = first.image
-        if isinstance(image, protocol.Face):
-            picture = shipped(image.face)
-        else:
-            picture = given(protocol.picture_bytes(image, settings.picture_bytes), state.workdir.path)
-        return fit_image(picture, size), Muxer(size, frame_rate(fps), first.scale)
+        return picture_of(first.image, size, state), Muxer(size, frame_rate(fps), first.scale)
 
     picture, muxer = await asyncio.to_thread(prepare)
     broadcast = Broadcast(muxer, fps, state.metrics.watch)
@@ -101,12 +97,9 @@ async def _own(ws: WebSocket, state: Any) -> tuple[int, str, str]:
     if settings.log_prompts:
         log.info("session %s... prompt: %s", number[:4], first.prompt)
     try:
-        live.speech.live = first.audio.source == "live"
-        await ws.send_text(json.dumps(_opened(number, live, muxer, size, fps, first.scale)))
+        await ws.send_text(json.dumps(opened(number, live, muxer.size, fps, mime=muxer.mime)))
         await ws.send_bytes(muxer.init)
-        end = await _both(
-            _send(ws, broadcast.join()), _Owner(ws, live, first.audio, settings).receive(), broadcast.over
-        )
+        end = await _both(_send(ws, broadcast.join()), _receive(ws, Owner(live, first.audio, settings)), broadcast.over)
     finally:
         live.close("its client has left")
         await asyncio.shield(broadcast.over)
@@ -115,11 +108,19 @@ async def _own(ws: WebSocket, state: Any) -> tuple[int, str, str]:
     return end
 
 
-def _opened(number: str, live: Live, muxer: Muxer, size: tuple[int, int], fps: float, scale: int) -> dict[str, Any]:
-    return {
-        "type": "opened", "id": number, "mime": muxer.mime, "fps": fps, "size": [side * scale for side in size],
-        "budget_ms": round(1e3 / fps, 3), "room_ms": round(1e3 * live.speech.room / 16000),
-    }  # fmt: skip
+def picture_of(image: protocol.Face | protocol.Upload, size: tuple[int, int], state: Any) -> Any:
+    """The picture of an opening, fitted: float32 [3, H, W] in [-1, 1]. Raises Refused and InputError."""
+    if isinstance(image, protocol.Face):
+        picture = shipped(image.face)
+    else:
+        picture = given(protocol.picture_bytes(image, state.settings.picture_bytes), state.workdir.path)
+    return fit_image(picture, size)
+
+
+def opened(number: str, live: Live, size: tuple[int, int], fps: float, **more: Any) -> dict[str, Any]:
+    """The event of a session that has begun; `size` (W, H) is that of the video."""
+    return {"type": "opened", "id": number, "fps": fps, "size": list(size), "budget_ms": round(1e3 / fps, 3),
+            "room_ms": round(1e3 * live.speech.room / MODEL_RATE_HZ), **more}  # fmt: skip
 
 
 async def _both(sending: Any, receiving: Any, over: asyncio.Future) -> tuple[int, str, str]:
@@ -147,52 +148,17 @@ async def _send(ws: WebSocket, viewer: Viewer) -> None:
             await ws.send_text(item)
 
 
-class _Owner:
-    """What comes from a session's owner."""
-
-    def __init__(self, ws: WebSocket, live: Live, audio: protocol.Audio, settings: Any):
-        self._ws, self._live, self._settings = ws, live, settings
-        self._pcm = Pcm(audio.rate, audio.coding)
-        self._audio = audio
-
-    async def receive(self) -> None:
-        """Until it closes. Raises Refused, InputError, WebSocketDisconnect."""
-        while True:
-            message = await self._ws.receive()
-            if message["type"] == "websocket.disconnect":
-                raise WebSocketDisconnect(message.get("code", 1000))
-            text, data = message.get("text"), message.get("bytes")
-            if data is not None:
-                self._sound(data)
-            elif len(text) > self._settings.json_bytes:
-                most = self._settings.json_bytes
-                raise Refused(protocol.TOO_LARGE, f"message: expected at most {most} characters, got {len(text)}")
-            elif not self._told(protocol.later_message(text)):
-                return
-
-    def _sound(self, data: bytes) -> None:
-        if len(data) > self._settings.sound_bytes:
-            most = self._settings.sound_bytes
-            raise Refused(protocol.TOO_LARGE, f"audio: expected at most {most} bytes a message, got {len(data)}")
-        self._live.push(self._pcm.take(data))
-
-    def _told(self, message: Any) -> bool:
-        """Do what a message asks; False when that is the end."""
-        live = self._live
-        if isinstance(message, protocol.Audio):
-            live.push(self._pcm.end())
-            self._pcm = Pcm(message.rate, message.coding)
-            self._audio, live.speech.live = message, message.source == "live"
-        elif isinstance(message, protocol.Prompt):
-            if self._settings.log_prompts:
-                log.info("prompt: %s", message.prompt)
-            live.prompt(message.prompt, message.number)
-        elif isinstance(message, protocol.Interrupt):
-            self._pcm = Pcm(self._audio.rate, self._audio.coding)
-            live.interrupt()
-        elif isinstance(message, protocol.End):
-            live.push(self._pcm.end())
-        return not isinstance(message, protocol.Close)
+async def _receive(ws: WebSocket, owner: Owner) -> None:
+    """All that a session's owner sends, until it closes. Raises Refused, InputError, WebSocketDisconnect."""
+    while True:
+        message = await ws.receive()
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message.get("code", 1000))
+        text, data = message.get("text"), message.get("bytes")
+        if data is not None:
+            owner.sound(data)
+        elif not owner.text(text):
+            return
 
 
 async def _view(ws: WebSocket, state: Any, number: str) -> tuple[int, str, str]:

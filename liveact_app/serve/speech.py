@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import soxr
@@ -63,10 +63,17 @@ class Pcm:
 
 
 class Part(NamedTuple):
-    """A piece of speech: float32 [n] at 16 kHz, and when it came, or None where it waited for the one before."""
+    """A piece of speech: float32 [n] at 16 kHz, and when it came, or None where it waited for the one before.
+
+    One without samples may be a mark: whoever put it there is told when the sound has come to it.
+    """
 
     samples: np.ndarray
     came: float | None
+    mark: Any = None
+
+
+NOTHING = np.zeros(0, np.float32)
 
 
 class Speech:
@@ -106,13 +113,19 @@ class Speech:
             self.dropped += lost
             return lost
 
+    def mark(self, mark: Any) -> None:
+        """A mark behind the last sample pushed."""
+        with self._lock:
+            self._parts.append(Part(NOTHING, None, mark))
+
     def take(self, want: int) -> list[Part]:
-        """Up to `want` samples, oldest first; a live source that is further ahead than its lag loses the surplus."""
+        """Up to `want` samples, oldest first, with the marks up to the last of them; a live source that is further
+        ahead than its lag loses the surplus."""
         with self._lock:
             if self.live:
                 self.dropped += self._forget(self._size - want - int(LAG_S * MODEL_RATE_HZ))
             taken: list[Part] = []
-            while want and self._parts:
+            while self._parts and (want or self._parts[0].mark is not None):
                 part = self._parts.popleft()
                 if len(part.samples) > want:
                     self._parts.appendleft(Part(part.samples[want:], None))
@@ -123,16 +136,21 @@ class Speech:
             return taken
 
     def clear(self) -> int:
-        """Drop all that waits; returns how many samples that was."""
+        """Drop all that waits, marks too; returns how many samples that was."""
         with self._lock:
-            return self._forget(self._size)
+            gone, self._size = self._size, 0
+            self._parts.clear()
+            return gone
 
     def _forget(self, count: int) -> int:
-        left = count
+        left, marks = count, []
         while left > 0 and self._parts:
             part = self._parts.popleft()
+            if part.mark is not None:
+                marks.append(part)
             if len(part.samples) > left:
                 self._parts.appendleft(Part(part.samples[left:], part.came))
             gone = min(left, len(part.samples))
             left, self._size = left - gone, self._size - gone
+        self._parts.extendleft(reversed(marks))
         return max(0, count) - max(0, left)
