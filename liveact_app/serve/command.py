@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from liveact_app.arguments import picture_size, real_number, whole_number
@@ -12,7 +14,10 @@ from liveact_app.say import note
 from liveact_model.errors import InputError
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from liveact_app.generate.job import Job
+    from liveact_app.serve.clock import Clock
     from liveact_app.serve.settings import Settings
 
 VARIABLE = "LIVEACT_TOKEN"
@@ -61,32 +66,41 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Load, warm up, serve until a signal comes; returns the exit code."""
     _must_have_extra()
+    from liveact_app.serve.run import listen, serve
+
+    tls, listening = _tls(args), listen(args.host, args.port)
+    with opened(args) as app:
+        serve(app, listening, tls)
+    return 0
+
+
+@contextlib.contextmanager
+def opened(args: argparse.Namespace, clock: Clock | None = None) -> Iterator[FastAPI]:
+    """The application on a model that is loaded and warm; its temporary files are removed at the end.
+
+    `clock` paces the sessions, if not by real seconds. Raises InputError.
+    """
     from liveact_app.backend import backends
     from liveact_app.generate.loading import Shelf, device_of
     from liveact_app.serve.app import build
     from liveact_app.serve.files import Files
     from liveact_app.serve.hall import Hall
-    from liveact_app.serve.run import listen, serve
     from liveact_app.serve.workdir import Workdir
 
-    settings = settings_of(args)
-    workdir = Workdir()
+    settings, workdir = settings_of(args), Workdir()
     try:
         job = job_of(args, str(workdir.path))
-        listening = listen(args.host, args.port)
         with backends(args.backend):
             device, shelf = device_of(args.device), Shelf()
             avatar, size = shelf.load(job, device)
-            hall = Hall(avatar, size, settings, audio_cfg=job.audio_cfg, sampler=job.sampler,
+            hall = Hall(avatar, size, settings, clock, audio_cfg=job.audio_cfg, sampler=job.sampler,
                         eight_bit_memory=job.eight_bit_memory, eight_bit_attention=job.eight_bit_attention,
                         graphs=False if job.eager else None)  # fmt: skip
             note("warming up")
             hall.warm()
-            app = build(hall, Files(hall, workdir.path, job, shelf, device), workdir)
-            serve(app, listening, _tls(args))
+            yield build(hall, Files(hall, workdir.path, job, shelf, device), workdir)
     finally:
         workdir.close()
-    return 0
 
 
 def _must_have_extra() -> None:
