@@ -48,6 +48,8 @@ class Hall:
     avatar   the model; it is shared, block by block
     size     (W, H) that it was loaded for: no session is larger
     options  of every Session: audio_cfg, sampler, ...
+
+    `name` begins every id that is given out here, so that a fleet finds whose it is.
     """
 
     def __init__(
@@ -57,7 +59,7 @@ class Hall:
         self.clock, self.turns, self.draining = clock or Clock(), Turns(), False
         self.live: dict[str, Live] = {}
         self.ended: Counter[str] = Counter()
-        self.refused = 0
+        self.refused, self.name = 0, ""
         self._done: Counter[str] = Counter()
         self._lock = threading.Lock()
 
@@ -98,13 +100,17 @@ class Hall:
         def start() -> Session:
             return Session(self.avatar, picture, wish.prompt, fps=fps, seed=wish.seed, **self.options)
 
-        number = secrets.token_urlsafe(SECRET_BYTES)
+        number = self.number()
         with self._lock:
             self.room()
             live = Live(start, fps, _Leaving(self, number, listener), self.turns, self.clock)
             self.live[number] = live
         live.begin()
         return number, live
+
+    def number(self) -> str:
+        """A new id, which nobody can guess."""
+        return self.name + secrets.token_urlsafe(SECRET_BYTES)
 
     def left(self, number: str, code: str) -> None:
         """A session has ended: what it counted stays."""
