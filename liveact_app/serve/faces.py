@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from importlib import resources
 from pathlib import Path
@@ -21,23 +22,27 @@ def shipped(name: str) -> Image.Image:
     """A face by its name. Raises InputError."""
     if name not in FACES:
         raise InputError(f"image.face: expected one of {', '.join(FACES)}, got {name!r:.60}")
+    return readable(STATIC / "faces" / FACES[name])
+
+
+def readable(path: Path) -> Image.Image:
+    """A picture in a file of ours, decoded. Raises InputError."""
     with _one:
-        return read_image(STATIC / "faces" / FACES[name], "image")
+        return read_image(path, "image")
 
 
 def given(data: bytes, folder: Path) -> Image.Image:
     """A picture file of a client's, put into `folder` under a name of ours. Raises InputError."""
     if not data:
         raise InputError("image: expected a picture, got 0 bytes")
-    path = folder / "picture"
-    with _one:
-        try:
-            path.write_bytes(data)
-            return read_image(path, "image")
-        except InputError as error:
-            raise InputError(anonymous(str(error), {str(path): "the picture"})) from None
-        finally:
-            path.unlink(missing_ok=True)
+    path = folder / secrets.token_hex(8)
+    try:
+        path.write_bytes(data)
+        return readable(path)
+    except InputError as error:
+        raise InputError(anonymous(str(error), {str(path): "the picture"})) from None
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def anonymous(sentence: str, names: dict[str, str]) -> str:

@@ -22,7 +22,7 @@ from liveact_app.generate.render import render
 from liveact_app.limits import lack
 from liveact_app.media.audio import scan
 from liveact_app.media.interrupt import Interrupted, Interrupts
-from liveact_app.serve.faces import anonymous
+from liveact_app.serve.faces import anonymous, readable
 from liveact_app.serve.hall import SECRET_BYTES, Busy, Hall, Wish
 from liveact_model.errors import InputError
 
@@ -83,6 +83,16 @@ class Files:
             self._videos[number] = video
             return video
 
+    def look(self, video: Video) -> None:
+        """Decode its files once, within bounds, before it waits for its turn. Raises InputError."""
+        picture, recording = video.folder / PICTURE, video.folder / RECORDING
+        try:
+            readable(picture)
+            sound = scan(recording, "audio", longest_s=self._hall.settings.recording_s)
+        except InputError as error:
+            raise InputError(anonymous(str(error), _names(video))) from None
+        video.of = math.ceil(sound.seconds * self._hall.check(video.wish)[1])
+
     def start(self, video: Video) -> None:
         """Its files are in place."""
         self._thread.submit(self._make, video)
@@ -125,7 +135,6 @@ class Files:
         if video.id not in self._videos:
             return
         video.state = MAKING
-        names = {str(video.folder / PICTURE): "the picture", str(video.folder / RECORDING): "the recording"}
         try:
             self._render(video)
             video.state = DONE
@@ -135,7 +144,7 @@ class Files:
             sentence = str(error) if isinstance(error, InputError) else lack(error)
             if sentence is None:
                 log.exception("a video from an upload failed")
-            video.error = anonymous(sentence or f"it failed ({type(error).__name__})", names)
+            video.error = anonymous(sentence or f"it failed ({type(error).__name__})", _names(video))
         finally:
             video.state = DONE if video.state == DONE else FAILED
             video.ended = time.monotonic()
@@ -147,11 +156,9 @@ class Files:
     def _render(self, video: Video) -> None:
         hall, wish = self._hall, video.wish
         size, fps = hall.check(wish)
-        recording = str(video.folder / RECORDING)
-        sound = scan(recording, "audio", longest_s=hall.settings.recording_s)
-        video.of = math.ceil(sound.seconds * fps)
-        job = replace(self._job, image=str(video.folder / PICTURE), audio=recording, out=str(video.result),
-                      prompt=wish.prompt, size=size, fps=fps, seed=wish.seed, scale=wish.scale)  # fmt: skip
+        picture, recording = str(video.folder / PICTURE), str(video.folder / RECORDING)
+        job = replace(self._job, image=picture, audio=recording, out=str(video.result), prompt=wish.prompt, size=size, fps=fps,
+                      seed=wish.seed, scale=wish.scale)  # fmt: skip
 
         @contextlib.contextmanager
         def block(number: int) -> Iterator[None]:
@@ -165,3 +172,7 @@ class Files:
         if summary.cut_short or summary.interrupted:
             raise InputError(summary.cut_short or "it was removed")
         video.video_frames = video.of = summary.video_frames
+
+
+def _names(video: Video) -> dict[str, str]:
+    return {str(video.folder / PICTURE): "the picture", str(video.folder / RECORDING): "the recording"}

@@ -70,7 +70,7 @@ class Muxer:
         context = av.CodecContext.create("libx264", "w")
         context.width, context.height = self._size
         context.pix_fmt, context.framerate, context.time_base = "yuv420p", self._fps, 1 / self._fps
-        context.options = X264 | {"tune": "zerolatency"}
+        context.options = X264 | {"tune": "zerolatency", "sc_threshold": "0"}  # no key frame but those in time
         context.gop_size = max(1, round(float(self._fps) * KEY_EVERY_S))
         context.thread_count = 1 if self._size[0] * self._size[1] < LARGE_PIXELS else 2
         context.colorspace = context.color_primaries = context.color_trc = BT709

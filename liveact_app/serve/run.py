@@ -19,6 +19,7 @@ from liveact_model.errors import InputError
 
 log = logging.getLogger("liveact.live")
 BACKLOG = 128
+TELL_S = 2.0
 PING_S = 10.0  # a client that does not answer for as long again is gone
 
 
@@ -46,7 +47,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._hall = app.state.live.hall
         self._shows = app.state.live.shows
-        self._asked = False
+        self._asked, self._until = False, 0.0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called in the main thread, between two callbacks of the loop or inside one."""
@@ -58,21 +59,23 @@ class Server(uvicorn.Server):
         note(f"stopping; {len(self._hall.live)} sessions run, for {self._hall.settings.drain_s:g} s at most")
 
     async def on_tick(self, counter: int) -> bool:
-        """Once in a while: whether the process ends."""
+        """Ten times a second: whether the process ends."""
         if self._asked and not self.should_exit:
-            self._until = getattr(self, "_until", time.monotonic() + self._hall.settings.drain_s)
+            if not self._until:
+                self._until = time.monotonic() + self._hall.settings.drain_s
+                for show in self._shows.values():
+                    show.event({"type": "draining", "reason": "The server stops soon; this session may still end."})
             if not self._hall.live or time.monotonic() > self._until:
                 await asyncio.to_thread(self._hall.close)
-                await self._told()
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._told(), TELL_S)
                 self.should_exit = True
         return await super().on_tick(counter)
 
     async def _told(self) -> None:
         """Wait until every client has been told why."""
-        with contextlib.suppress(asyncio.TimeoutError):
-            async with asyncio.timeout(2) if sys.version_info >= (3, 11) else contextlib.nullcontext():
-                while self._shows:
-                    await asyncio.sleep(0.02)
+        while self._shows:
+            await asyncio.sleep(0.02)
 
 
 def config(app: FastAPI, tls: dict[str, Any] | None = None) -> uvicorn.Config:

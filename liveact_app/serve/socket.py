@@ -49,6 +49,9 @@ async def _answering(ws: WebSocket, work: Any) -> None:
         code, word, sentence = protocol.BAD_INPUT, "input", str(error)
     except WebSocketDisconnect:
         return
+    except Exception as error:
+        log.exception("a connection failed")
+        code, word, sentence = protocol.INTERNAL, "failed", f"the server failed ({type(error).__name__})"
     finally:
         work.close()
     with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # it is gone already

@@ -92,6 +92,7 @@ def add_uploads(app: FastAPI, state: Any) -> None:
             try:
                 await asyncio.to_thread(_put, source, video.folder / PICTURE)
                 await asyncio.to_thread(_put, recording.file, video.folder / RECORDING)
+                await asyncio.to_thread(files.look, video)
             except BaseException:
                 files.remove(video)
                 raise
