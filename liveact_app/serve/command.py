@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("--drain", type=real_number(0, 3600), default=20, metavar="S", help="for running sessions (default: 20 s)")
     add("--tls-cert", metavar="FILE", help="certificate chain, for https")
     add("--tls-key", metavar="FILE", help="its private key")
+    add("--ray", action="store_true", help="a fleet on Ray Serve, one replica a GPU (docs/deploy.md)")
+    add("--replicas", type=replica_counts, default=(1, 1), metavar="N[-M]",
+        help="with --ray: how many, and up to how many when sessions come (default: 1)")  # fmt: skip
+    add("--linger", type=real_number(0, 86400), default=120, metavar="S",
+        help="with --ray: a replica that has become too many stays so long (default: 120 s)")  # fmt: skip
     add("--log-prompts", action="store_true", help="write prompts to the log, which nothing does otherwise")
     add("--size", type=picture_size, metavar="W*H", help="largest picture, pixels (default: the model's)")
     add_method(parser.add_argument_group("how to make it"))
@@ -66,12 +72,28 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Load, warm up, serve until a signal comes; returns the exit code."""
     _must_have_extra()
+    if args.ray:
+        return _fleet(args)
+    if args.replicas != (1, 1):
+        raise InputError("--replicas: expected --ray beside it, one process serves with one model")
     from liveact_app.serve.run import listen, serve
 
     tls, listening = _tls(args), listen(args.host, args.port)
     with opened(args) as app:
         serve(app, listening, tls)
     return 0
+
+
+def _fleet(args: argparse.Namespace) -> int:
+    import importlib.util
+
+    if importlib.util.find_spec("ray") is None:
+        raise InputError("--ray: expected Ray to be installed, it is missing; pip install liveact[ray]")
+    if args.tls_cert is not None or args.tls_key is not None:
+        raise InputError("--tls-cert: expected no --ray beside it, got both; Ray Serve speaks http alone")
+    from liveact_app.serve import fleet
+
+    return fleet.run(args)
 
 
 @contextlib.contextmanager
@@ -110,6 +132,15 @@ def _must_have_extra() -> None:
                if importlib.util.find_spec(n) is None]  # fmt: skip
     if missing:
         raise InputError(f"serve: expected the extra of this command, {missing[0]} is missing; pip install liveact[serve]")
+
+
+def replica_counts(text: str) -> tuple[int, int]:
+    """Argument type: N or N-M, 1 <= N <= M <= 1024."""
+    match = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", text.strip())
+    least, most = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 1 <= least <= most <= 1024:
+        raise argparse.ArgumentTypeError(f"expected N or N-M from 1 to 1024, such as 1-4, got {text!r}")
+    return least, most
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
