@@ -16,7 +16,7 @@ RUN := $(if $(BARE),$(PYTHON),$(BIN)/python)
 # with nvcc here, a failed build is an error
 export LIVEACT_FORCE_CUDA ?= $(if $(shell command -v nvcc),1,0)
 
-.PHONY: extension docs lock lockcheck floors demo test fuzz aot gpu verify budget profile campaign compare bench clean
+.PHONY: extension docs lock lockcheck floors demo serve test fuzz aot gpu verify budget profile campaign compare bench clean
 
 $(STAMP): pyproject.toml constraints.txt $(CSRC)
 	$(PYTHON) -m venv $(VENV)
@@ -27,7 +27,7 @@ ifeq ($(TORCH),cpu)
 else
 	$(BIN)/$(PIP) $(or $(TORCH),torch)
 endif
-	$(BIN)/$(PIP) -e ".[test]"
+	$(BIN)/$(PIP) -e ".[test,serve]"
 	touch $(STAMP)
 
 $(TRITON): $(STAMP)
@@ -38,6 +38,9 @@ demo: $(STAMP)  ## a talking video from the picture and the recording in example
 	mkdir -p out
 	$(BIN)/liveact generate --image examples/face.png --audio examples/speech.wav \
 	  --prompt "a happy person talking" --scale 6 --out out/demo.mp4
+
+serve: $(STAMP)  ## the live page on http://127.0.0.1:8000/: speak, and see it speak; PORT=8001
+	$(BIN)/liveact serve --port $(or $(PORT),8000)
 
 test: $(TRITON)  ## lint and the whole CPU test suite; Triton's interpreter has a process of its own
 	$(BIN)/ruff check .
@@ -100,10 +103,11 @@ floors: $(UV)  ## the lowest versions that pyproject.toml allows make a video an
 	$(PYTHON) -m venv out/floors
 	LIVEACT_NO_CUDA=1 $(UV) pip install --quiet --no-config --python out/floors/bin/python \
 	  --resolution lowest-direct --only-binary :all: --no-binary liveact \
-	  $(if $(filter cpu,$(TORCH)),--torch-backend cpu) ".[triton,test]"
+	  $(if $(filter cpu,$(TORCH)),--torch-backend cpu) ".[triton,test,serve]"
 	out/floors/bin/python -m liveact_app generate --image examples/face.png --audio examples/speech.wav \
 	  --out out/floors/lowest.mp4
-	out/floors/bin/python -m pytest tests/test_ops.py tests/test_media.py tests/test_weights.py tests/test_released.py
+	out/floors/bin/python -m pytest tests/test_ops.py tests/test_media.py tests/test_weights.py tests/test_released.py \
+	  tests/test_serve.py
 
 clean:
 	rm -rf $(VENV) out build *.egg-info liveact_kernels/*.so

@@ -21,7 +21,7 @@ MODEL = {
 }  # fmt: skip
 APP = {
     ".": "", "media": ".", "budget": ".", "predict": ". budget", "plan": ". predict", "generate": ". media plan",
-    "verify": ". media", "story": ". budget",
+    "serve": ". media generate", "verify": ". media", "story": ". budget",
 }  # fmt: skip
 ROOMS = {"liveact_kernels": KERNELS, "liveact_model": MODEL, "liveact_app": APP}
 STORY = {"liveact_model": ("session", "steps", "avatar", "dry", "needs"), "liveact_app": ("doctor", "tune", "__main__")}

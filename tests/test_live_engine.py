@@ -2,8 +2,10 @@
 
 import ast
 import io
+import itertools
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,9 +25,10 @@ from liveact_app.serve.turns import Turns
 from liveact_model.errors import InputError
 
 ROOT = Path(__file__).parent.parent
-ENGINE = ("clock", "turns", "speech", "figures", "live", "boxes", "mux", "hall", "settings")
+ENGINE = ("clock", "turns", "speech", "figures", "handover", "maker", "live", "boxes", "mux", "hall", "settings")
 WEB = {"fastapi", "starlette", "uvicorn", "websockets", "asyncio", "prometheus_client", "multipart"}
 FAST = 12.0
+POOL = ThreadPoolExecutor(4)
 FIRST, LATER, LOOK = 21, 32, 2
 
 
@@ -96,7 +99,7 @@ def run(frames, at=(), fps=20, live=True, rate=FAST, **fake):
     """A session that is closed with video frame `frames`; `at` maps video frames to what is done with the Live."""
     clock, ear = Clock(rate), Ear()
     session = Fake(fps, clock=clock, **fake)
-    running = Live(lambda: session, fps, ear, Turns(), clock)
+    running = Live(lambda: session, fps, ear, Turns(), clock, POOL)
     running.speech.live = live
     ear.at = {k: (lambda act=act: act(running)) for k, act in dict(at).items()}
     ear.at[frames - 1] = lambda: running.close("enough")
@@ -134,12 +137,12 @@ def test_what_is_heard_is_what_was_pushed_and_the_sound_has_no_holes(fps):
     spoken = np.flatnonzero(sound)
     assert len(spoken) == len(said) and np.array_equal(sound[spoken[0] : spoken[-1] + 1], said)
     edges = [int(k * 16000 / Fraction(fps).limit_denominator(1001)) for k in range(121)]
-    assert [m.samples for m in ear.moments] == [b - a for a, b in zip(edges, edges[1:])]
+    assert [m.samples for m in ear.moments] == [b - a for a, b in itertools.pairwise(edges)]
 
 
 def by_hand(live=True):
     """A session of which the test makes every block, so that nothing depends on the clock."""
-    running, session = Live(lambda: None, 20, Ear(), Turns(), Clock()), Fake()
+    running, session = Live(lambda: None, 20, Ear(), Turns(), Clock(), POOL), Fake()
     running.speech.live = live
     return running, session
 
@@ -147,12 +150,12 @@ def by_hand(live=True):
 def test_speech_that_begins_ends_its_block_and_goes_on_in_the_next():
     """A microphone that is a little late must not have a hole in its first word."""
     live, session = by_hand()
-    live._block(session)
+    live.maker.block(session, 0.0)
     live.push(ramp(8000))
-    live._block(session)
+    live.maker.block(session, 0.0)
     live.push(ramp(26_000, 0.1))
-    live._block(session)
-    live._block(session)
+    live.maker.block(session, 0.0)
+    live.maker.block(session, 0.0)
     spoken = np.flatnonzero(np.concatenate(session.heard))
     assert len(spoken) == 34_000 and spoken[-1] - spoken[0] == 33_999
 
@@ -161,12 +164,12 @@ def test_speech_that_runs_dry_is_followed_by_the_silence():
     """A recording's last words are not torn from those before, and a pause in a microphone's counts as a gap."""
     for stored in (True, False):
         live, session = by_hand(not stored)
-        live._block(session)
+        live.maker.block(session, 0.0)
         live.push(ramp(LATER * 800 + (3000 if stored else 0)))
-        live._block(session)
+        live.maker.block(session, 0.0)
         live.push(ramp(0 if stored else 3000))
-        live._block(session)
-        live._block(session)
+        live.maker.block(session, 0.0)
+        live.maker.block(session, 0.0)
         spoken = np.flatnonzero(np.concatenate(session.heard))
         assert spoken[-1] - spoken[0] == LATER * 800 + 3000 - 1
         assert live.figures.gaps == (0 if stored else 1)
@@ -174,10 +177,10 @@ def test_speech_that_runs_dry_is_followed_by_the_silence():
 
 def test_what_a_microphone_is_ahead_is_dropped_and_counted():
     live, session = by_hand()
-    live._block(session)
+    live.maker.block(session, 0.0)
     for k in range(60):
         live.push(np.full(1600, 0.001 * (k + 1), np.float32))
-    live._block(session)
+    live.maker.block(session, 0.0)
     lag = int(LAG_S * 16_000)
     assert live.speech.queued == lag and live.speech.dropped == 60 * 1600 - LATER * 800 - lag
     heard = np.concatenate(session.heard)
@@ -185,12 +188,12 @@ def test_what_a_microphone_is_ahead_is_dropped_and_counted():
 
 
 def test_latency_is_counted_from_arrival_to_leaving():
-    live, ear, _ = run(60, {3: lambda live: live.push(ramp(4000))}, live=False)
+    live, ear, _ = run(120, {3: lambda live: live.push(ramp(4000))}, live=False)
     arrived = ear.moments[3].index
     shown = next(m.index for m in ear.moments if m.heard[: m.samples].any())
     least = (shown - arrived - 1) / 20
     assert live.figures.speech_latency_s >= least > 0.5
-    assert ear.of("block")[1]["latency_ms"] == round(1e3 * live.figures.speech_latency_s)
+    assert ear.of("block")[-1]["latency_ms"] == round(1e3 * live.figures.speech_latency_s)
 
 
 def test_an_interrupt_drops_what_waits_but_not_what_comes_after():
@@ -219,7 +222,7 @@ def test_prompts_count_at_the_next_block_and_a_bad_one_is_only_told():
 
 def test_a_late_block_moves_sound_and_picture_together():
     live, ear, _ = run(120, {25: lambda live: live.push(ramp(60_000))}, live=False, slow={2: 6.0})
-    assert live.figures.late_video_frames > 20
+    assert 20 < live.figures.late_video_frames < 1000  # counted once, not again with every frame after it
     assert [m.index for m in ear.moments] == list(range(120))
     spoken = np.flatnonzero(ear.sound())
     assert np.array_equal(np.diff(spoken), np.ones(len(spoken) - 1))
@@ -234,7 +237,7 @@ def test_what_fails_ends_it_with_a_sentence():
 
     for act, end in ((refuse, ("input", "size: expected 64, got 65")), (lambda: 1 / 0, None)):
         ear = Ear()
-        live = Live(act, 20, ear, Turns(), Clock(FAST))
+        live = Live(act, 20, ear, Turns(), Clock(FAST), POOL)
         live.begin()
         assert live.join(60) and ear.end == (end or ("failed", "the session failed (ZeroDivisionError)"))
 
@@ -243,20 +246,19 @@ def test_a_listener_that_fails_ends_the_session():
     ear = Ear()
     ear.moment = lambda moment: 1 / 0
     session = Fake()
-    live = Live(lambda: session, 20, ear, Turns(), Clock(FAST))
+    live = Live(lambda: session, 20, ear, Turns(), Clock(FAST), POOL)
     live.begin()
     assert live.join(60) and ear.end[0] == "failed" and session.closed
 
 
 def test_closing_does_not_wait_for_the_clock():
-    live = Live(Fake, 20, Ear(), Turns(), Clock(0.001))  # a block of it would last half an hour
+    live = Live(Fake, 20, Ear(), Turns(), Clock(0.001), POOL)  # a block of it would last half an hour
     live.begin()
     while not live.figures.video_frames:
         time.sleep(0.01)
     live.close("enough")
     assert live.join(60)
     assert live.push(ramp(100)) == 0 and live.speech.queued == 0  # nobody hears it any more
-    assert not [t for t in threading.enumerate() if t.name.startswith("live-")]
 
 
 def test_the_most_urgent_block_is_next():
@@ -352,7 +354,7 @@ def test_fragments_decode_to_what_was_shown_and_heard(fps, scale):
         grey = frame.reformat(format="rgb24", src_colorspace=frame.colorspace).to_ndarray().mean()
         assert abs(grey - 2 * k) < 4
     with av.open(io.BytesIO(data)) as file:
-        heard = [f for f in file.decode(audio=0)]
+        heard = list(file.decode(audio=0))
     assert heard[0].pts == 0
     got = np.concatenate([f.to_ndarray()[0] for f in heard])
     assert -3 * AAC_SAMPLES < len(got) - edges[count] <= 2 * AAC_SAMPLES  # the encoder looks ahead
@@ -363,7 +365,8 @@ def test_fragments_decode_to_what_was_shown_and_heard(fps, scale):
 
 def test_who_joins_later_starts_at_a_key_frame():
     muxer = Muxer((64, 64), Fraction(20))
-    parts = [muxer.write(Moment(k, np.full((64, 64, 3), k, np.uint8), 800, np.zeros(2400, np.float32))) for k in range(60)]
+    pixels, sound = np.zeros((64, 64, 3), np.uint8), np.zeros(2400, np.float32)
+    parts = [muxer.write(Moment(k, pixels + np.uint8(k), 800, sound)) for k in range(60)]
     start = next(k for k, part in enumerate(parts) if k > 5 and part.key)
     data = muxer.init + b"".join(p.data for p in parts[start:])
     with av.open(io.BytesIO(data)) as file:

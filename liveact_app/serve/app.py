@@ -16,7 +16,6 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from liveact_app.media.video import frame_rate
 from liveact_app.serve import socket
 from liveact_app.serve.faces import FACES, STATIC
 from liveact_app.serve.files import Files
@@ -44,7 +43,6 @@ class State:
     settings: Settings
     metrics: Metrics
     shows: dict[str, Broadcast] = field(default_factory=dict)
-    rate_of: Any = staticmethod(frame_rate)
 
 
 def build(hall: Hall, files: Files, workdir: Workdir) -> FastAPI:
@@ -85,6 +83,8 @@ async def _sweep(hall: Hall) -> None:
     while True:
         await asyncio.sleep(SWEEP_S)
         hall.sweep()
+        if hall.group is not None:
+            await asyncio.to_thread(hall.keep_alive)
 
 
 def _add_health(app: FastAPI, state: State) -> None:

@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from liveact_app.generate.job import Job
+    from liveact_app.generate.loading import Shelf
+    from liveact_app.launch import Place
     from liveact_app.serve.clock import Clock
+    from liveact_app.serve.ranks import Group
     from liveact_app.serve.settings import Settings
+    from liveact_app.serve.workdir import Workdir
 
 VARIABLE = "LIVEACT_TOKEN"
 SMALL_SESSIONS = 4
@@ -30,6 +34,9 @@ in /openapi.json, numbers for Prometheus in /metrics.
 Only this machine can reach the server, unless --host says otherwise; clients must then show a token: --token's,
 $LIVEACT_TOKEN's, or one that is made up and printed. A browser gives a microphone only to localhost and to https.
 SIGTERM and Ctrl-C let running sessions end for --drain seconds and open no more; a second one ends them at once.
+
+Several GPUs share one session under torchrun; rank 0 serves:
+  torchrun --nproc_per_node 2 -m liveact_app serve --model DIR
 
 examples:
   liveact serve
@@ -72,25 +79,32 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Load, warm up, serve until a signal comes; returns the exit code."""
     _must_have_extra()
+    from liveact_app.launch import place
+
+    here, tls = place(), _tls(args)
     if args.ray:
-        return _fleet(args)
+        return _fleet(args, here)
     if args.replicas != (1, 1):
         raise InputError("--replicas: expected --ray beside it, one process serves with one model")
+    if here.size > 1:
+        return _share(args, here, tls)
     from liveact_app.serve.run import listen, serve
 
-    tls, listening = _tls(args), listen(args.host, args.port)
+    listening = listen(args.host, args.port)
     with opened(args) as app:
         serve(app, listening, tls)
     return 0
 
 
-def _fleet(args: argparse.Namespace) -> int:
+def _fleet(args: argparse.Namespace, here: Place) -> int:
     import importlib.util
 
     if importlib.util.find_spec("ray") is None:
         raise InputError("--ray: expected Ray to be installed, it is missing; pip install liveact[ray]")
-    if args.tls_cert is not None or args.tls_key is not None:
+    if args.tls_cert is not None:
         raise InputError("--tls-cert: expected no --ray beside it, got both; Ray Serve speaks http alone")
+    if here.size > 1:
+        raise InputError(f"--ray: expected one process, it starts the others itself, got {here.size}")
     from liveact_app.serve import fleet
 
     return fleet.run(args)
@@ -98,31 +112,70 @@ def _fleet(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def opened(args: argparse.Namespace, clock: Clock | None = None) -> Iterator[FastAPI]:
-    """The application on a model that is loaded and warm; its temporary files are removed at the end.
+    """The application of one process, its model loaded and warm; its temporary files are removed at the end.
 
     `clock` paces the sessions, if not by real seconds. Raises InputError.
     """
     from liveact_app.backend import backends
     from liveact_app.generate.loading import Shelf, device_of
-    from liveact_app.serve.app import build
-    from liveact_app.serve.files import Files
-    from liveact_app.serve.hall import Hall
     from liveact_app.serve.workdir import Workdir
 
     settings, workdir = settings_of(args), Workdir()
     try:
         job = job_of(args, str(workdir.path))
         with backends(args.backend):
-            device, shelf = device_of(args.device), Shelf()
-            avatar, size = shelf.load(job, device)
-            hall = Hall(avatar, size, settings, clock, audio_cfg=job.audio_cfg, sampler=job.sampler,
-                        eight_bit_memory=job.eight_bit_memory, eight_bit_attention=job.eight_bit_attention,
-                        graphs=False if job.eager else None)  # fmt: skip
-            note("warming up")
-            hall.warm()
-            yield build(hall, Files(hall, workdir.path, job, shelf, device), workdir)
+            yield _warm(settings, job, Shelf(), device_of(args.device), workdir, None, clock)
     finally:
         workdir.close()
+
+
+def _share(args: argparse.Namespace, here: Place, tls: dict[str, Any]) -> int:
+    """One session at a time, by several processes; 1 when their group is broken."""
+    from liveact_app.backend import backends
+    from liveact_app.generate.loading import Shelf, device_of
+    from liveact_app.generate.ranks import joined, settle
+    from liveact_app.serve.ranks import Group, follow
+    from liveact_app.serve.run import listen, serve
+    from liveact_app.serve.workdir import Workdir
+
+    workdir, shelf = Workdir(), Shelf()
+    try:
+        job, settings = job_of(args, str(workdir.path)), settings_of(args, here.size)
+        device = device_of(args.device, here.local)
+        with backends(args.backend), joined(device, args.parallel) as ranks:
+            avatar, size = shelf.load(job, device)
+            settle(ranks, job.parallel, avatar, size, job.eight_bit_attention)
+            if not ranks.leads:
+                follow(ranks, avatar)
+                return 0
+            group, listening = Group(ranks), listen(args.host, args.port)
+            app = _warm(settings, job, shelf, device, workdir, group)
+            serve(app, listening, tls)
+            if app.state.live.hall.broken:
+                ranks.close(1, "a session failed")
+                return 1
+            group.end()
+            return 0
+    finally:
+        workdir.close()
+
+
+def _warm(
+    settings: Settings, job: Job, shelf: Shelf, device: str, workdir: Workdir, group: Group | None,
+    clock: Clock | None = None,
+) -> FastAPI:  # fmt: skip
+    """The application on a model that has made its first blocks."""
+    from liveact_app.serve.app import build
+    from liveact_app.serve.files import Files
+    from liveact_app.serve.hall import Hall
+
+    avatar, size = shelf.load(job, device)
+    hall = Hall(avatar, size, settings, clock, group=group, audio_cfg=job.audio_cfg, sampler=job.sampler,
+                eight_bit_memory=job.eight_bit_memory, eight_bit_attention=job.eight_bit_attention,
+                graphs=False if job.eager else None)  # fmt: skip
+    note("warming up")
+    hall.warm()
+    return build(hall, Files(hall, workdir.path, job, shelf, device), workdir)
 
 
 def _must_have_extra() -> None:
@@ -131,7 +184,7 @@ def _must_have_extra() -> None:
     missing = [n for n in ("fastapi", "uvicorn", "websockets", "python_multipart", "prometheus_client")
                if importlib.util.find_spec(n) is None]  # fmt: skip
     if missing:
-        raise InputError(f"serve: expected the extra of this command, {missing[0]} is missing; pip install liveact[serve]")
+        raise InputError(f"serve: expected its extra, but {missing[0]} is missing; pip install liveact[serve]")
 
 
 def replica_counts(text: str) -> tuple[int, int]:
@@ -143,8 +196,8 @@ def replica_counts(text: str) -> tuple[int, int]:
     return least, most
 
 
-def settings_of(args: argparse.Namespace) -> Settings:
-    """The bounds that a command line asks for. Raises InputError."""
+def settings_of(args: argparse.Namespace, ranks: int = 1) -> Settings:
+    """The bounds that a command line asks for, of `ranks` processes. Raises InputError."""
     import secrets
 
     from pydantic import ValidationError
@@ -157,7 +210,9 @@ def settings_of(args: argparse.Namespace) -> Settings:
     if token is None and not is_loopback(args.host):
         token = secrets.token_urlsafe(24)
         note(f"others can reach {args.host!r}, so clients must show this token: {token}")
-    sessions = args.sessions or (SMALL_SESSIONS if args.model in AVATARS else 1)
+    if ranks > 1 and (args.sessions or 1) > 1:
+        raise InputError(f"--sessions: expected 1, since {ranks} processes share it, got {args.sessions}")
+    sessions = args.sessions or (SMALL_SESSIONS if args.model in AVATARS and ranks == 1 else 1)
     try:
         return Settings(
             host=args.host, token=token, origins=tuple(args.origin), sessions=sessions, idle_s=args.idle,

@@ -1,4 +1,4 @@
-"""Videos from uploads: the same Session through the command's own `render`, one after the other, beside what is live."""
+"""Videos from uploads: the same Session through the command's own `render`, one by one, beside what is live."""
 
 from __future__ import annotations
 
@@ -66,11 +66,13 @@ class Files:
     def __init__(self, hall: Hall, folder: Path, job: Job, shelf: Shelf, device: str):
         self._hall, self._folder, self._job, self._shelf, self._device = hall, folder, job, shelf, device
         self._videos: dict[str, Video] = {}
-        self._lock, self._thread = threading.Lock(), ThreadPoolExecutor(1, thread_name_prefix="files")
+        self._lock, self._thread = threading.Lock(), ThreadPoolExecutor(1, "files", hall.enter_thread)
 
     def place(self, wish: Wish) -> Video:
         """A folder for an upload. Raises Busy when enough of them wait, InputError for a wish that cannot be."""
         self._hall.check(wish)
+        if self._hall.group is not None:
+            raise Busy("this server's processes share the work of live sessions and make no files")
         with self._lock:
             self._sweep()
             waiting = sum(v.ended is None for v in self._videos.values())
@@ -111,7 +113,7 @@ class Files:
 
     def counts(self) -> Counter[str]:
         """How many are in which state."""
-        return Counter({name: 0 for name in (WAITING, MAKING, DONE, FAILED)}) + Counter(
+        return Counter(dict.fromkeys((WAITING, MAKING, DONE, FAILED), 0)) + Counter(
             v.state for v in list(self._videos.values())
         )
 
@@ -157,8 +159,8 @@ class Files:
         hall, wish = self._hall, video.wish
         size, fps = hall.check(wish)
         picture, recording = str(video.folder / PICTURE), str(video.folder / RECORDING)
-        job = replace(self._job, image=picture, audio=recording, out=str(video.result), prompt=wish.prompt, size=size, fps=fps,
-                      seed=wish.seed, scale=wish.scale)  # fmt: skip
+        job = replace(self._job, image=picture, audio=recording, out=str(video.result), prompt=wish.prompt, size=size,
+                      fps=fps, seed=wish.seed, scale=wish.scale)  # fmt: skip
 
         @contextlib.contextmanager
         def block(number: int) -> Iterator[None]:

@@ -6,6 +6,7 @@ import secrets
 import threading
 from collections import Counter
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from liveact_model.errors import InputError
 from liveact_model.session import Session
 
 if TYPE_CHECKING:
+    from liveact_app.serve.ranks import Group
     from liveact_model.avatar import Avatar
 
 SECRET_BYTES = 16
@@ -47,21 +49,24 @@ class Hall:
 
     avatar   the model; it is shared, block by block
     size     (W, H) that it was loaded for: no session is larger
+    group    the processes that share the work: one session at a time then
     options  of every Session: audio_cfg, sampler, ...
 
     `name` begins every id that is given out here, so that a fleet finds whose it is.
     """
 
     def __init__(
-        self, avatar: Avatar, size: tuple[int, int], settings: Settings, clock: Clock | None = None, **options: Any
-    ):
+        self, avatar: Avatar, size: tuple[int, int], settings: Settings, clock: Clock | None = None,
+        group: Group | None = None, **options: Any,
+    ):  # fmt: skip
         self.avatar, self.size, self.settings, self.options = avatar, size, settings, options
         self.clock, self.turns, self.draining = clock or Clock(), Turns(), False
         self.live: dict[str, Live] = {}
         self.ended: Counter[str] = Counter()
-        self.refused, self.name = 0, ""
+        self.refused, self.group, self.broken, self.name = 0, group, False, ""
         self._done: Counter[str] = Counter()
         self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(2 * settings.sessions, "live", self.enter_thread)
 
     def check(self, wish: Wish) -> tuple[tuple[int, int], float]:
         """Size and fps of a wish. Raises InputError."""
@@ -98,22 +103,36 @@ class Hall:
         _, fps = self.check(wish)
 
         def start() -> Session:
-            return Session(self.avatar, picture, wish.prompt, fps=fps, seed=wish.seed, **self.options)
+            return self._session(picture, wish.prompt, fps=fps, seed=wish.seed)
 
         number = self.number()
         with self._lock:
             self.room()
-            live = Live(start, fps, _Leaving(self, number, listener), self.turns, self.clock)
+            live = Live(start, fps, _Leaving(self, number, listener), self.turns, self.clock,
+                        self._pool)  # fmt: skip
             self.live[number] = live
-        live.begin()
+            live.begin()
         return number, live
 
     def number(self) -> str:
         """A new id, which nobody can guess."""
         return self.name + secrets.token_urlsafe(SECRET_BYTES)
 
+    def _session(self, picture: torch.Tensor, prompt: str, **more: Any) -> Session:
+        options = self.options | more
+        ranks = {} if self.group is None else {"parallel": self.group.open(**options)}
+        return Session(self.avatar, picture, prompt, **options, **ranks)
+
+    def enter_thread(self) -> None:
+        """To be called first by a thread that runs the model: kernels start on the thread's own device."""
+        index = self.avatar.anchor().device.index
+        if index is not None:
+            torch.accelerator.set_device_index(index)
+
     def left(self, number: str, code: str) -> None:
         """A session has ended: what it counted stays."""
+        if self.group is not None and code == "failed":  # the others are in the middle of something, or gone
+            self.broken = self.draining = True
         with self._lock:
             live = self.live.pop(number, None)
             if live is not None:
@@ -134,6 +153,13 @@ class Hall:
             elif now - live.opened > s.longest_s:
                 live.close(f"a session lasts {s.longest_s:g} s at most", "long")
 
+    def keep_alive(self) -> None:
+        """Called every now and then, not on the event loop: it waits for its turn."""
+        if self.group is not None and not self.live:
+            with self.turns.take():
+                if not self.live:
+                    self.group.keep_alive()
+
     def drain(self) -> None:
         """Open no more sessions."""
         self.draining = True
@@ -144,13 +170,12 @@ class Hall:
         lives = list(self.live.values())
         for live in lives:
             live.close(reason, "drained")
-        for live in lives:
-            live.join()
+        self._pool.shutdown()
 
     def warm(self) -> None:
         """Run a session that nobody sees, with a change of prompt: what compiles, compiles now."""
         w, h = self.size
-        session = Session(self.avatar, torch.zeros(3, h, w), "", **self.options)
+        session = self._session(torch.zeros(3, h, w), "")
         for block in range(WARM_BLOCKS):
             while not session.ready():
                 session.push_audio(torch.zeros(800))
@@ -181,5 +206,3 @@ def _counted(lives: Iterable[Live]) -> Counter[str]:
         out.update({name: getattr(f, name) for name in names})
         out.update({name: f.stages[name] for name in STAGES})
     return out
-
-

@@ -39,7 +39,7 @@ class Metrics:
             return Histogram(f"liveact_{name}_seconds", help, buckets=SECONDS, registry=self.registry)
 
         self._first = seconds("first_frame", "From a session's opening to its first video frame.")
-        self._speech = seconds("speech_latency", "From a sample's arrival to its video frame, the newest of each block.")
+        self._speech = seconds("speech_latency", "From a sample's arrival to its video frame, the newest of a block.")
 
     def watch(self, event: Event) -> None:
         """Hear an event."""

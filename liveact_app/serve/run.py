@@ -60,6 +60,8 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: whether the process ends."""
+        if self._hall.broken and not self._asked:
+            self.handle_exit(0, None)
         if self._asked and not self.should_exit:
             if not self._until:
                 self._until = time.monotonic() + self._hall.settings.drain_s
@@ -81,6 +83,7 @@ class Server(uvicorn.Server):
 def config(app: FastAPI, tls: dict[str, Any] | None = None) -> uvicorn.Config:
     """How uvicorn runs the application."""
     s = app.state.live.settings
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # finer levels write messages, and with them prompts
     return uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, ws_max_size=s.message_bytes,
         ws_ping_interval=PING_S, ws_ping_timeout=PING_S, ws_per_message_deflate=False, limit_concurrency=None,
@@ -91,7 +94,6 @@ def config(app: FastAPI, tls: dict[str, Any] | None = None) -> uvicorn.Config:
 def serve(app: FastAPI, listening: socket.socket, tls: dict[str, Any]) -> None:
     """Answer until a signal comes."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="liveact: %(message)s")
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     host, port = listening.getsockname()[:2]
     settings = app.state.live.settings
     shown = f"[{host}]" if ":" in host else host

@@ -11,6 +11,7 @@ from typing import Any
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from liveact_app.media.image import fit_image
+from liveact_app.media.video import frame_rate
 from liveact_app.serve import protocol
 from liveact_app.serve.faces import given, shipped
 from liveact_app.serve.guard import same_token
@@ -90,7 +91,7 @@ async def _own(ws: WebSocket, state: Any) -> tuple[int, str, str]:
             picture = shipped(image.face)
         else:
             picture = given(protocol.picture_bytes(image, settings.picture_bytes), state.workdir.path)
-        return fit_image(picture, size), Muxer(size, state.rate_of(fps), first.scale)
+        return fit_image(picture, size), Muxer(size, frame_rate(fps), first.scale)
 
     picture, muxer = await asyncio.to_thread(prepare)
     broadcast = Broadcast(muxer, fps, state.metrics.watch)
@@ -200,7 +201,8 @@ async def _view(ws: WebSocket, state: Any, number: str) -> tuple[int, str, str]:
     if broadcast is None or live is None:
         raise Refused(protocol.UNKNOWN, "session: expected one that runs, got an id of none")
     if len(broadcast.viewers) > state.settings.viewers:  # its owner is one, too
-        raise Refused(protocol.BUSY, f"session: expected at most {state.settings.viewers} viewers, all places are taken")
+        most = state.settings.viewers
+        raise Refused(protocol.BUSY, f"session: expected at most {most} viewers, all places are taken")
     viewer, muxer = broadcast.join(), broadcast.muxer
     try:
         await ws.send_text(json.dumps({"type": "watching", "mime": muxer.mime, "fps": float(live.fps)}))

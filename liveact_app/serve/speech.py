@@ -1,4 +1,4 @@
-"""Speech on its way to a live session: bytes of any declared rate to 16 kHz, and a bounded queue in front of the model."""
+"""Speech on its way to a live session: bytes of any declared rate to 16 kHz, and a bounded queue before the model."""
 
 from __future__ import annotations
 
