@@ -81,9 +81,10 @@ def run(args: argparse.Namespace) -> int:
     _must_have_extra()
     from liveact_app.launch import place
 
-    here, tls = place(), _tls(args)
+    here = place()
     if args.ray:
         return _fleet(args, here)
+    tls = _tls(args)
     if args.replicas != (1, 1):
         raise InputError("--replicas: expected --ray beside it, one process serves with one model")
     if here.size > 1:
