@@ -48,9 +48,9 @@ RATE_HZ, PUSH_S = 16_000, 4.0
 def serve(args: argparse.Namespace) -> int:
     """The server's process; prints its port."""
     from liveact_app.serve.clock import Clock
-    from liveact_app.serve.command import opened
     from liveact_app.serve.run import listen
     from liveact_app.serve.run import serve as answer_all
+    from liveact_app.serve.start import opened
 
     flags = ["serve", "--sessions", "4", "--idle", "86400", "--longest", "86400", "--drain", "1"]
     listening = listen("127.0.0.1", 0)

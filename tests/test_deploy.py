@@ -91,7 +91,7 @@ def test_whoever_stops_it_waits_longer_than_it_drains():
 
 
 def test_the_token_is_the_one_that_the_server_reads_and_prometheus_shows():
-    from liveact_app.serve.command import VARIABLE
+    from liveact_app.serve.start import VARIABLE
 
     assert VARIABLE in COMPOSE["services"]["liveact"]["environment"] and VARIABLE in UNIT
     assert COMPOSE["secrets"]["liveact_token"]["environment"] == VARIABLE

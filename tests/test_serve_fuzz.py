@@ -17,7 +17,7 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from liveact_app.cli import build_parser
-from liveact_app.serve.command import opened
+from liveact_app.serve.start import opened
 
 HOST = {"Host": "localhost"}
 BEYOND = [positive_data_acceptance]  # what a picture is, and which sizes a model makes, is in no schema

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import re
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from liveact_app.arguments import picture_size, real_number, whole_number
 from liveact_app.generate.options import add_method
-from liveact_app.say import note
+from liveact_app.serve.start import SMALL_SESSIONS, VARIABLE, job_of, opened, settings_of, warm
 from liveact_model.errors import InputError
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
-
-    from liveact_app.generate.job import Job
-    from liveact_app.generate.loading import Shelf
     from liveact_app.launch import Place
-    from liveact_app.serve.clock import Clock
-    from liveact_app.serve.ranks import Group
-    from liveact_app.serve.settings import Settings
-    from liveact_app.serve.workdir import Workdir
 
-VARIABLE = "LIVEACT_TOKEN"
-SMALL_SESSIONS = 4
 EPILOG = """
 Open the address in a browser: pick a face, speak, and see it speak. The protocol is in docs/live.md, the HTTP interface
 in /openapi.json, numbers for Prometheus in /metrics.
@@ -41,6 +28,7 @@ Several GPUs share one session under torchrun; rank 0 serves:
 examples:
   liveact serve
   liveact serve --host 0.0.0.0 --port 8443 --tls-cert cert.pem --tls-key key.pem --sessions 2
+  liveact serve --ray --replicas 1-4
 
 exit codes: 0 it was asked to stop, 2 unusable input
 """
@@ -111,25 +99,6 @@ def _fleet(args: argparse.Namespace, here: Place) -> int:
     return fleet.run(args)
 
 
-@contextlib.contextmanager
-def opened(args: argparse.Namespace, clock: Clock | None = None) -> Iterator[FastAPI]:
-    """The application of one process, its model loaded and warm; its temporary files are removed at the end.
-
-    `clock` paces the sessions, if not by real seconds. Raises InputError.
-    """
-    from liveact_app.backend import backends
-    from liveact_app.generate.loading import Shelf, device_of
-    from liveact_app.serve.workdir import Workdir
-
-    settings, workdir = settings_of(args), Workdir()
-    try:
-        job = job_of(args, str(workdir.path))
-        with backends(args.backend):
-            yield _warm(settings, job, Shelf(), device_of(args.device), workdir, None, clock)
-    finally:
-        workdir.close()
-
-
 def _share(args: argparse.Namespace, here: Place, tls: dict[str, Any]) -> int:
     """One session at a time, by several processes; 1 when their group is broken."""
     from liveact_app.backend import backends
@@ -150,7 +119,7 @@ def _share(args: argparse.Namespace, here: Place, tls: dict[str, Any]) -> int:
                 follow(ranks, avatar)
                 return 0
             group, listening = Group(ranks), listen(args.host, args.port)
-            app = _warm(settings, job, shelf, device, workdir, group)
+            app = warm(settings, job, shelf, device, workdir, group)
             serve(app, listening, tls)
             if app.state.live.hall.broken:
                 ranks.close(1, "a session failed")
@@ -159,24 +128,6 @@ def _share(args: argparse.Namespace, here: Place, tls: dict[str, Any]) -> int:
             return 0
     finally:
         workdir.close()
-
-
-def _warm(
-    settings: Settings, job: Job, shelf: Shelf, device: str, workdir: Workdir, group: Group | None,
-    clock: Clock | None = None,
-) -> FastAPI:  # fmt: skip
-    """The application on a model that has made its first blocks."""
-    from liveact_app.serve.app import build
-    from liveact_app.serve.files import Files
-    from liveact_app.serve.hall import Hall
-
-    avatar, size = shelf.load(job, device)
-    hall = Hall(avatar, size, settings, clock, group=group, audio_cfg=job.audio_cfg, sampler=job.sampler,
-                eight_bit_memory=job.eight_bit_memory, eight_bit_attention=job.eight_bit_attention,
-                graphs=False if job.eager else None)  # fmt: skip
-    note("warming up")
-    hall.warm()
-    return build(hall, Files(hall, workdir.path, job, shelf, device), workdir)
 
 
 def _must_have_extra() -> None:
@@ -195,45 +146,6 @@ def replica_counts(text: str) -> tuple[int, int]:
     if not 1 <= least <= most <= 1024:
         raise argparse.ArgumentTypeError(f"expected N or N-M from 1 to 1024, such as 1-4, got {text!r}")
     return least, most
-
-
-def settings_of(args: argparse.Namespace, ranks: int = 1) -> Settings:
-    """The bounds that a command line asks for, of `ranks` processes. Raises InputError."""
-    import secrets
-
-    from pydantic import ValidationError
-
-    from liveact_app.serve.protocol import sentence
-    from liveact_app.serve.settings import Settings, is_loopback
-    from liveact_model.loading import AVATARS
-
-    token = args.token if args.token is not None else os.environ.get(VARIABLE) or None
-    if token is None and not is_loopback(args.host):
-        token = secrets.token_urlsafe(24)
-        note(f"others can reach {args.host!r}, so clients must show this token: {token}")
-    if ranks > 1 and (args.sessions or 1) > 1:
-        raise InputError(f"--sessions: expected 1, since {ranks} processes share it, got {args.sessions}")
-    sessions = args.sessions or (SMALL_SESSIONS if args.model in AVATARS and ranks == 1 else 1)
-    try:
-        return Settings(
-            host=args.host, token=token, origins=tuple(args.origin), sessions=sessions, idle_s=args.idle,
-            longest_s=args.longest, drain_s=args.drain, log_prompts=args.log_prompts,
-        )  # fmt: skip
-    except ValidationError as error:
-        raise InputError(f"--{sentence(error)}") from None
-
-
-def job_of(args: argparse.Namespace, folder: str) -> Job:
-    """A job with the model's options; what it is made from and into stands for nothing."""
-    from liveact_app.generate.job import Job
-    from liveact_app.generate.options import OFFLOADS
-
-    if args.fp4_gemm:
-        raise InputError("--fp4_gemm: expected weights of 8 bits or more, this version has no FP4; see --fp8_gemm")
-    known = {name: value for name, value in vars(args).items() if name in Job.__dataclass_fields__}
-    known["dtype"] = "fp8" if args.fp8_gemm else args.dtype
-    known["offload"] = tuple(flag for flag in OFFLOADS if getattr(args, flag.removeprefix("--")))
-    return Job(image="", audio="", prompt="", out=os.path.join(folder, "model.mp4"), **known)
 
 
 def _tls(args: argparse.Namespace) -> dict[str, Any]:

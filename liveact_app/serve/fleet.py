@@ -24,7 +24,7 @@ from ray.serve.config import AutoscalingConfig, HTTPOptions, RequestRouterConfig
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
 from liveact_app.say import note
-from liveact_app.serve.command import settings_of
+from liveact_app.serve.start import settings_of
 from liveact_model.errors import InputError
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Replica:
     """One process: weights, warm-up and application of `liveact serve`."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        from liveact_app.serve.command import opened
+        from liveact_app.serve.start import opened
 
         self._open = contextlib.ExitStack()
         self._app = self._open.enter_context(opened(args))
