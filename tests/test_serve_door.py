@@ -44,7 +44,7 @@ def test_every_answer_has_its_headers(served):
         assert "server" not in headers
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "http://localhost:1", "null", "http://127.0.0.1"])
+@pytest.mark.parametrize("origin", ["https://evil.example", "http://localhost:1", "null", "http://127.0.0.1", "http://["])
 def test_another_origin_is_refused(served, origin):
     with pytest.raises(InvalidStatus) as refused:
         served.connect(origin=origin)
@@ -61,7 +61,7 @@ def test_its_own_pages_and_friends_may(served):
         assert talk.rest()[0] == 4400
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "169.254.169.254"])
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "169.254.169.254", "["])
 def test_another_name_of_this_machine_is_refused(served, host):
     """DNS that points another site's name at loopback."""
     status, _, told = served.ask("GET", "/api/about", headers={"Host": host})

@@ -69,11 +69,14 @@ class Guard:
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
         """(status, sentence) for what may not come in."""
         host, origin, s = headers.get("host", ""), headers.get("origin"), self._settings
-        name = urlsplit(f"//{host}").hostname or ""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:  # "[" without its end
+            name = ""
         if s.loopback and not is_loopback(name):  # another name for this machine is another site's doing
             return 403, f"host: expected localhost or a loopback address, got {name!r:.80}"
         risky = scope["type"] == "websocket" or scope["method"] not in SAFE_METHODS
-        if risky and origin is not None and origin not in s.origins and urlsplit(origin).netloc != host:
+        if risky and origin is not None and origin not in s.origins and not _same(origin, host):
             return 403, f"origin: expected this server's own pages, got {origin!r:.80}"
         if scope["type"] == "http" and scope["path"].startswith(GUARDED):
             kind, _, token = headers.get("authorization", "").partition(" ")
@@ -83,6 +86,14 @@ class Guard:
         if scope["type"] == "http" and length.isdecimal() and int(length) > self._most(scope["path"]):
             return 413, f"body: expected at most {self._most(scope['path'])} bytes, got {length[:20]}"
         return None
+
+
+def _same(origin: str, host: str) -> bool:
+    """Whether a page of `origin` came from `host`."""
+    try:
+        return bool(host) and urlsplit(origin).netloc == host
+    except ValueError:
+        return False
 
 
 def _with_headers(send: Send) -> Send:

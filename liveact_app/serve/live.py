@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from liveact_app.limits import lack
 from liveact_app.media.audio import MODEL_RATE_HZ
 from liveact_app.media.video import frame_rate
 from liveact_app.serve.clock import Clock
@@ -133,7 +134,7 @@ class Live:
             self.close(str(error), "input")
         except Exception as error:
             log.exception("a live session failed")
-            self.close(f"the session failed ({type(error).__name__})", "failed")
+            self.close(f"the session failed ({lack(error) or type(error).__name__})", "failed")
 
     def _make(self) -> None:
         session = None
