@@ -17,7 +17,7 @@ RUN := $(if $(BARE),$(PYTHON),$(BIN)/python)
 # with nvcc here, a failed build is an error
 export LIVEACT_FORCE_CUDA ?= $(if $(shell command -v nvcc),1,0)
 
-.PHONY: extension docs lock lockcheck floors demo serve test fuzz aot gpu verify budget profile campaign compare bench clean
+.PHONY: extension docs lock lockcheck floors demo serve test fleet fuzz aot gpu verify budget profile campaign compare bench clean
 
 $(STAMP): pyproject.toml constraints.txt $(CSRC)
 	$(PYTHON) -m venv $(VENV)
@@ -52,6 +52,10 @@ test: $(AGENTS)  ## lint and the whole CPU test suite; Triton's interpreter has 
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --junitxml=out/test.xml
 	$(BIN)/python -m pytest tests/triton --junitxml=out/triton.xml
+
+fleet: $(STAMP)  ## the server as a fleet on a local Ray, two replicas on the CPU; `make test` passes this over without Ray
+	$(BIN)/$(PIP) -e ".[ray]"
+	$(BIN)/python -m pytest tests/test_serve_fleet.py
 
 fuzz: $(STAMP)  ## the command under odd and hostile input: N=2000 cases, seeds from FIRST on; a quick part is in `make test`
 	$(BIN)/python -m tests.fuzz -n $(or $(N),2000) --first $(or $(FIRST),0) --out bench/results/cpu/fuzz.json

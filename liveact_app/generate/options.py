@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from typing import Any
 
 from liveact_app.arguments import picture_size, real_number, utf8_text, whole_number
 from liveact_app.backend import HELP
@@ -13,6 +14,7 @@ from liveact_model.config import BLOCK_LATENT_FRAMES
 from liveact_model.errors import InputError
 
 DEFAULT_PROMPT = "A person is talking."
+RELEASED_DTYPES = {"--fp8_gemm": "fp8", "--fp4_gemm": "nvfp4"}
 
 
 def add_files(group: "argparse._ArgumentGroup") -> None:
@@ -86,6 +88,7 @@ def add_method(group: "argparse._ArgumentGroup") -> None:
     switch("--eager", help="launch kernel by kernel where a GPU would replay CUDA graphs: for profilers")
     add_precision(group.add_argument, "--dtype", "--precision", default="auto")
     switch("--fp8_gemm", help="the released name of --dtype fp8")
+    switch("--fp4_gemm", help="the released name of --dtype nvfp4; needs a Blackwell GPU")
     add("--device", help="where to run: auto takes a GPU if there is one, else cpu, cuda or cuda:N",
         metavar="DEVICE", default="auto")  # fmt: skip
     add("--parallel", help="under torchrun, how keys and values travel between the processes",
@@ -98,20 +101,24 @@ def add_method(group: "argparse._ArgumentGroup") -> None:
         type=whole_number(1, BLOCK_LATENT_FRAMES), metavar="N", default=BLOCK_LATENT_FRAMES)  # fmt: skip
     switch("--offload-cache", "--offload_cache",
            help="on a GPU: the memory window stays in host memory and is copied a layer ahead")  # fmt: skip
-    switch("--fp4_gemm", help="released flag that does not exist here yet: says so")
+
+
+def method_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a Job that the options say. Raises InputError for options that do not go together."""
+    known = {name: value for name, value in vars(args).items() if name in Job.__dataclass_fields__}
+    for flag, dtype in RELEASED_DTYPES.items():
+        if getattr(args, flag.removeprefix("--")):
+            if known["dtype"] not in ("auto", dtype):
+                raise InputError(f"{flag}: expected no other --dtype beside it, got --dtype {known['dtype']}")
+            known["dtype"] = dtype
+    if not isinstance(args.dtype, str):  # a plan: what it switches on is on
+        known |= {name: known[name] or on for name, on in eight_bit(args.dtype).items()}
+    return known
 
 
 def jobs_of(args: argparse.Namespace) -> tuple[Job, ...]:
     """The videos that a command line asks for. Raises InputError for options that do not go together."""
-    known = {name: value for name, value in vars(args).items() if name in Job.__dataclass_fields__}
-    if args.fp4_gemm:
-        raise InputError("--fp4_gemm: expected weights of 8 bits or more, this version has no FP4; see --fp8_gemm")
-    if args.fp8_gemm:
-        if args.dtype not in ("auto", "fp8"):
-            raise InputError(f"--fp8_gemm: expected no other --dtype beside it, got --dtype {args.dtype}")
-        known["dtype"] = "fp8"
-    if not isinstance(args.dtype, str):  # a plan: what it switches on is on
-        known |= {name: known[name] or on for name, on in eight_bit(args.dtype).items()}
+    known = method_of(args)
     if args.input_json is not None:
         return _listed(args, known)
     missing = [f"--{name}" for name in ("image", "audio", "out") if getattr(args, name) is None]

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import os
+import re
 from typing import TYPE_CHECKING, Any
 
 from liveact_app.arguments import picture_size, real_number, whole_number
 from liveact_app.generate.options import add_method
-from liveact_app.say import note
+from liveact_app.serve.start import SMALL_SESSIONS, VARIABLE, job_of, opened, settings_of, warm
 from liveact_model.errors import InputError
 
 if TYPE_CHECKING:
-    from liveact_app.generate.job import Job
-    from liveact_app.generate.loading import Shelf
-    from liveact_app.serve.ranks import Group
-    from liveact_app.serve.settings import Settings
-    from liveact_app.serve.workdir import Workdir
+    from liveact_app.launch import Place
 
-VARIABLE = "LIVEACT_TOKEN"
-SMALL_SESSIONS = 4
 EPILOG = """
 Open the address in a browser: pick a face, speak, and see it speak. The protocol is in docs/live.md, the HTTP interface
 in /openapi.json, numbers for Prometheus in /metrics.
@@ -34,6 +28,7 @@ Several GPUs share one session under torchrun; rank 0 serves:
 examples:
   liveact serve
   liveact serve --host 0.0.0.0 --port 8443 --tls-cert cert.pem --tls-key key.pem --sessions 2
+  liveact serve --ray --replicas 1-4
 
 exit codes: 0 it was asked to stop, 2 unusable input
 """
@@ -59,6 +54,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("--tls-cert", metavar="FILE", help="certificate chain, for https")
     add("--tls-key", metavar="FILE", help="its private key")
     add("--webrtc", action="store_true", help="take offers of WebRTC, too (pip install liveact[webrtc])")
+    add("--ray", action="store_true", help="a fleet on Ray Serve, one replica a GPU (docs/deploy.md)")
+    add("--replicas", type=replica_counts, default=(1, 1), metavar="N[-M]",
+        help="with --ray: how many, and up to how many when sessions come (default: 1)")  # fmt: skip
+    add("--linger", type=real_number(0, 86400), default=120, metavar="S",
+        help="with --ray: a replica that has become too many stays so long (default: 120 s)")  # fmt: skip
     add("--log-prompts", action="store_true", help="write prompts to the log, which nothing does otherwise")
     add("--size", type=picture_size, metavar="W*H", help="largest picture, pixels (default: the model's)")
     add_method(parser.add_argument_group("how to make it"))
@@ -68,56 +68,67 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Load, warm up, serve until a signal comes; returns the exit code."""
     _must_have_extra(args.webrtc)
-    from liveact_app.backend import backends
-    from liveact_app.generate.loading import Shelf, device_of
-    from liveact_app.generate.ranks import joined, settle
     from liveact_app.launch import place
-    from liveact_app.serve.ranks import Group, follow
-    from liveact_app.serve.workdir import Workdir
 
-    here, workdir, shelf = place(), Workdir(), Shelf()
-    try:
-        job = job_of(args, str(workdir.path))
-        settings, tls = settings_of(args, here.size), _tls(args)
-        with backends(args.backend):
-            if here.size == 1:
-                return _serve(args, settings, tls, job, shelf, device_of(args.device), workdir, None)
-            device = device_of(args.device, here.local)
-            with joined(device, args.parallel) as ranks:
-                avatar, size = shelf.load(job, device)
-                settle(ranks, job.parallel, avatar, size, job.eight_bit_attention)
-                if not ranks.leads:
-                    follow(ranks, avatar)
-                    return 0
-                code = _serve(args, settings, tls, job, shelf, device, workdir, Group(ranks))
-                if code:
-                    ranks.close(code, "a session failed")
-                return code
-    finally:
-        workdir.close()
-
-
-def _serve(
-    args: argparse.Namespace, settings: Settings, tls: dict[str, Any], job: Job, shelf: Shelf, device: str,
-    workdir: Workdir, group: Group | None,
-) -> int:  # fmt: skip
-    """What the leading process does; 1 when its group is broken."""
-    from liveact_app.serve.app import build
-    from liveact_app.serve.files import Files
-    from liveact_app.serve.hall import Hall
+    here = place()
+    if args.ray:
+        return _fleet(args, here)
+    tls = _tls(args)
+    if args.replicas != (1, 1):
+        raise InputError("--replicas: expected --ray beside it, one process serves with one model")
+    if here.size > 1:
+        return _share(args, here, tls)
     from liveact_app.serve.run import listen, serve
 
     listening = listen(args.host, args.port)
-    avatar, size = shelf.load(job, device)
-    hall = Hall(avatar, size, settings, group=group, audio_cfg=job.audio_cfg, sampler=job.sampler,
-                eight_bit_memory=job.eight_bit_memory, eight_bit_attention=job.eight_bit_attention,
-                graphs=False if job.eager else None)  # fmt: skip
-    note("warming up")
-    hall.warm()
-    serve(build(hall, Files(hall, workdir.path, job, shelf, device), workdir, args.webrtc), listening, tls)
-    if group is not None and not hall.broken:
-        group.end()
-    return int(hall.broken)
+    with opened(args) as app:
+        serve(app, listening, tls)
+    return 0
+
+
+def _fleet(args: argparse.Namespace, here: Place) -> int:
+    import importlib.util
+
+    if importlib.util.find_spec("ray") is None:
+        raise InputError("--ray: expected Ray to be installed, it is missing; pip install liveact[ray]")
+    if args.tls_cert is not None:
+        raise InputError("--tls-cert: expected no --ray beside it, got both; Ray Serve speaks http alone")
+    if here.size > 1:
+        raise InputError(f"--ray: expected one process, it starts the others itself, got {here.size}")
+    from liveact_app.serve import fleet
+
+    return fleet.run(args)
+
+
+def _share(args: argparse.Namespace, here: Place, tls: dict[str, Any]) -> int:
+    """One session at a time, by several processes; 1 when their group is broken."""
+    from liveact_app.backend import backends
+    from liveact_app.generate.loading import Shelf, device_of
+    from liveact_app.generate.ranks import joined, settle
+    from liveact_app.serve.ranks import Group, follow
+    from liveact_app.serve.run import listen, serve
+    from liveact_app.serve.workdir import Workdir
+
+    workdir, shelf = Workdir(), Shelf()
+    try:
+        job, settings = job_of(args, str(workdir.path)), settings_of(args, here.size)
+        device = device_of(args.device, here.local)
+        with backends(args.backend), joined(device, args.parallel) as ranks:
+            avatar, size = shelf.load(job, device)
+            settle(ranks, job.parallel, avatar, size, job.eight_bit_attention)
+            if not ranks.leads:
+                follow(ranks, avatar)
+                return 0
+            group, listening = Group(ranks), listen(args.host, args.port)
+            app = warm(settings, job, shelf, device, workdir, group, webrtc=args.webrtc)
+            serve(app, listening, tls)
+            if app.state.live.hall.broken:
+                ranks.close(1, "a session failed")
+                return 1
+            group.end()
+            return 0
+    finally:
+        workdir.close()
 
 
 def _must_have_extra(webrtc: bool) -> None:
@@ -131,43 +142,13 @@ def _must_have_extra(webrtc: bool) -> None:
             raise InputError(f"{what}: expected its extra, but {package} is missing; pip install liveact[{extra}]")
 
 
-def settings_of(args: argparse.Namespace, ranks: int = 1) -> Settings:
-    """The bounds that a command line asks for, of `ranks` processes. Raises InputError."""
-    import secrets
-
-    from pydantic import ValidationError
-
-    from liveact_app.serve.protocol import sentence
-    from liveact_app.serve.settings import Settings, is_loopback
-    from liveact_model.loading import AVATARS
-
-    token = args.token if args.token is not None else os.environ.get(VARIABLE) or None
-    if token is None and not is_loopback(args.host):
-        token = secrets.token_urlsafe(24)
-        note(f"others can reach {args.host!r}, so clients must show this token: {token}")
-    if ranks > 1 and (args.sessions or 1) > 1:
-        raise InputError(f"--sessions: expected 1, since {ranks} processes share it, got {args.sessions}")
-    sessions = args.sessions or (SMALL_SESSIONS if args.model in AVATARS and ranks == 1 else 1)
-    try:
-        return Settings(
-            host=args.host, token=token, origins=tuple(args.origin), sessions=sessions, idle_s=args.idle,
-            longest_s=args.longest, drain_s=args.drain, log_prompts=args.log_prompts,
-        )  # fmt: skip
-    except ValidationError as error:
-        raise InputError(f"--{sentence(error)}") from None
-
-
-def job_of(args: argparse.Namespace, folder: str) -> Job:
-    """A job with the model's options; what it is made from and into stands for nothing."""
-    from liveact_app.generate.job import Job
-    from liveact_app.generate.options import OFFLOADS
-
-    if args.fp4_gemm:
-        raise InputError("--fp4_gemm: expected weights of 8 bits or more, this version has no FP4; see --fp8_gemm")
-    known = {name: value for name, value in vars(args).items() if name in Job.__dataclass_fields__}
-    known["dtype"] = "fp8" if args.fp8_gemm else args.dtype
-    known["offload"] = tuple(flag for flag in OFFLOADS if getattr(args, flag.removeprefix("--")))
-    return Job(image="", audio="", prompt="", out=os.path.join(folder, "model.mp4"), **known)
+def replica_counts(text: str) -> tuple[int, int]:
+    """Argument type: N or N-M, 1 <= N <= M <= 1024."""
+    match = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", text.strip())
+    least, most = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 1 <= least <= most <= 1024:
+        raise argparse.ArgumentTypeError(f"expected N or N-M from 1 to 1024, such as 1-4, got {text!r}")
+    return least, most
 
 
 def _tls(args: argparse.Namespace) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class Files:
             if self._hall.draining or waiting >= self._hall.settings.files:
                 raise Busy(f"{waiting} videos wait to be made, try again later" if not self._hall.draining else
                            "the server is about to stop")  # fmt: skip
-            number = secrets.token_urlsafe(SECRET_BYTES)
+            number = self._hall.number()
             video = Video(number, self._folder / secrets.token_hex(SECRET_BYTES), wish)
             video.folder.mkdir(mode=0o700)
             self._videos[number] = video

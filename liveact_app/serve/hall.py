@@ -51,6 +51,8 @@ class Hall:
     size     (W, H) that it was loaded for: no session is larger
     group    the processes that share the work: one session at a time then
     options  of every Session: audio_cfg, sampler, ...
+
+    `name` begins every id that is given out here, so that a fleet finds whose it is.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class Hall:
         self.clock, self.turns, self.draining = clock or Clock(), Turns(), False
         self.live: dict[str, Live] = {}
         self.ended: Counter[str] = Counter()
-        self.refused, self.group, self.broken = 0, group, False
+        self.refused, self.group, self.broken, self.name = 0, group, False, ""
         self._done: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(2 * settings.sessions, "live", self.enter_thread)
@@ -103,7 +105,7 @@ class Hall:
         def start() -> Session:
             return self._session(picture, wish.prompt, fps=fps, seed=wish.seed)
 
-        number = secrets.token_urlsafe(SECRET_BYTES)
+        number = self.number()
         with self._lock:
             self.room()
             live = Live(start, fps, _Leaving(self, number, listener), self.turns, self.clock,
@@ -111,6 +113,10 @@ class Hall:
             self.live[number] = live
             live.begin()
         return number, live
+
+    def number(self) -> str:
+        """A new id, which nobody can guess."""
+        return self.name + secrets.token_urlsafe(SECRET_BYTES)
 
     def _session(self, picture: torch.Tensor, prompt: str, **more: Any) -> Session:
         options = self.options | more

@@ -87,6 +87,10 @@ class Muxer:
         context.open()
         return context
 
+    def close(self) -> None:
+        """Free the encoders and their threads at once, not when the garbage is collected; `init` and `mime` stay."""
+        del self._video, self._audio, self._converter
+
     def write(self, moment: Moment) -> Fragment:
         """The fragment of a moment; they come in order, none left out."""
         frame = self._pictures.frame(moment.pixels)

@@ -28,8 +28,8 @@ class Fields(BaseModel):
 
     face: str | None = Field(None, max_length=40)
     prompt: str = Field("A person is talking.", max_length=LONGEST_PROMPT)
-    width: int | None = Field(None, ge=16, le=4096)
-    height: int | None = Field(None, ge=16, le=4096)
+    width: int | None = Field(None, ge=16, le=4096, multiple_of=16)
+    height: int | None = Field(None, ge=16, le=4096, multiple_of=16)
     fps: float | None = Field(None, ge=1, le=60)
     seed: int = Field(42, ge=0, le=2**63 - 1)
     scale: int = Field(1, ge=1, le=8)
@@ -52,9 +52,12 @@ class Fault(BaseModel):
 
 
 _FILE = {"type": "string", "format": "binary"}
+_PROPERTIES = Fields.model_json_schema()["properties"] | {"face": {"type": "string", "enum": list(FACES)}}
 _BODY = {"requestBody": {"required": True, "content": {FORM: {"schema": {
-    "type": "object", "required": ["audio"],
-    "properties": {"image": _FILE, "audio": _FILE, **Fields.model_json_schema()["properties"]},
+    "type": "object", "required": ["audio"], "additionalProperties": False,
+    "oneOf": [{"required": ["image"]}, {"required": ["face"]}],
+    "dependentRequired": {"width": ["height"], "height": ["width"]},
+    "properties": {"image": _FILE, "audio": _FILE, **_PROPERTIES},
 }}}}}  # fmt: skip
 
 

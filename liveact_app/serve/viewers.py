@@ -91,6 +91,7 @@ class Broadcast:
 
     def ended(self, code: str, reason: str) -> None:
         """As `Listener`."""
+        self.muxer.close()
         self._spread(Over(code, reason))
 
     def _spread(self, item: Fragment | str | Over) -> None:
