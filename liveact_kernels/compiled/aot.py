@@ -6,9 +6,10 @@ Each op's launch runs on meta tensors of its real shapes, under a stub driver an
 compiles is the specialisation (dtypes, constexprs, alignment, warps) that the chip would be given, not a copy of it.
 The process must not run under TRITON_INTERPRET. A launch names the instructions that it stands on in one line:
 
-    launch.requires_sass = ("QGMMA|HGMMA", "UTMALDG")   # on sm_90; alternatives with |
+    mark(launch, requires_sass=("QGMMA|HGMMA", "UTMALDG"))   # on sm_90; alternatives with |
 
-It fails on a spill, on too much shared memory or on a missing instruction on sm_90, on an entry of a tuned table that
+It fails on a spill, on too much shared memory or on a missing instruction on sm_90 (for an op whose instructions came
+later, `least_arch`, on every chip that has them; older ones are left out), on an entry of a tuned table that
 no longer compiles or that no shape asks for, and on any change of the ledger; `--update` rewrites the ledger, and the
 commit says why. Registers depend on the compiler: the Triton of constraints.txt, that of the GPU's stack and the newest
 have own ledgers; with any other one everything else is checked, and it says so.
@@ -129,9 +130,17 @@ def cases(op: Op, ranks: bool) -> Iterator[tuple[str, Case]]:
                 yield f"{case.id}/2", Case(case.id, rung="device", **case.dims | halved)
 
 
+def bound(op: Op, arch: int) -> bool:
+    """Whether faults of an op's kernels on a chip fail the run."""
+    return arch == BOUND or getattr(op.implementation("triton"), "least_arch", 0) > BOUND
+
+
 def survey(op: Op, arch: int) -> Iterator[tuple[str, dict | None, list[str]]]:
     """(key, numbers, faults) of every distinct kernel of an op on one chip; numbers None: it does not compile."""
-    requires = getattr(op.implementation("triton"), "requires_sass", ()) if arch == BOUND else ()
+    launch = op.implementation("triton")
+    if getattr(launch, "least_arch", 0) > arch:
+        return
+    requires = getattr(launch, "requires_sass", ()) if bound(op, arch) else ()
     seen: dict[str, dict] = {}
     for label, case in cases(op, ranks=arch == BOUND):
         try:
@@ -153,7 +162,7 @@ def compiled(names: list[str], chip: str) -> tuple[dict, list[str]]:
     arch, table, wrong = int(re.sub(r"\D", "", chip)), {}, []
     for op in (REGISTRY[n] for n in names):
         for key, entry, bad in survey(op, arch) if "triton" in op.backends else ():
-            wrong += [f"{chip} {key} {b}" for b in bad if arch == BOUND]
+            wrong += [f"{chip} {key} {b}" for b in bad if bound(op, arch)]
             if entry is None:
                 continue
             table[key] = entry

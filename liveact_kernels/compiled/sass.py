@@ -14,7 +14,7 @@ from ..tuned import SHARED
 
 SPILLS = ("LDL", "STL")
 COUNTED = (
-    "QGMMA", "HGMMA", "IGMMA", "QMMA", "HMMA", "IMMA", "UTCQMMA", "UTCHMMA", "UTMALDG", "UTMASTG", "LDGSTS", "LDG",
+    "QGMMA", "HGMMA", "IGMMA", "QMMA", "HMMA", "IMMA", "UTCQMMA", "UTCHMMA", "UTCOMMA", "OMMA", "UTMALDG", "UTMASTG", "LDGSTS", "LDG",
     "LDG.128", "STG", "STG.128", "BAR", "USETMAXREG", *SPILLS,
 )  # fmt: skip
 

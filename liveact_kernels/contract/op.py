@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .available import VENDORS
+from .available import VENDORS, lacks_instructions
 from .dispatch import BACKENDS, FUNCTIONAL, STATE, Call, backend_of, pop, push, run_poisoned
 from .spec import Case, Dims, DType, T, cast, evaluate
 from .tolerance import Tolerance
@@ -209,9 +209,13 @@ class Op:
         return fn
 
     def refused(self, backend: str, d: Dims) -> str | None:
-        """Why a backend does not take a call of these dims; None when it does."""
+        """Why a backend does not take a call of these dims, or nothing on this GPU; None when it does."""
         takes = getattr(self.implementation(backend), "takes", None)
-        return takes(d) if takes else None
+        return self.absent(backend) or (takes(d) if takes else None)
+
+    def absent(self, backend: str) -> str | None:
+        """Why no call of a backend can run on the GPU at hand; None where its instructions are there."""
+        return lacks_instructions(getattr(self.implementation(backend), "least_arch", 0))
 
     def plan(self, kw: Mapping[str, Any]) -> Plan:
         """Check the arguments and choose the backend."""

@@ -1,0 +1,150 @@
+"""FP4 linear layers by the tensor core's block-scaled product: tcgen05 of sm_100, mma.sync of sm_120.
+
+Codes come by TMA, block scales as they lie in memory, row by row: Triton moves them to where the instruction reads them
+(tensor memory on sm_100, registers on sm_120). Sums stay in float32 for all of K.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from liveact_kernels import tuned
+from liveact_kernels.common.fp4 import BLOCK
+from liveact_kernels.common.gemm import affine, finish
+from liveact_kernels.common.tiles import OPTIONS, described, gelu_tanh, load_tile, store_tile, tile_at, tma_takes
+from liveact_kernels.common.triton_fp4 import block_codes, row_scale
+from liveact_kernels.common.triton_rows import load_part, split, store_part
+from liveact_kernels.contract import mark
+
+LEAST_ARCH = 100
+"""Below sm_100 no tensor core multiplies e2m1, and Triton would multiply bf16 copies, spilling, or fail."""
+
+
+@triton.jit
+def _scaled(acc, left, left_scale, w, w_scale, on, k, K, N, BN: tl.constexpr, BK: tl.constexpr, B: tl.constexpr, TMA):
+    right = load_tile(w, on, k // 2, K // 2, N, K // 2, BN, BK // 2, TMA)
+    scale = load_tile(w_scale, on, k // B, K // B, N, K // B, BN, BK // B, False)
+    return tl.dot_scaled(left, left_scale, "e2m1", right.T, scale, "e2m1", acc)
+
+
+@triton.jit
+def _finish_fp4(acc, out, out_scale, a_row, w_row, b, om, on, M, N, B: tl.constexpr, TMA: tl.constexpr):
+    """GELU and codes of one half. nvfp4: the scales as numbers, for row_scales_kernel."""
+    BN: tl.constexpr = acc.shape[1]
+    y = gelu_tanh(affine(acc, a_row, w_row, b, om, on, M, N))
+    codes, scale = block_codes(y, B)
+    store_tile(out, codes, om, on // 2, N // 2, M, N // 2, TMA)
+    store_tile(out_scale, scale, om, on // B, N // B, M, N // B, False)
+
+
+@triton.jit
+def fp4_gemm_kernel(
+    out, out_scale, a, a_scale, a_row, w, w_scale, w_row, b, x, gate, M, N, K,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, HALVES: tl.constexpr, B: tl.constexpr, BAND: tl.constexpr,
+    TMA: tl.constexpr, FLATTEN: tl.constexpr,
+):  # fmt: skip
+    """One program walks tiles of [BM, HALVES * BN] outputs; operands that are None are skipped, out_scale: GELU."""
+    tiles_m, tiles_n = tl.cdiv(M, BM), tl.cdiv(N, HALVES * BN)
+    for t in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), flatten=FLATTEN):
+        i, j = tile_at(t, tiles_m, tiles_n, BAND)
+        om, on = i * BM, j * HALVES * BN
+        first = tl.zeros((BM, BN), tl.float32)
+        second = tl.zeros((BM, BN), tl.float32)
+        for k in range(0, K, BK):
+            left = load_tile(a, om, k // 2, K // 2, M, K // 2, BM, BK // 2, TMA)
+            scale = load_tile(a_scale, om, k // B, K // B, M, K // B, BM, BK // B, False)
+            first = _scaled(first, left, scale, w, w_scale, on, k, K, N, BN, BK, B, TMA)
+            if HALVES == 2:
+                second = _scaled(second, left, scale, w, w_scale, on + BN, k, K, N, BN, BK, B, TMA)
+        if out_scale is not None:
+            _finish_fp4(first, out, out_scale, a_row, w_row, b, om, on, M, N, B, TMA)
+            if HALVES == 2:
+                _finish_fp4(second, out, out_scale, a_row, w_row, b, om, on + BN, M, N, B, TMA)
+        else:
+            finish(first, out, None, a_row, w_row, b, x, gate, om, on, M, N, False, TMA)
+            if HALVES == 2:
+                finish(second, out, None, a_row, w_row, b, x, gate, om, on + BN, M, N, False, TMA)
+
+
+@triton.jit
+def row_scales_kernel(
+    x_scale, x_row, x_wide, L, C: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr, ROWS: tl.constexpr
+):
+    """Block scales as numbers [L, C] -> e4m3 over a power of two per row: what no tile of a row could know."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    a = load_part(x_wide, row, L, 0, HEAD, C)
+    largest = tl.max(a, 1)
+    if TAIL:
+        b = load_part(x_wide, row, L, HEAD, TAIL, C)
+        largest = tl.maximum(largest, tl.max(b, 1))
+    whole = row_scale(largest)
+    tl.store(x_row + row, whole, mask=row < L)
+    store_part(x_scale, tl.div_rn(a, whole[:, None]), row, L, 0, HEAD, C)
+    if TAIL:
+        store_part(x_scale, tl.div_rn(b, whole[:, None]), row, L, HEAD, TAIL, C)
+
+
+def _heuristic(at: tuned.Limits, M: int, N: int, K: int, B: int) -> dict[str, int]:
+    """128 rows, below which tcgen05 has no block scales; two halves of 128 columns where they fill the chip."""
+    large = at.shared >= 200_000
+    wide = large and triton.cdiv(M, 128) * triton.cdiv(N, 256) >= at.sms
+    if large:
+        return {"bm": 128, "bn": 128, "bk": 256, "halves": 1 + wide, "band": 8, "flatten": 0, "warps": 4, "stages": 3}
+    return {"bm": 128, "bn": 128, "bk": 128, "halves": 1, "band": 8, "flatten": 0, "warps": 8, "stages": 3}
+
+
+_CANDIDATES = (
+    *tuned.grid(halves=(1, 2), stages=(2, 3, 4), band=(4, 8, 16)),
+    *tuned.grid(bk=(128,), halves=(1, 2), stages=(3, 4), flatten=(0, 1)),
+    *tuned.grid(warps=(8,), halves=(1, 2), stages=(2, 3)),
+)
+
+
+def _launch(op, out, out_scale, a4, a_scale, a_row, w4, w_scale, w_row, b, x=None, gate=None):
+    (M, P), N, block = a4.shape, w4.shape[0], BLOCK[a_scale.dtype]
+    at = tuned.limits(a4.device)
+    c = tuned.config(op, _heuristic, at, M=M, N=N, K=2 * P, B=block)
+    bm, bn, bk = c["bm"], c["bn"], c["bk"]
+    tma = at.arch >= 90 and tma_takes(a4, w4, out, *([] if x is None else [x]))
+    a, w, to = a4, w4, out
+    if tma:
+        a, w = described(a4, bm, bk // 2), described(w4, bn, bk // 2)
+        to = described(out, bm, bn if out_scale is None else bn // 2)
+        x = None if x is None else described(x, bm, bn)
+    tiles = triton.cdiv(M, bm) * triton.cdiv(N, c["halves"] * bn)
+    fp4_gemm_kernel[(min(at.sms, tiles),)](
+        to, out_scale, a, a_scale, a_row, w, w_scale, w_row, b, x, gate, M, N, 2 * P,
+        bm, bn, bk, c["halves"], block, c["band"], tma, bool(c["flatten"]),
+        num_warps=c["warps"], num_stages=c["stages"], **OPTIONS,
+    )  # fmt: skip
+
+
+def fp4_linear(out, a4, a_scale, a_row, w4, w_scale, w_row, b, out_dtype=None):
+    """See reference.fp4_linear; out already has out_dtype."""
+    _launch("fp4_linear", out, None, a4, a_scale, a_row, w4, w_scale, w_row, b)
+
+
+def fp4_linear_gate(out, a4, a_scale, a_row, w4, w_scale, w_row, b, x, gate):
+    """See reference.fp4_linear_gate."""
+    _launch("fp4_linear_gate", out, None, a4, a_scale, a_row, w4, w_scale, w_row, b, x, gate)
+
+
+def fp4_linear_residual(out, a4, a_scale, a_row, w4, w_scale, w_row, b, x):
+    """See reference.fp4_linear_residual."""
+    _launch("fp4_linear_residual", out, None, a4, a_scale, a_row, w4, w_scale, w_row, b, x)
+
+
+def fp4_linear_gelu(x4, x_scale, x_row, x_wide, a4, a_scale, a_row, w4, w_scale, w_row, b):
+    """See reference.fp4_linear_gelu."""
+    to = x_scale if x_wide is None else x_wide
+    _launch("fp4_linear_gelu", x4, to, a4, a_scale, a_row, w4, w_scale, w_row, b)
+    if x_wide is None:
+        return
+    L, C = x_wide.shape
+    rows = 16 if tuned.limits(x4.device).sms == tuned.INTERPRET_SMS else 1
+    row_scales_kernel[(triton.cdiv(L, rows),)](x_scale, x_row, x_wide, L, C, *split(C), rows, num_warps=4, **OPTIONS)
+
+
+for _op in (fp4_linear, fp4_linear_gelu, fp4_linear_gate, fp4_linear_residual):
+    mark(_op, candidates=_CANDIDATES, least_arch=LEAST_ARCH, requires_sass=("UTCOMMA|OMMA", "UTMALDG"))
