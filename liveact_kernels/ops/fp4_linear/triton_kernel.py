@@ -29,20 +29,38 @@ def _scaled(acc, left, left_scale, w, w_scale, on, k, K, N, BN: tl.constexpr, BK
 
 
 @triton.jit
-def _finish_fp4(acc, out, out_scale, a_row, w_row, b, om, on, M, N, B: tl.constexpr, TMA: tl.constexpr):
-    """GELU and codes of one half. nvfp4: the scales as numbers, for row_scales_kernel."""
-    BN: tl.constexpr = acc.shape[1]
-    y = gelu_tanh(affine(acc, a_row, w_row, b, om, on, M, N))
-    codes, scale = block_codes(y, B)
-    store_tile(out, codes, om, on // 2, N // 2, M, N // 2, TMA)
-    store_tile(out_scale, scale, om, on // B, N // B, M, N // B, False)
+def _part(acc, out, out_scale, a_row, w_row, b, x, gate, om, on, M, N, B: tl.constexpr, TMA: tl.constexpr):
+    """Epilogue of some columns. out_scale: GELU and codes; for nvfp4 the scales as numbers, for row_scales_kernel."""
+    if out_scale is not None:
+        y = gelu_tanh(affine(acc, a_row, w_row, b, om, on, M, N))
+        codes, scale = block_codes(y, B)
+        store_tile(out, codes, om, on // 2, N // 2, M, N // 2, TMA)
+        store_tile(out_scale, scale, om, on // B, N // B, M, N // B, False)
+    else:
+        finish(acc, out, None, a_row, w_row, b, x, gate, om, on, M, N, False, TMA)
+
+
+@triton.jit
+def _finish(
+    acc, out, out_scale, a_row, w_row, b, x, gate, om, on, M, N,
+    B: tl.constexpr, PARTS: tl.constexpr, TMA: tl.constexpr,
+):  # fmt: skip
+    """Epilogue of one half, in two parts where its vectors would not fit in registers: tcgen05 gives a thread a row."""
+    if PARTS == 2:
+        BM: tl.constexpr = acc.shape[0]
+        BN: tl.constexpr = acc.shape[1] // 2
+        left, right = tl.split(tl.permute(tl.reshape(acc, (BM, 2, BN)), (0, 2, 1)))
+        _part(left, out, out_scale, a_row, w_row, b, x, gate, om, on, M, N, B, TMA)
+        _part(right, out, out_scale, a_row, w_row, b, x, gate, om, on + BN, M, N, B, TMA)
+    else:
+        _part(acc, out, out_scale, a_row, w_row, b, x, gate, om, on, M, N, B, TMA)
 
 
 @triton.jit
 def fp4_gemm_kernel(
     out, out_scale, a, a_scale, a_row, w, w_scale, w_row, b, x, gate, M, N, K,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, HALVES: tl.constexpr, B: tl.constexpr, BAND: tl.constexpr,
-    TMA: tl.constexpr, FLATTEN: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, HALVES: tl.constexpr, PARTS: tl.constexpr, B: tl.constexpr,
+    BAND: tl.constexpr, TMA: tl.constexpr, FLATTEN: tl.constexpr,
 ):  # fmt: skip
     """One program walks tiles of [BM, HALVES * BN] outputs; operands that are None are skipped, out_scale: GELU."""
     tiles_m, tiles_n = tl.cdiv(M, BM), tl.cdiv(N, HALVES * BN)
@@ -57,14 +75,9 @@ def fp4_gemm_kernel(
             first = _scaled(first, left, scale, w, w_scale, on, k, K, N, BN, BK, B, TMA)
             if HALVES == 2:
                 second = _scaled(second, left, scale, w, w_scale, on + BN, k, K, N, BN, BK, B, TMA)
-        if out_scale is not None:
-            _finish_fp4(first, out, out_scale, a_row, w_row, b, om, on, M, N, B, TMA)
-            if HALVES == 2:
-                _finish_fp4(second, out, out_scale, a_row, w_row, b, om, on + BN, M, N, B, TMA)
-        else:
-            finish(first, out, None, a_row, w_row, b, x, gate, om, on, M, N, False, TMA)
-            if HALVES == 2:
-                finish(second, out, None, a_row, w_row, b, x, gate, om, on + BN, M, N, False, TMA)
+        _finish(first, out, out_scale, a_row, w_row, b, x, gate, om, on, M, N, B, PARTS, TMA)
+        if HALVES == 2:
+            _finish(second, out, out_scale, a_row, w_row, b, x, gate, om, on + BN, M, N, B, PARTS, TMA)
 
 
 @triton.jit
@@ -89,15 +102,16 @@ def _heuristic(at: tuned.Limits, M: int, N: int, K: int, B: int) -> dict[str, in
     """128 rows, below which tcgen05 has no block scales; two halves of 128 columns where they fill the chip."""
     large = at.shared >= 200_000
     wide = large and triton.cdiv(M, 128) * triton.cdiv(N, 256) >= at.sms
+    rest = {"bm": 128, "bn": 128, "band": 8, "flatten": 0, "warps": 8}
     if large:
-        return {"bm": 128, "bn": 128, "bk": 256, "halves": 1 + wide, "band": 8, "flatten": 0, "warps": 4, "stages": 3}
-    return {"bm": 128, "bn": 128, "bk": 128, "halves": 1, "band": 8, "flatten": 0, "warps": 8, "stages": 3}
+        return rest | {"bk": 256, "halves": 1 + wide, "parts": 2, "stages": 4}
+    return rest | {"bk": 128, "halves": 1, "parts": 1, "stages": 3}
 
 
 _CANDIDATES = (
     *tuned.grid(halves=(1, 2), stages=(2, 3, 4), band=(4, 8, 16)),
     *tuned.grid(bk=(128,), halves=(1, 2), stages=(3, 4), flatten=(0, 1)),
-    *tuned.grid(warps=(8,), halves=(1, 2), stages=(2, 3)),
+    *tuned.grid(warps=(4,), parts=(1, 2), halves=(1, 2), stages=(2, 3)),
 )
 
 
@@ -110,12 +124,13 @@ def _launch(op, out, out_scale, a4, a_scale, a_row, w4, w_scale, w_row, b, x=Non
     a, w, to = a4, w4, out
     if tma:
         a, w = described(a4, bm, bk // 2), described(w4, bn, bk // 2)
-        to = described(out, bm, bn if out_scale is None else bn // 2)
-        x = None if x is None else described(x, bm, bn)
+        part = bn // c["parts"]
+        to = described(out, bm, part if out_scale is None else part // 2)
+        x = None if x is None else described(x, bm, part)
     tiles = triton.cdiv(M, bm) * triton.cdiv(N, c["halves"] * bn)
     fp4_gemm_kernel[(min(at.sms, tiles),)](
         to, out_scale, a, a_scale, a_row, w, w_scale, w_row, b, x, gate, M, N, 2 * P,
-        bm, bn, bk, c["halves"], block, c["band"], tma, bool(c["flatten"]),
+        bm, bn, bk, c["halves"], c["parts"], block, c["band"], tma, bool(c["flatten"]),
         num_warps=c["warps"], num_stages=c["stages"], **OPTIONS,
     )  # fmt: skip
 
