@@ -1,9 +1,12 @@
-"""How a linear layer stores its weights and what it multiplies: float32, bf16, or e4m3 with a scale per row."""
+"""How a linear layer stores its weights and what it multiplies: float32, bf16, or e4m3 with a scale per row.
+
+fp4.py has the 4-bit ones.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +26,8 @@ class Quantised(NamedTuple):
     dtype: torch.dtype
 
 
-Activation = Tensor | Quantised
+Activation = Any
+"""What a format makes of activations [L, K] for its products: a tensor, or a tuple of codes and scales with `dtype`."""
 
 
 class Weights(nn.Module):
@@ -44,6 +48,8 @@ class Format(ABC):
     name: str
     stored: tuple[str, ...] = ()
     """Names of the layer's tensors in place of `weight`; none: the weights are there as they are."""
+    outside: str | None = None
+    """The format of layers outside the blocks of a model that is loaded in this one; None: this one."""
 
     @abstractmethod
     def store(self, layer: Weights) -> None:
@@ -131,7 +137,7 @@ class FP8(Format):
         assert whole is not None, "Linear.to_precision has seen to it"
         w8 = torch.empty_like(whole, dtype=torch.float8_e4m3fn)
         scale = whole.new_empty(layer.N, dtype=torch.float32)
-        rows = max(1, PIECE // layer.K)
+        rows = layer.N if whole.is_meta else max(1, PIECE // layer.K)
         for weight, codes, scales in zip(whole.split(rows), w8.split(rows), scale.split(rows)):
             made, of_rows = per_group(weight, 1)
             codes.copy_(made)
@@ -184,3 +190,9 @@ class FP8(Format):
 
 FORMATS: dict[str, Format] = {f.name: f for f in (Wide(torch.float32), Wide(torch.bfloat16), FP8())}
 """By the names that `--dtype` has."""
+
+
+def format_at(name: str, path: str) -> str:
+    """The format of the linear layer at `path` in a denoiser that is loaded as `name`."""
+    other = FORMATS[name].outside
+    return name if other is None or path.startswith("blocks.") else other

@@ -16,6 +16,7 @@ from .attention import KeysValues
 from .block import Block, Modulation, Prompt
 from .cache import Window, schedules
 from .embed import AudioProjection, Head, ImageEmbedding, TextEmbedding, TimeEmbedding, patchify
+from .formats import format_at
 from .precision import Linear
 from .rope import rope_table
 
@@ -45,14 +46,15 @@ class DiT(nn.Module):
         self.head = Head(c)
 
     def to_precision(self, precision: str) -> DiT:
-        """Set the linear layers' precision in place: "float32", "bfloat16", or "fp8" (bf16 activations, e4m3 weights).
+        """Set the linear layers' precision in place: "float32", "bfloat16", "fp8" (bf16 activations, e4m3 weights), or
+        "nvfp4" and "mxfp4" (bf16 activations, 4-bit weights inside the blocks, bf16 ones outside).
 
         Norms, modulations and memory taps stay float32: the ops read them so.
         """
         self.dtype = torch.float32 if precision == "float32" else torch.bfloat16
-        for module in self.modules():
+        for path, module in self.named_modules():
             if isinstance(module, Linear):
-                module.to_precision(precision)
+                module.to_precision(format_at(precision, path))
         return self
 
     # ---- constants of a checkpoint, a prompt, a block -----------------------------------------------------------

@@ -42,7 +42,7 @@ class Converted(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
     format: Literal["liveact-converted-1"] = Field(description=f"'{CONVERTED}'")
-    precision: Literal["fp8"] = Field(description=f"one of {', '.join(map(repr, STORED_PRECISIONS))}")
+    precision: Literal["fp8", "nvfp4", "mxfp4"] = Field(description=f"one of {', '.join(map(repr, STORED_PRECISIONS))}")
     name: str = Field(min_length=1, max_length=200, description="a name of 1 to 200 characters")
     dit: Denoiser = Field(description="an object with the denoiser's sizes")
 
@@ -159,7 +159,7 @@ def _stored(dit: DiT, wanted: list[Target]) -> Stored:
     for path, _, _ in wanted:
         parent, _, name = path.rpartition(".")
         module = dit.get_submodule(parent)
-        names = module.format.stored if isinstance(module, Linear) and name == "weight" else (name,)
+        names = (isinstance(module, Linear) and name == "weight" and module.format.stored) or (name,)
         for name in names:
             value = module[name] if isinstance(module, nn.ParameterDict) else getattr(module, name)
             out[f"{parent}.{name}" if parent else name] = value.dtype, tuple(value.shape)

@@ -15,7 +15,7 @@ from ..checkpoint.files import Tensors
 from ..checkpoint.footprint import must_fit
 from ..checkpoint.statedict import check_keys, count_layers
 from ..config import PATCH, TAPS, DiTConfig
-from ..dit import DiT, Linear
+from ..dit import DiT, Linear, format_at
 from ..errors import InputError
 from ..needs import WEIGHTS
 
@@ -157,7 +157,7 @@ def fill(
     else:
         setattr(module, name, nn.Parameter(value, requires_grad=False))
     if isinstance(module, Linear) and name == "bias":
-        module.to_precision(precision)
+        module.to_precision(format_at(precision, path))
 
 
 def export(dit: DiT) -> dict[str, Tensor]:

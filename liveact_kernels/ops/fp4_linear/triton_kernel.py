@@ -22,13 +22,6 @@ LEAST_ARCH = 100
 
 
 @triton.jit
-def _scaled(acc, left, left_scale, w, w_scale, on, k, K, N, BN: tl.constexpr, BK: tl.constexpr, B: tl.constexpr, TMA):
-    right = load_tile(w, on, k // 2, K // 2, N, K // 2, BN, BK // 2, TMA)
-    scale = load_tile(w_scale, on, k // B, K // B, N, K // B, BN, BK // B, False)
-    return tl.dot_scaled(left, left_scale, "e2m1", right.T, scale, "e2m1", acc)
-
-
-@triton.jit
 def _part(acc, out, out_scale, a_row, w_row, b, x, gate, om, on, M, N, B: tl.constexpr, TMA: tl.constexpr):
     """Epilogue of some columns. out_scale: GELU and codes; for nvfp4 the scales as numbers, for row_scales_kernel."""
     if out_scale is not None:
@@ -45,39 +38,36 @@ def _finish(
     acc, out, out_scale, a_row, w_row, b, x, gate, om, on, M, N,
     B: tl.constexpr, PARTS: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
-    """Epilogue of one half, in two parts where its vectors would not fit in registers: tcgen05 gives a thread a row."""
-    if PARTS == 2:
+    """Epilogue of a tile, in parts where its vectors would not fit in registers: tcgen05 gives a thread a whole row."""
+    if PARTS == 1:
+        _part(acc, out, out_scale, a_row, w_row, b, x, gate, om, on, M, N, B, TMA)
+    else:
         BM: tl.constexpr = acc.shape[0]
         BN: tl.constexpr = acc.shape[1] // 2
         left, right = tl.split(tl.permute(tl.reshape(acc, (BM, 2, BN)), (0, 2, 1)))
-        _part(left, out, out_scale, a_row, w_row, b, x, gate, om, on, M, N, B, TMA)
-        _part(right, out, out_scale, a_row, w_row, b, x, gate, om, on + BN, M, N, B, TMA)
-    else:
-        _part(acc, out, out_scale, a_row, w_row, b, x, gate, om, on, M, N, B, TMA)
+        _finish(left, out, out_scale, a_row, w_row, b, x, gate, om, on, M, N, B, PARTS // 2, TMA)
+        _finish(right, out, out_scale, a_row, w_row, b, x, gate, om, on + BN, M, N, B, PARTS // 2, TMA)
 
 
 @triton.jit
 def fp4_gemm_kernel(
     out, out_scale, a, a_scale, a_row, w, w_scale, w_row, b, x, gate, M, N, K,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, HALVES: tl.constexpr, PARTS: tl.constexpr, B: tl.constexpr,
-    BAND: tl.constexpr, TMA: tl.constexpr, FLATTEN: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PARTS: tl.constexpr, B: tl.constexpr, BAND: tl.constexpr,
+    TMA: tl.constexpr, FLATTEN: tl.constexpr,
 ):  # fmt: skip
-    """One program walks tiles of [BM, HALVES * BN] outputs; operands that are None are skipped, out_scale: GELU."""
-    tiles_m, tiles_n = tl.cdiv(M, BM), tl.cdiv(N, HALVES * BN)
+    """One program walks tiles of [BM, BN] outputs; operands that are None are skipped, out_scale: GELU and codes."""
+    tiles_m, tiles_n = tl.cdiv(M, BM), tl.cdiv(N, BN)
     for t in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), flatten=FLATTEN):
         i, j = tile_at(t, tiles_m, tiles_n, BAND)
-        om, on = i * BM, j * HALVES * BN
-        first = tl.zeros((BM, BN), tl.float32)
-        second = tl.zeros((BM, BN), tl.float32)
+        om, on = i * BM, j * BN
+        acc = tl.zeros((BM, BN), tl.float32)
         for k in range(0, K, BK):
             left = load_tile(a, om, k // 2, K // 2, M, K // 2, BM, BK // 2, TMA)
-            scale = load_tile(a_scale, om, k // B, K // B, M, K // B, BM, BK // B, False)
-            first = _scaled(first, left, scale, w, w_scale, on, k, K, N, BN, BK, B, TMA)
-            if HALVES == 2:
-                second = _scaled(second, left, scale, w, w_scale, on + BN, k, K, N, BN, BK, B, TMA)
-        _finish(first, out, out_scale, a_row, w_row, b, x, gate, om, on, M, N, B, PARTS, TMA)
-        if HALVES == 2:
-            _finish(second, out, out_scale, a_row, w_row, b, x, gate, om, on + BN, M, N, B, PARTS, TMA)
+            left_scale = load_tile(a_scale, om, k // B, K // B, M, K // B, BM, BK // B, False)
+            right = load_tile(w, on, k // 2, K // 2, N, K // 2, BN, BK // 2, TMA)
+            right_scale = load_tile(w_scale, on, k // B, K // B, N, K // B, BN, BK // B, False)
+            acc = tl.dot_scaled(left, left_scale, "e2m1", right.T, right_scale, "e2m1", acc)
+        _finish(acc, out, out_scale, a_row, w_row, b, x, gate, om, on, M, N, B, PARTS, TMA)
 
 
 @triton.jit
@@ -99,26 +89,31 @@ def row_scales_kernel(
 
 
 def _heuristic(at: tuned.Limits, M: int, N: int, K: int, B: int) -> dict[str, int]:
-    """128 rows, below which tcgen05 has no block scales; two halves of 128 columns where they fill the chip."""
-    large = at.shared >= 200_000
-    wide = large and triton.cdiv(M, 128) * triton.cdiv(N, 256) >= at.sms
-    rest = {"bm": 128, "bn": 128, "band": 8, "flatten": 0, "warps": 8}
-    if large:
-        return rest | {"bk": 256, "halves": 1 + wide, "parts": 2, "stages": 4}
-    return rest | {"bk": 128, "halves": 1, "parts": 1, "stages": 3}
+    """128 rows, below which tcgen05 has no block scales; 256 columns where such tiles fill the chip."""
+    rest = {"bm": 128, "band": 8, "flatten": 0, "warps": 8}
+    if at.shared >= 200_000:
+        wide = triton.cdiv(M, 128) * triton.cdiv(N, 256) >= at.sms
+        return rest | {"bn": 128 << wide, "bk": 256, "parts": 2 << wide, "stages": 4}
+    return rest | {"bn": 128, "bk": 128, "parts": 1, "stages": 3}
+
+
+def _gate_heuristic(at: tuned.Limits, M: int, N: int, K: int, B: int) -> dict[str, int]:
+    """A third vector of the columns: parts half as wide, or Triton 3.6 spills."""
+    found = _heuristic(at, M, N, K, B)
+    return found | {"parts": 2 * found["parts"]} if found["parts"] > 1 else found
 
 
 _CANDIDATES = (
-    *tuned.grid(halves=(1, 2), stages=(2, 3, 4), band=(4, 8, 16)),
-    *tuned.grid(bk=(128,), halves=(1, 2), stages=(3, 4), flatten=(0, 1)),
-    *tuned.grid(warps=(4,), parts=(1, 2), halves=(1, 2), stages=(2, 3)),
+    *tuned.grid(bn=(128,), parts=(2, 4), stages=(3, 4, 5), band=(4, 8, 16)),
+    *tuned.grid(bn=(256,), parts=(4, 8), stages=(2, 3, 4), band=(4, 8, 16)),
+    *tuned.grid(bk=(128,), stages=(4, 6), flatten=(0, 1)),
 )
 
 
 def _launch(op, out, out_scale, a4, a_scale, a_row, w4, w_scale, w_row, b, x=None, gate=None):
     (M, P), N, block = a4.shape, w4.shape[0], BLOCK[a_scale.dtype]
     at = tuned.limits(a4.device)
-    c = tuned.config(op, _heuristic, at, M=M, N=N, K=2 * P, B=block)
+    c = tuned.config(op, _heuristic if gate is None else _gate_heuristic, at, M=M, N=N, K=2 * P, B=block)
     bm, bn, bk = c["bm"], c["bn"], c["bk"]
     tma = at.arch >= 90 and tma_takes(a4, w4, out, *([] if x is None else [x]))
     a, w, to = a4, w4, out
@@ -127,11 +122,11 @@ def _launch(op, out, out_scale, a4, a_scale, a_row, w4, w_scale, w_row, b, x=Non
         part = bn // c["parts"]
         to = described(out, bm, part if out_scale is None else part // 2)
         x = None if x is None else described(x, bm, part)
-    tiles = triton.cdiv(M, bm) * triton.cdiv(N, c["halves"] * bn)
+    tiles = triton.cdiv(M, bm) * triton.cdiv(N, bn)
     fp4_gemm_kernel[(min(at.sms, tiles),)](
         to, out_scale, a, a_scale, a_row, w, w_scale, w_row, b, x, gate, M, N, 2 * P,
-        bm, bn, bk, c["halves"], c["parts"], block, c["band"], tma, bool(c["flatten"]),
-        num_warps=c["warps"], num_stages=c["stages"], **OPTIONS,
+        bm, bn, bk, c["parts"], block, c["band"], tma, bool(c["flatten"]), num_warps=c["warps"], num_stages=c["stages"],
+        **OPTIONS,
     )  # fmt: skip
 
 
