@@ -6,6 +6,7 @@ import argparse
 import json
 
 from liveact_app.arguments import picture_size, whole_number
+from liveact_model.config import STORED_PRECISIONS
 from liveact_model.errors import InputError
 
 EPILOG = """
@@ -22,6 +23,7 @@ values can travel is listed with what it adds. That part is modelled (links at t
 
 examples:
   liveact budget --model liveact-18b --size 512*512,416*720 --chip h200
+  liveact budget --precision nvfp4 --chip b200
   liveact budget --op fp8_linear         the shapes of one op and what bounds each
   liveact budget --flops                 TFLOP per video frame: released, ours, the paper's number
 """
@@ -42,10 +44,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add = parser.add_argument
     add("--model", default="liveact-18b", metavar="NAME", help="architecture (default: %(default)s)")
     add("--size", type=sizes, default=[(512, 512)], metavar="W*H,..", help="pixels, one or more (default: 512*512)")
-    add("--chip", default="h200", metavar="NAME", help="h100, h200 or b200 (default: %(default)s)")
+    add("--chip", default="h200", metavar="NAME", help="h100, h200, b200 or rtx5090 (default: %(default)s)")
     add("--ceilings", default="datasheet", metavar="KIND", help="datasheet or measured (default: %(default)s)")
-    add("--precision", choices=("fp8", "bfloat16"), default="fp8",
-        help="of linear layers; fp8 also stores memory slots in 8 bits (default: %(default)s)")  # fmt: skip
+    add("--precision", choices=(*STORED_PRECISIONS, "bfloat16"), default="fp8",
+        help="of linear layers; below bfloat16 memory slots have 8 bits, too (default: %(default)s)")  # fmt: skip
     add("--ranks", type=whole_number(1, 64), default=1, metavar="N", help="GPUs that share a block (default: 1)")
     add("--op", metavar="NAME", help="only this op, shape by shape")
     add("--flops", action="store_true", help="TFLOP per video frame, part by part, against the released path")
@@ -63,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     from liveact_model.config import BLOCK_VIDEO_FRAMES
 
     chip = _check(args)
-    shared = {size: sharing(args.ranks, _config(args), size, chip, args.precision == "fp8") for size in args.size}
+    shared = {size: sharing(args.ranks, _config(args), size, chip, args.precision in STORED_PRECISIONS) for size in args.size}
     calls = {s: record_block(args.model, s, args.precision, parallel=rank) for s, (rank, _) in shared.items()}
     budgets = {size: Budget.of(found, chip, BLOCK_VIDEO_FRAMES) for size, found in calls.items()}
     if args.op:
@@ -116,6 +118,9 @@ def _check(args: argparse.Namespace):
         raise InputError("--flops: expected without --ranks, it compares the work of one GPU")
     if args.op and args.flops:
         raise InputError("--op: expected without --flops, which shows parts of the whole model")
+    if "fp4" in args.precision and "fp4" not in hw.CHIPS[args.chip].flops:
+        able = " or ".join(name for name, chip in hw.CHIPS.items() if "fp4" in chip.flops)
+        raise InputError(f"--chip: expected one that multiplies FP4 ({able}) for {args.precision}, got {args.chip!r}")
     try:
         return hw.chip(args.chip, args.ceilings)
     except ValueError as error:

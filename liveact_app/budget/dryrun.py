@@ -9,7 +9,7 @@ import torch
 from liveact_kernels.contract import Call, record
 from liveact_kernels.cost.outside import Outside, download
 from liveact_model.avatar import Avatar
-from liveact_model.config import NAMED, DiTConfig
+from liveact_model.config import NAMED, STORED_PRECISIONS, DiTConfig
 from liveact_model.dit import DiT
 from liveact_model.dry import Rows, Silence
 from liveact_model.errors import InputError
@@ -56,7 +56,7 @@ def record_block(
     if model not in NAMED:
         raise InputError(f"--model: expected one of {', '.join(NAMED)}, got {model!r}")
     avatar, picture = meta_avatar(NAMED[model], precision), torch.empty(3, size[1], size[0], device="meta")
-    session = Session(avatar, picture, "", eight_bit_attention=precision == "fp8", parallel=parallel)
+    session = Session(avatar, picture, "", eight_bit_attention=precision in STORED_PRECISIONS, parallel=parallel)
     for _ in range(block):
         session.next_block()
     with record() as calls, Outside(calls):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from liveact_model.loading import Blueprint
 
 STAYS = {"--offload_cache": "the memory window stays", "--block_offload": "all blocks stay"}
+FOUR_BITS = ("nvfp4", "mxfp4")
 SMALL_FLOP = 1e8  # a few milliseconds of one core
 
 
@@ -51,7 +52,7 @@ def load(job: Job, device: str, seconds: dict[str, float] | None = None) -> tupl
     with told(), show_loading() as loading:
         avatar = load_avatar(
             job.model, dtype=job.dtype, wav2vec_dir=job.wav2vec_dir, device=device, mean_memory=job.mean_memory,
-            text_on_host=job.text_on_cpu, before=lambda blueprint: must_fit(blueprint, job, device),
+            text_on_host=job.text_on_cpu, before=lambda blueprint: (must_multiply(blueprint, device), must_fit(blueprint, job, device)),
             watch=loading.watch,
         )  # fmt: skip
     if seconds is not None:
@@ -60,6 +61,18 @@ def load(job: Job, device: str, seconds: dict[str, float] | None = None) -> tupl
     if device == "cpu" and _is_small(avatar.dit.config, size):
         torch.set_num_threads(1)
     return avatar, size
+
+
+def must_multiply(blueprint: Blueprint, device: str) -> None:
+    """Raise InputError for weights of a precision that this device's kernels cannot multiply."""
+    from liveact_kernels.contract import REGISTRY, backend_of
+
+    op = REGISTRY["fp4_linear"]
+    if blueprint.precision in FOUR_BITS and (why := op.absent(backend_of(op, device))):
+        raise InputError(
+            f"--dtype: expected 8 bits or more on this GPU, got {blueprint.precision}: {why}; --backend torch multiplies "
+            "its values in float32, slowly"
+        )
 
 
 def must_fit(blueprint: Blueprint, job: Job, device: str) -> None:
@@ -117,8 +130,9 @@ def dtypes_of(job: Job) -> frozenset[torch.dtype]:
     from liveact_model.loading import AVATARS
 
     small = job.dtype == "float32" or (job.dtype == "auto" and job.model in AVATARS)
-    eight_bit = job.dtype == "fp8" or job.eight_bit_memory or job.eight_bit_attention
+    eight_bit = job.dtype in ("fp8", *FOUR_BITS) or job.eight_bit_memory or job.eight_bit_attention
     more = [torch.bfloat16] * (not small) + [torch.int8, torch.float8_e4m3fn] * eight_bit
+    more += [torch.uint8] * (job.dtype in FOUR_BITS)
     return frozenset([torch.float32, *more])
 
 

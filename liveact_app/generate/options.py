@@ -12,6 +12,7 @@ from liveact_model.config import PRECISIONS
 from liveact_model.errors import InputError
 
 DEFAULT_PROMPT = "A person is talking."
+RELEASED_DTYPES = {"--fp8_gemm": "fp8", "--fp4_gemm": "nvfp4"}
 OFFLOADS = ("--offload_cache", "--block_offload")
 
 
@@ -86,23 +87,23 @@ def add_method(group: "argparse._ArgumentGroup") -> None:
     switch("--eager", help="launch kernel by kernel where a GPU would replay CUDA graphs: for profilers")
     add("--dtype", help="precision of the weights", choices=PRECISIONS, default="auto")
     switch("--fp8_gemm", help="the released name of --dtype fp8")
+    switch("--fp4_gemm", help="the released name of --dtype nvfp4; needs a Blackwell GPU")
     add("--device", help="where to run: auto takes a GPU if there is one, else cpu, cuda or cuda:N",
         metavar="DEVICE", default="auto")  # fmt: skip
     add("--parallel", help="under torchrun, how keys and values travel between the processes",
         choices=FORMS, default="auto")  # fmt: skip
-    for flag in (*OFFLOADS, "--fp4_gemm"):
+    for flag in OFFLOADS:
         switch(flag, help="released flag that does not exist here yet: says so")
 
 
 def jobs_of(args: argparse.Namespace) -> tuple[Job, ...]:
     """The videos that a command line asks for. Raises InputError for options that do not go together."""
     known = {name: value for name, value in vars(args).items() if name in Job.__dataclass_fields__}
-    if args.fp4_gemm:
-        raise InputError("--fp4_gemm: expected weights of 8 bits or more, this version has no FP4; see --fp8_gemm")
-    if args.fp8_gemm:
-        if args.dtype not in ("auto", "fp8"):
-            raise InputError(f"--fp8_gemm: expected no other --dtype beside it, got --dtype {args.dtype}")
-        known["dtype"] = "fp8"
+    for flag, dtype in RELEASED_DTYPES.items():
+        if getattr(args, flag.removeprefix("--")):
+            if known["dtype"] not in ("auto", dtype):
+                raise InputError(f"{flag}: expected no other --dtype beside it, got --dtype {known['dtype']}")
+            known["dtype"] = dtype
     known["offload"] = tuple(flag for flag in OFFLOADS if getattr(args, flag.removeprefix("--")))
     if args.input_json is not None:
         return _listed(args, known)

@@ -65,7 +65,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("--ranks", type=whole_number(1, 64), default=1, metavar="N", help="GPUs that share a block (default: 1)")
     add("--chip", metavar="NAME", help=f"{' or '.join(CARDS)}: its memory, and ms per video frame")
     add("--precision", type=precision, default="auto", metavar="NAME",
-        help="only this one: bf16, fp8 or float32 (default: those that pay)")  # fmt: skip
+        help="only this one: bf16, fp8, nvfp4 and mxfp4 (Blackwell), float32 (default: bf16 and fp8)")  # fmt: skip
     add("--audio-cfg", type=real_number(1, 10), default=1.0, metavar="S", help="as of generate (default: 1)")
     add("--eight-bit-memory", action="store_true", help="only settings with it")
     add("--eight-bit-attention", action="store_true", help="only settings with it")

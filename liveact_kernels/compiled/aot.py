@@ -10,9 +10,10 @@ The process must not run under TRITON_INTERPRET. A launch names the instructions
 
 It fails on a spill, on too much shared memory or on a missing instruction on sm_90, on an entry of a tuned table that
 no longer compiles or that no shape asks for, and on any change of the ledger; `--update` rewrites the ledger, and the
-commit says why. An op whose instructions came later, `least_arch`, is held to that chip in place of sm_90, its instructions must be there
-on every later one, and earlier ones are left out. Registers depend on the compiler: the Triton of constraints.txt, that of the GPU's stack and the newest
-have own ledgers; with any other one everything else is checked, and it says so.
+commit says why. An op whose instructions came later, `least_arch`, is held to that chip in place of sm_90, its
+instructions must be there on every later one, and earlier ones are left out. Registers depend on the compiler: the
+Triton of constraints.txt, that of the GPU's stack and the newest have own ledgers; with any other one everything else
+is checked, and it says so.
 """
 
 from __future__ import annotations

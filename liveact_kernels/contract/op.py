@@ -50,7 +50,7 @@ class Op:
     reference  float64 function: the signature, the formula and the oracle
     args, out  tensor specs by name; a backend outside dispatch.FUNCTIONAL is `launch(*outs, **args)`
     where      derived dims, name -> expression; `require`: expressions that must hold
-    flops      dims -> {"fp8" | "bf16" | "f32": count}, 2 per multiply-add
+    flops      dims -> {"fp4" | "fp8" | "bf16" | "f32": count}, 2 per multiply-add
     bytes      dims -> bytes moved; by default each tensor once
     tol        one tolerance, or one per output
     rows       a dim of whose indices each can be computed alone, arguments and results cut alike: what does not fit in
@@ -156,7 +156,7 @@ class Op:
 
     def floor_us(self, d: Dims, chip) -> float:
         """Least time of one call on a chip (hw.Chip): the slowest of its arithmetic and its traffic."""
-        compute = [n / chip.flops[kind] for kind, n in self.flops(d).items()]
+        compute = [n / chip.rate(kind) for kind, n in self.flops(d).items()]
         return 1e6 * max([*compute, self.bytes(d) / chip.bandwidth])
 
     # ---- tests ------------------------------------------------------------------------------------------------
