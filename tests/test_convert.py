@@ -84,7 +84,8 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(original, tmp_path, capsys
     full.mkdir()
     (full / "x").touch()
     for args, said in (
-        ([original, out, "--precision", "nvfp4"], "--precision: invalid choice: 'nvfp4'"),
+        ([original, out, "--precision", "fp6"], "--precision: invalid choice: 'fp6'"),
+        ([original, out, "--precision", "nvfp4"], "expected layers whose width 16 divides for nvfp4, got one of 24"),
         ([tmp_path / "no", out], "expected a released checkpoint directory"), ([original], "required: OUT"),
         ([original, tmp_path / "a" / "b"], "does not exist"), ([original, full], "holds something else"),
         ([original, out, "--wav2vec-dir", full / "y"], "wav2vec_dir: expected the audio encoder's folder"),
@@ -102,8 +103,8 @@ def test_a_config_that_contradicts_the_tensors_and_an_unknown_quantisation(origi
     del manifest["files"]["config.json"]
     (out / "manifest.json").write_text(json.dumps(manifest))
     config = json.loads((out / "config.json").read_text())
-    (out / "config.json").write_text(json.dumps(config | {"precision": "nvfp4"}))
-    with pytest.raises(InputError, match=r"expected precision in .* to be one of 'fp8', found 'nvfp4'"):
+    (out / "config.json").write_text(json.dumps(config | {"precision": "fp6"}))
+    with pytest.raises(InputError, match=r"expected precision in .* to be one of 'fp8', 'nvfp4', 'mxfp4', found 'fp6'"):
         load_avatar(str(out))
     (out / "config.json").write_text(json.dumps(config | {"dit": config["dit"] | {"ffn_dim": 72}}))
     with pytest.raises(InputError, match=r"denoiser: expected blocks.0.ffn.up.w8 float8_e4m3fn \[72, 48\] as in"):

@@ -1,5 +1,6 @@
 """4-bit codes: every rounding by hand, both formats against their definition, and what they do to the denoiser."""
 
+import itertools
 import math
 from fractions import Fraction
 
@@ -37,8 +38,8 @@ def nearest(x: float) -> int:
 
 def edges() -> torch.Tensor:
     """Every value and every middle of two, their float32 neighbours, and what lies beyond."""
-    exact = [float(v) for v in VALUES] + [float(a + b) / 2 for a, b in zip(VALUES, VALUES[1:])] + [7.0, 1e30, math.inf]
-    x = torch.tensor(exact)
+    middles = [float(a + b) / 2 for a, b in itertools.pairwise(VALUES)]
+    x = torch.tensor([*map(float, VALUES), *middles, 7.0, 1e30, math.inf])
     x = torch.cat((x, torch.nextafter(x, torch.tensor(0.0)), torch.nextafter(x, torch.tensor(math.inf))))
     return torch.cat((x, -x))
 

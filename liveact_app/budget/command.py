@@ -65,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
     from liveact_model.config import BLOCK_VIDEO_FRAMES
 
     chip = _check(args)
-    shared = {size: sharing(args.ranks, _config(args), size, chip, args.precision in STORED_PRECISIONS) for size in args.size}
+    coded = args.precision in STORED_PRECISIONS
+    shared = {size: sharing(args.ranks, _config(args), size, chip, coded) for size in args.size}
     calls = {s: record_block(args.model, s, args.precision, parallel=rank) for s, (rank, _) in shared.items()}
     budgets = {size: Budget.of(found, chip, BLOCK_VIDEO_FRAMES) for size, found in calls.items()}
     if args.op:

@@ -52,7 +52,7 @@ def load(job: Job, device: str, seconds: dict[str, float] | None = None) -> tupl
     with told(), show_loading() as loading:
         avatar = load_avatar(
             job.model, dtype=job.dtype, wav2vec_dir=job.wav2vec_dir, device=device, mean_memory=job.mean_memory,
-            text_on_host=job.text_on_cpu, before=lambda blueprint: (must_multiply(blueprint, device), must_fit(blueprint, job, device)),
+            text_on_host=job.text_on_cpu, before=lambda blueprint: possible(blueprint, job, device),
             watch=loading.watch,
         )  # fmt: skip
     if seconds is not None:
@@ -63,6 +63,12 @@ def load(job: Job, device: str, seconds: dict[str, float] | None = None) -> tupl
     return avatar, size
 
 
+def possible(blueprint: Blueprint, job: Job, device: str) -> None:
+    """Raise InputError for a run that this device cannot do: kernels first, then memory."""
+    must_multiply(blueprint, device)
+    must_fit(blueprint, job, device)
+
+
 def must_multiply(blueprint: Blueprint, device: str) -> None:
     """Raise InputError for weights of a precision that this device's kernels cannot multiply."""
     from liveact_kernels.contract import REGISTRY, backend_of
@@ -70,8 +76,8 @@ def must_multiply(blueprint: Blueprint, device: str) -> None:
     op = REGISTRY["fp4_linear"]
     if blueprint.precision in FOUR_BITS and (why := op.absent(backend_of(op, device))):
         raise InputError(
-            f"--dtype: expected 8 bits or more on this GPU, got {blueprint.precision}: {why}; --backend torch multiplies "
-            "its values in float32, slowly"
+            f"--dtype: expected 8 bits or more on this GPU, got {blueprint.precision}: {why}; "
+            "--backend torch multiplies its values in float32, slowly"
         )
 
 

@@ -16,8 +16,8 @@ SPILLS = ("LDL", "STL")
 LACKS = "has no "
 """How a sentence about a missing instruction begins."""
 COUNTED = (
-    "QGMMA", "HGMMA", "IGMMA", "QMMA", "HMMA", "IMMA", "UTCQMMA", "UTCHMMA", "UTCOMMA", "OMMA", "UTMALDG", "UTMASTG", "LDGSTS", "LDG",
-    "LDG.128", "STG", "STG.128", "BAR", "USETMAXREG", *SPILLS,
+    "QGMMA", "HGMMA", "IGMMA", "QMMA", "HMMA", "IMMA", "UTCQMMA", "UTCHMMA", "UTCOMMA", "OMMA", "UTMALDG", "UTMASTG",
+    "LDGSTS", "LDG", "LDG.128", "STG", "STG.128", "BAR", "USETMAXREG", *SPILLS,
 )  # fmt: skip
 
 

@@ -24,9 +24,9 @@ MEASURED_FILE = "hw_measured.json"
 
 @dataclass(frozen=True)
 class Chip:
-    """flops: operations per second by kind ("fp4", "fp8", "bf16", "f32"), 2 per multiply-add; bytes per second of the memory
-    (bandwidth), of the links to other chips (link) and to the host (host_link: PCIe 5.0 x16 on all of these), one
-    direction each.
+    """flops: operations per second by kind ("fp4", "fp8", "bf16", "f32"), 2 per multiply-add; bytes per second of the
+    memory (bandwidth), of the links to other chips (link) and to the host (host_link: PCIe 5.0 x16 on all of these),
+    one direction each.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Chip:
     host_link: float = 64e9
 
     def rate(self, kind: str) -> float:
-        """Operations per second of a kind. Without FP4 in the tensor cores its values are multiplied as bf16, exactly."""
+        """Operations per second of a kind. Tensor cores without FP4 can multiply its values as bf16, exactly."""
         return self.flops["bf16" if kind == "fp4" and kind not in self.flops else kind]
 
 

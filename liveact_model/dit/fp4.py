@@ -43,7 +43,8 @@ class FP4(Format):
         whole, block = layer.weight, BLOCK[self.scale_dtype]
         assert whole is not None, "Linear.to_precision has seen to it"
         if layer.K % block:
-            raise InputError(f"dtype: expected layers whose width {block} divides for {self.name}, got one of {layer.K}")
+            said = f"expected layers whose width {block} divides for {self.name}, got one of {layer.K}"
+            raise InputError(f"dtype: {said}")
         made: list[Tensor] = [
             whole.new_empty((layer.N, layer.K // 2), dtype=torch.uint8),
             whole.new_empty((layer.N, layer.K // block), dtype=self.scale_dtype),
@@ -61,11 +62,13 @@ class FP4(Format):
 
     def accept(self, layer: Weights, x: Tensor) -> Activation:
         """Codes of x."""
-        return Quantised4(*ops.quant_fp4(x=x, scale_dtype=self.scale_dtype), x.dtype)
+        x4, scale, row = ops.quant_fp4(x=x, scale_dtype=self.scale_dtype)
+        return Quantised4(x4, scale, row, x.dtype)
 
     def norm(self, layer: Weights, x: Tensor, mul: Tensor, add: Tensor) -> Activation:
         """Codes of the norm."""
-        return Quantised4(*ops.modulate_fp4(x=x, mul=mul, add=add, scale_dtype=self.scale_dtype), x.dtype)
+        x4, scale, row = ops.modulate_fp4(x=x, mul=mul, add=add, scale_dtype=self.scale_dtype)
+        return Quantised4(x4, scale, row, x.dtype)
 
     def _args(self, layer: Weights, a: Activation) -> dict:
         assert isinstance(a, Quantised4), "`accept` or `norm` of this layer made it"

@@ -63,6 +63,8 @@ def convert(
     if str(config.get("format", "")).startswith("liveact-"):
         raise InputError(f"model: expected a released checkpoint directory, {str(folder)!r} is {config['format']}")
     state, _, dit_config = parts(folder, config, "bfloat16", wav2vec_dir)
+    with torch.device("meta"):
+        DiT(dit_config.with_(num_layers=1)).to_precision(precision)  # a width that it does not have is refused here
     speech = Path(wav2vec_dir) if wav2vec_dir else folder / AUDIO_DIR
     copies = {name: folder / name for name in (VAE_FILE, TEXT_FILE, IMAGE_FILE)}
     copies |= {f"{TOKENIZER_DIR}/{p.name}": p for p in sorted((folder / TOKENIZER_DIR).iterdir()) if _kept(p)}

@@ -3,8 +3,8 @@
 Stock 3.6 to 3.9: float32 to bf16 truncates; float32 to e4m3 drops the mantissa's carry (0.488 becomes 0.25, triton
 issue 8322), rounds subnormals down and wraps above 448; bf16 subnormals widen wrongly; `tl.dot` multiplies the raw
 bits of bf16 (triton issue 11584); a cast to int8 out of range wraps, which on the chip is undefined; `tl.dot_scaled`
-does not exist. test_interp.py shows each fault on the stock functions kept in STOCK: when a probe fails there, its patch
-can go.
+does not exist. test_interp.py and test_fp4.py show each fault on the stock functions kept in STOCK: when a probe fails
+there, its patch can go.
 """
 
 import numpy as np
