@@ -66,8 +66,10 @@ def unpack(packed: torch.Tensor) -> torch.Tensor:
 
 def values(packed: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """[.., C / 2] -> the values [.., C] of the codes, exact."""
-    table = torch.tensor(VALUES + tuple(-v for v in VALUES), dtype=dtype, device=packed.device)
-    return table[unpack(packed).long()]
+    code = unpack(packed)
+    bits = code & 7
+    quarters = torch.where(bits < 2, 2 * bits, ((bits & 1) + 2) << (bits >> 1)).to(dtype)
+    return torch.where(code > 7, -quarters, quarters) / 4
 
 
 def four_bits(scale: torch.Tensor) -> torch.Tensor:
