@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import root  # noqa: F401
 import torch
@@ -23,8 +24,9 @@ from liveact_model.vae.wan import WanVAE
 from liveact_model.vae.wan_coder import WanVAEConfig
 
 MODELS = (*NAMED, *AVATARS)
-PRECISIONS = ("fp8", "fp8-128", "bfloat16", "float32")
+PRECISIONS = ("fp8", "fp8-128", "nvfp4", "mxfp4", "bfloat16", "float32")
 CODE_SPREAD = 112.0  # standard deviation of e4m3 codes: four of them reach 448, as a row scaled by its maximum does
+FP4_SPREAD = 3.0  # of e2m1 codes that are all as likely
 FPS = 25.0  # at which audio passes unstretched; the stretch is FFmpeg's, on the host, and not part of the model
 
 
@@ -43,7 +45,14 @@ class RandomRows(Rows):
 def fill(module: nn.Module, generator: torch.Generator) -> None:
     """Random weights of the size that trained ones have, in place: unit-variance products, norms near 1."""
     for layer in module.modules():
-        if isinstance(layer, Linear) and layer.format.stored:
+        if isinstance(layer, Linear) and "w4" in layer.format.stored:
+            layer.w4.random_(0, 256, generator=generator)
+            power = round(math.log2(layer.K**-0.5 / FP4_SPREAD))
+            layer.w_scale.copy_(torch.full_like(layer.w_scale, 127 + power, dtype=torch.uint8)
+                                if layer.w_scale.dtype == torch.uint8 else torch.ones_like(layer.w_scale))
+            if "w_row" in layer.format.stored:
+                layer.w_row.fill_(2.0**power)
+        elif isinstance(layer, Linear) and layer.format.stored:
             for rows in layer.w8.split(4096):  # a float32 copy of a whole matrix need not exist
                 draw = torch.randn(rows.shape, device=rows.device, generator=generator)
                 rows.copy_(to_fp8(draw * CODE_SPREAD))

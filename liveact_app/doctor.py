@@ -56,7 +56,8 @@ def verdicts(outcomes: list[Outcome]) -> list[str]:
     width = max(len(o.op) for o in outcomes)
     lines = ["", f"{'op':{width}} {'backend':10} {'verdict':10} why"]
     for o in outcomes:
-        verdict, why = ("right", o.why) if o.ok else ("WRONG", o.said) if o.needed else ("distrusted", o.why)
+        wrong = ("not here", o.why) if o.absent else ("WRONG", o.said) if o.needed else ("distrusted", o.why)
+        verdict, why = ("right", o.why) if o.ok else wrong
         lines.append(f"{o.op:{width}} {o.backend:10} {verdict:10} {why}")
     distrusted = [f"{o.op} ({o.said})" for o in outcomes if not o.ok and not o.needed]
     return [*lines, *([f"distrusted: {'; '.join(distrusted)}"] if distrusted else [])]

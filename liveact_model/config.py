@@ -15,9 +15,9 @@ WINDOW_SLOTS = MEMORY_SLOTS + BLOCK_LATENT_FRAMES
 VIDEO_FRAMES_PER_LATENT = 4
 FIRST_BLOCK_VIDEO_FRAMES = VIDEO_FRAMES_PER_LATENT * (FIRST_BLOCK_LATENT_FRAMES - 1) + 1  # 21: the first gives one
 BLOCK_VIDEO_FRAMES = VIDEO_FRAMES_PER_LATENT * BLOCK_LATENT_FRAMES  # 32
-PRECISIONS = ("auto", "float32", "bfloat16", "fp8", "fp8-128")
+PRECISIONS = ("auto", "float32", "bfloat16", "fp8", "fp8-128", "nvfp4", "mxfp4")
 """What weights can be loaded as, besides a plan; "auto" is the model's own choice."""
-STORED_PRECISIONS = ("fp8", "fp8-128")
+STORED_PRECISIONS = ("fp8", "fp8-128", "nvfp4", "mxfp4")
 """Those that a directory can be converted to once."""
 CONVERTED = "liveact-converted-1"
 """The format that such a directory's config.json names."""

@@ -84,7 +84,8 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(original, tmp_path, capsys
     full.mkdir()
     (full / "x").touch()
     for args, said in (
-        ([original, out, "--precision", "int3"], "--precision: expected one of fp8, fp8-128, or a plan's .json file"),
+        ([original, out, "--precision", "int3"], "--precision: expected one of fp8, fp8-128, nvfp4, mxfp4, or"),
+        ([original, out, "--precision", "nvfp4"], "expected layers whose width 16 divides for nvfp4, got one of 24"),
         ([tmp_path / "no", out], "expected a released checkpoint directory"), ([original], "required: OUT"),
         ([original, tmp_path / "a" / "b"], "does not exist"), ([original, full], "holds something else"),
         ([original, out, "--wav2vec-dir", full / "y"], "wav2vec_dir: expected the audio encoder's folder"),

@@ -12,7 +12,7 @@ from fake_engine import Session
 from test_generate import levels, place, record  # noqa: F401 - a fixture
 
 from liveact_app.cli import build_parser, main
-from liveact_app.generate import loading
+from liveact_app.generate import loading, options
 from liveact_app.generate.edits import Edit, Prompts, Timeline, parse_spans
 from liveact_app.generate.job import Job
 from liveact_model.errors import InputError
@@ -171,6 +171,14 @@ def test_a_released_command_line_is_taken_as_it_is(place, capsys):  # noqa: F811
     assert f"liveact: {both}: the whole model is in host memory here, so there is nothing to move\n" in err
 
 
+@pytest.mark.parametrize(("flag", "dtype"), options.RELEASED_DTYPES.items())
+def test_released_precisions_are_a_dtype(place, flag, dtype):  # noqa: F811
+    for more in ([flag], [flag, "--dtype", dtype], ["--dtype", dtype]):
+        fake_engine.loads.clear()
+        assert main(listed(ENTRY, more=[*more, "--device", "cpu"])) == 0
+        assert fake_engine.loads[0]["dtype"] == dtype
+
+
 def test_without_flags_nothing_of_it_happens(place, capsys):  # noqa: F811
     fake_engine.loads.clear()
     assert main(listed(ENTRY)) == 0
@@ -181,7 +189,7 @@ def test_without_flags_nothing_of_it_happens(place, capsys):  # noqa: F811
 
 @pytest.mark.parametrize(
     ("more", "said"),
-    [(["--fp4_gemm"], "--fp4_gemm: expected weights of 8 bits or more"),
+    [(["--fp8_gemm", "--fp4_gemm"], "--fp4_gemm: expected no other --dtype beside it, got --dtype fp8"),
      (["--fp8_gemm", "--dtype", "float32"], "--fp8_gemm: expected no other --dtype beside it, got --dtype float32")],
 )  # fmt: skip
 def test_flags_that_cannot_be_met_say_so(place, capsys, more, said):  # noqa: F811

@@ -23,6 +23,7 @@ values can travel is listed with what it adds. That part is modelled (links at t
 
 examples:
   liveact budget --model liveact-18b --size 512*512,416*720 --chip h200
+  liveact budget --precision nvfp4 --chip b200
   liveact budget --op fp8_linear         the shapes of one op and what bounds each
   liveact budget --flops                 TFLOP per video frame: released, ours, the paper's number
 """
@@ -43,7 +44,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add = parser.add_argument
     add("--model", default="liveact-18b", metavar="NAME", help="architecture (default: %(default)s)")
     add("--size", type=sizes, default=[(512, 512)], metavar="W*H,..", help="pixels, one or more (default: 512*512)")
-    add("--chip", default="h200", metavar="NAME", help="h100, h200 or b200 (default: %(default)s)")
+    add("--chip", default="h200", metavar="NAME", help="h100, h200, b200 or rtx5090 (default: %(default)s)")
     add("--ceilings", default="datasheet", metavar="KIND", help="datasheet or measured (default: %(default)s)")
     add_precision(add, "--precision", names=FRAME, default="fp8")
     add("--ranks", type=whole_number(1, 64), default=1, metavar="N", help="GPUs that share a block (default: 1)")
@@ -107,6 +108,7 @@ def _check(args: argparse.Namespace):
     """The chip, or InputError for an argument that names nothing."""
     from liveact_kernels.cost import hw
     from liveact_model.config import NAMED
+    from liveact_model.dit import Precision
 
     for flag, names in (("model", NAMED), ("chip", hw.CHIPS), ("ceilings", hw.CEILINGS)):
         value = getattr(args, flag)
@@ -116,6 +118,9 @@ def _check(args: argparse.Namespace):
         raise InputError("--flops: expected without --ranks, it compares the work of one GPU")
     if args.op and args.flops:
         raise InputError("--op: expected without --flops, which shows parts of the whole model")
+    if Precision.made(args.precision).four_bits and "fp4" not in hw.CHIPS[args.chip].flops:
+        able = " or ".join(name for name, chip in hw.CHIPS.items() if "fp4" in chip.flops)
+        raise InputError(f"--chip: expected one that multiplies FP4 ({able}) for {args.precision}, got {args.chip!r}")
     try:
         return hw.chip(args.chip, args.ceilings)
     except ValueError as error:

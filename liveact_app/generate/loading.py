@@ -62,7 +62,7 @@ def load(
         avatar = load_avatar(
             job.model, dtype=job.dtype, wav2vec_dir=job.wav2vec_dir, device=device, mean_memory=job.mean_memory,
             text_on_host=job.text_on_cpu, block_offload=job.block_offload and device != "cpu", prompts=prompts,
-            before=lambda blueprint: must_fit(blueprint, job, device, prompts is not None), watch=loading.watch,
+            before=lambda blueprint: possible(blueprint, job, device, prompts is not None), watch=loading.watch,
         )  # fmt: skip
     if seconds is not None:
         seconds |= loading.seconds
@@ -70,6 +70,25 @@ def load(
     if device == "cpu" and is_small(avatar.dit.config, size):
         torch.set_num_threads(1)
     return avatar, size
+
+
+def possible(blueprint: Blueprint, job: Job, device: str, text_freed: bool) -> None:
+    """Raise InputError for a run that this device cannot do: kernels first, then memory."""
+    must_multiply(blueprint, device)
+    must_fit(blueprint, job, device, text_freed)
+
+
+def must_multiply(blueprint: Blueprint, device: str) -> None:
+    """Raise InputError for weights of a precision that this device's kernels cannot multiply."""
+    from liveact_kernels.contract import REGISTRY, backend_of
+    from liveact_model.dit import Precision
+
+    op, plan = REGISTRY["fp4_linear"], Precision.made(blueprint.precision)
+    if plan.four_bits and (why := op.absent(backend_of(op, device))):
+        raise InputError(
+            f"--dtype: expected 8 bits or more on this GPU, got {plan}: {why}; "
+            "--backend torch multiplies its values in float32, slowly"
+        )
 
 
 def must_fit(blueprint: Blueprint, job: Job, device: str, text_freed: bool = True) -> None:
@@ -131,6 +150,7 @@ def dtypes_of(job: Job) -> frozenset[torch.dtype]:
     plan = Precision.made(auto if job.dtype == "auto" else job.dtype)
     small, eight_bit = plan.dtype == torch.float32, plan.codes or job.eight_bit_memory or job.eight_bit_attention
     more = [torch.bfloat16] * (not small) + [torch.int8, torch.float8_e4m3fn] * eight_bit
+    more += [torch.uint8] * plan.four_bits
     return frozenset([torch.float32, *more])
 
 

@@ -66,7 +66,7 @@ def affine(acc, row_scale, w_scale, b, om, on, M, N):
 
 
 @triton.jit
-def _finish(
+def finish(
     acc, out, out_scale, row_scale, w_scale, b, x, gate, om, on, M, N, GELU: tl.constexpr, TMA: tl.constexpr
 ):  # fmt: skip
     """Epilogue of one half: GELU, e4m3 codes when there is an out_scale, (gated) residual when there is an x."""
@@ -104,9 +104,9 @@ def gemm_kernel(
         i, j = tile_at(t, tiles_m, tiles_n, BAND)
         om, on = i * BM, j * HALVES * BN
         first, second = products(a, group_scale, w, om, on, M, N, K, G, BM, BN, BK, HALVES, STEPS, PROMOTE, TMA)
-        _finish(first, out, out_scale, row_scale, w_scale, b, x, gate, om, on, M, N, GELU, TMA)
+        finish(first, out, out_scale, row_scale, w_scale, b, x, gate, om, on, M, N, GELU, TMA)
         if HALVES == 2:
-            _finish(second, out, out_scale, row_scale, w_scale, b, x, gate, om, on + BN, M, N, GELU, TMA)
+            finish(second, out, out_scale, row_scale, w_scale, b, x, gate, om, on + BN, M, N, GELU, TMA)
 
 
 def launch_gemm(

@@ -6,12 +6,14 @@ Each op's launch runs on meta tensors of its real shapes, under a stub driver an
 compiles is the specialisation (dtypes, constexprs, alignment, warps) that the chip would be given, not a copy of it.
 The process must not run under TRITON_INTERPRET. A launch names the instructions that it stands on in one line:
 
-    launch.requires_sass = ("QGMMA|HGMMA", "UTMALDG")   # on sm_90; alternatives with |
+    mark(launch, requires_sass=("QGMMA|HGMMA", "UTMALDG"))   # on sm_90; alternatives with |
 
 It fails on a spill, on too much shared memory or on a missing instruction on sm_90, on an entry of a tuned table that
 no longer compiles or that no shape asks for, and on any change of the ledger; `--update` rewrites the ledger, and the
-commit says why. Registers depend on the compiler: the Triton of constraints.txt, that of the GPU's stack and the newest
-have own ledgers; with any other one everything else is checked, and it says so.
+commit says why. An op whose instructions came later, `least_arch`, is held to that chip in place of sm_90, its
+instructions must be there on every later one, and earlier ones are left out. Registers depend on the compiler: the
+Triton of constraints.txt, that of the GPU's stack and the newest have own ledgers; with any other one everything else
+is checked, and it says so.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from triton.runtime.jit import JITFunction
 from .. import ops, tuned  # noqa: F401 - ops fills the registry
 from ..contract import REGISTRY, Case, Op
 from .ledger import Ledger
-from .sass import COUNTED, counts, faults, missing, tool
+from .sass import COUNTED, LACKS, counts, faults, missing, tool
 
 CHIPS = ("sm_90a", "sm_89", "sm_100a", "sm_120a")
 BOUND = 90  # the architecture on which faults fail the run; the others are compiled and recorded
@@ -129,9 +131,17 @@ def cases(op: Op, ranks: bool) -> Iterator[tuple[str, Case]]:
                 yield f"{case.id}/2", Case(case.id, rung="device", **case.dims | halved)
 
 
+def home(op: Op) -> int:
+    """The architecture on which faults of an op's kernels fail the run."""
+    return max(BOUND, getattr(op.implementation("triton"), "least_arch", 0))
+
+
 def survey(op: Op, arch: int) -> Iterator[tuple[str, dict | None, list[str]]]:
     """(key, numbers, faults) of every distinct kernel of an op on one chip; numbers None: it does not compile."""
-    requires = getattr(op.implementation("triton"), "requires_sass", ()) if arch == BOUND else ()
+    later = home(op) > BOUND
+    if later and arch < home(op):
+        return
+    requires = getattr(op.implementation("triton"), "requires_sass", ()) if later or arch == BOUND else ()
     seen: dict[str, dict] = {}
     for label, case in cases(op, ranks=arch == BOUND):
         try:
@@ -153,7 +163,7 @@ def compiled(names: list[str], chip: str) -> tuple[dict, list[str]]:
     arch, table, wrong = int(re.sub(r"\D", "", chip)), {}, []
     for op in (REGISTRY[n] for n in names):
         for key, entry, bad in survey(op, arch) if "triton" in op.backends else ():
-            wrong += [f"{chip} {key} {b}" for b in bad if arch == BOUND]
+            wrong += [f"{chip} {key} {b}" for b in bad if arch == home(op) or b.startswith(LACKS)]
             if entry is None:
                 continue
             table[key] = entry

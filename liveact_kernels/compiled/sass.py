@@ -13,9 +13,11 @@ from pathlib import Path
 from ..tuned import SHARED
 
 SPILLS = ("LDL", "STL")
+LACKS = "has no "
+"""How a sentence about a missing instruction begins."""
 COUNTED = (
-    "QGMMA", "HGMMA", "IGMMA", "QMMA", "HMMA", "IMMA", "UTCQMMA", "UTCHMMA", "UTMALDG", "UTMASTG", "LDGSTS", "LDG",
-    "LDG.128", "STG", "STG.128", "BAR", "USETMAXREG", *SPILLS,
+    "QGMMA", "HGMMA", "IGMMA", "QMMA", "HMMA", "IMMA", "UTCQMMA", "UTCHMMA", "UTCOMMA", "OMMA", "UTMALDG", "UTMASTG",
+    "LDGSTS", "LDG", "LDG.128", "STG", "STG.128", "BAR", "USETMAXREG", *SPILLS,
 )  # fmt: skip
 
 
@@ -58,4 +60,4 @@ def faults(entry: dict, arch: int) -> list[str]:
 def missing(entries: list[dict], requires: tuple[str, ...]) -> list[str]:
     """Required instructions that no kernel of a call has."""
     have = {name for e in entries for name in e["sass"]}
-    return [f"has no {wanted} instruction" for wanted in requires if not have & set(wanted.split("|"))]
+    return [f"{LACKS}{wanted} instruction" for wanted in requires if not have & set(wanted.split("|"))]

@@ -6,7 +6,7 @@ recorders; `available` why a backend cannot run; `library` the same ops for torc
 """
 
 from . import library  # noqa: F401 - gives traced calls to Op
-from .available import FLASH, VENDORS, capability, found, missing
+from .available import FLASH, VENDORS, capability, found, lacks_instructions, missing
 from .dispatch import (
     FUNCTIONAL,
     OPTIONAL,
@@ -26,14 +26,31 @@ from .dispatch import (
     use,
 )
 from .op import REGISTRY, Op
-from .spec import ACT, FP8_MAX, INT8_MAX, SHORT, Case, Dims, DType, T, bf16, cast, compute_kind, f32, fp8, int8, to_fp8
-from .tolerance import ByDtype, Exact, Measured, Rel, Tolerance, Ulp
+from .spec import (
+    ACT,
+    FP8_MAX,
+    INT8_MAX,
+    SHORT,
+    Case,
+    Dims,
+    DType,
+    T,
+    bf16,
+    cast,
+    compute_kind,
+    f32,
+    fp8,
+    int8,
+    to_fp8,
+    u8,
+)
+from .tolerance import ByDtype, Exact, Measured, Nibbles, Rel, Tolerance, Ulp
 from .trust import Outcome, check, distrusted, reason, small
 
 __all__ = [
     "ACT", "FLASH", "FP8_MAX", "FUNCTIONAL", "INT8_MAX", "OPTIONAL", "PREFERRED", "REGISTRY", "SHORT", "STATE",
-    "VENDORS", "ByDtype", "Call", "CallList", "Case", "DType", "Dims", "Exact", "Measured", "Op", "Outcome",
+    "VENDORS", "ByDtype", "Call", "CallList", "Case", "DType", "Dims", "Exact", "Measured", "Nibbles", "Op", "Outcome",
     "Recorder", "Rel", "T", "Tolerance", "Ulp", "backend_of", "bf16", "capability", "cast", "check", "chosen_for",
-    "compute_kind", "distrusted", "f32", "found", "fp8", "int8", "mark", "missing", "parse_backends", "poisoned",
-    "reason", "record", "scope", "small", "to_fp8", "unusable", "use",
+    "compute_kind", "distrusted", "f32", "found", "fp8", "int8", "lacks_instructions", "mark", "missing",
+    "parse_backends", "poisoned", "reason", "record", "scope", "small", "to_fp8", "u8", "unusable", "use",
 ]  # fmt: skip

@@ -45,6 +45,20 @@ def capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
 
 
+def lacks_instructions(least_arch: int) -> str | None:
+    """Why the GPU at hand cannot run machine code of `least_arch` (100: compute capability 10.0); None where it can.
+
+    Also None without a GPU: what runs there is no machine code.
+    """
+    if not least_arch or not torch.cuda.is_available():
+        return None
+    have = torch.cuda.get_device_capability()
+    if 10 * have[0] + have[1] >= least_arch:
+        return None
+    want = f"{least_arch // 10}.{least_arch % 10}"
+    return f"it needs tensor cores of compute capability {want} or later, this GPU has {have[0]}.{have[1]}"
+
+
 def _too_old(name: str, device: torch.device, least: tuple[int, int]) -> str | None:
     if device.type != "cuda":
         return f"{name} needs an NVIDIA GPU, the tensors are on {device.type}: choose torch there"

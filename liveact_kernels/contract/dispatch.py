@@ -54,7 +54,7 @@ class Called(Protocol):
         """Least time of one call on a chip."""
 
 
-FACTS = ("takes", "tol", "requires_sass", "candidates")
+FACTS = ("takes", "tol", "requires_sass", "candidates", "least_arch")
 
 
 def mark(*launches: Callable, **facts: Any) -> None:
@@ -64,6 +64,7 @@ def mark(*launches: Callable, **facts: Any) -> None:
     tol            its own tolerance, where another recipe than the op's is its point
     requires_sass  instructions that its machine code must have, alternatives with |
     candidates     configurations that a tuner may try, or dims -> such
+    least_arch     the first architecture that has its instructions (100 is compute capability 10.0), where not all do
     Raises TypeError for any other name: a misspelt one would be ignored for ever.
     """
     for name, value in facts.items():

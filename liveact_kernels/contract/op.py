@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .available import VENDORS
+from .available import VENDORS, lacks_instructions
 from .dispatch import BACKENDS, FUNCTIONAL, STATE, Call, backend_of, pop, push, run_poisoned
 from .spec import Case, Dims, DType, T, cast, evaluate
 from .tolerance import Tolerance
@@ -50,7 +50,7 @@ class Op:
     reference  float64 function: the signature, the formula and the oracle
     args, out  tensor specs by name; a backend outside dispatch.FUNCTIONAL is `launch(*outs, **args)`
     where      derived dims, name -> expression; `require`: expressions that must hold
-    flops      dims -> {"fp8" | "bf16" | "f32": count}, 2 per multiply-add
+    flops      dims -> {"fp4" | "fp8" | "bf16" | "f32": count}, 2 per multiply-add
     bytes      dims -> bytes moved; by default each tensor once
     tol        one tolerance, or one per output
     rows       a dim of whose indices each can be computed alone, arguments and results cut alike: what does not fit in
@@ -156,7 +156,7 @@ class Op:
 
     def floor_us(self, d: Dims, chip) -> float:
         """Least time of one call on a chip (hw.Chip): the slowest of its arithmetic and its traffic."""
-        compute = [n / chip.flops[kind] for kind, n in self.flops(d).items()]
+        compute = [n / chip.rate(kind) for kind, n in self.flops(d).items()]
         return 1e6 * max([*compute, self.bytes(d) / chip.bandwidth])
 
     # ---- tests ------------------------------------------------------------------------------------------------
@@ -209,9 +209,13 @@ class Op:
         return fn
 
     def refused(self, backend: str, d: Dims) -> str | None:
-        """Why a backend does not take a call of these dims; None when it does."""
+        """Why a backend does not take a call of these dims, or nothing on this GPU; None when it does."""
         takes = getattr(self.implementation(backend), "takes", None)
-        return takes(d) if takes else None
+        return self.absent(backend) or (takes(d) if takes else None)
+
+    def absent(self, backend: str) -> str | None:
+        """Why no call of a backend can run on the GPU at hand; None where its instructions are there."""
+        return lacks_instructions(getattr(self.implementation(backend), "least_arch", 0))
 
     def plan(self, kw: Mapping[str, Any]) -> Plan:
         """Check the arguments and choose the backend."""

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import torch
 
-bf16, f32, fp8, int8 = torch.bfloat16, torch.float32, torch.float8_e4m3fn, torch.int8
+bf16, f32, fp8, int8, u8 = torch.bfloat16, torch.float32, torch.float8_e4m3fn, torch.int8, torch.uint8
 FP8_MAX, INT8_MAX = 448.0, 127.0
-SHORT = {bf16: "bf16", f32: "f32", fp8: "e4m3", int8: "int8", torch.float64: "f64", torch.float16: "f16"}
+SHORT = {bf16: "bf16", f32: "f32", fp8: "e4m3", int8: "int8", u8: "u8", torch.float64: "f64", torch.float16: "f16"}
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def evaluate(expression: str, d: Dims):
     value = vars(d).get(expression)
     if value is not None:
         return value
-    return eval(expression, {"__builtins__": {}, "len": len, "fp8": fp8, "int8": int8}, vars(d))
+    return eval(expression, {"__builtins__": {}, "len": len, "fp8": fp8, "int8": int8, "u8": u8}, vars(d))
 
 
 def to_fp8(x: torch.Tensor) -> torch.Tensor:
@@ -103,7 +103,7 @@ def cast(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         return x
     if dtype == int8:
         return x.round().clamp(-INT8_MAX, INT8_MAX).to(int8)
-    return to_fp8(x) if dtype == fp8 else x.to(dtype)
+    return to_fp8(x) if dtype == fp8 else x.to(dtype)  # u8 holds codes and exponents, whole numbers by themselves
 
 
 def compute_kind(dtype: torch.dtype) -> str:

@@ -14,7 +14,7 @@ from .spec import cast
 
 def _steps(x: torch.Tensor) -> torch.Tensor:
     """Integers whose order is the value's order: a difference counts representable steps."""
-    if x.dtype == torch.int8:
+    if x.dtype in (torch.int8, torch.uint8):
         return x.long()
     bits = x.contiguous().view({1: torch.int8, 2: torch.int16, 4: torch.int32}[x.element_size()]).long()
     return torch.where(bits < 0, -(bits & ((1 << (8 * x.element_size() - 1)) - 1)), bits)
@@ -65,6 +65,27 @@ class Ulp(Tolerance):
             steps = torch.where(small, steps.clamp(max=self.max), steps)
         worst, off = steps.max().item(), (steps > 0).double().mean().item()
         said = f"worst {worst} ulp (max {self.max}), {off:.2%} off (max {self.frac:.2%}); {self.why}"
+        return Measured(worst <= self.max and off <= self.frac, worst, self.max, said)
+
+
+@dataclass(frozen=True)
+class Nibbles(Tolerance):
+    """Two 4-bit codes to a byte, sign and magnitude: within `max` codes, at most a fraction `frac` off; -0 is 0."""
+
+    max: int
+    frac: float
+    why: str
+
+    def measure(self, got: torch.Tensor, ref: torch.Tensor) -> Measured:
+        """The error is the worst code's steps."""
+
+        def codes(packed: torch.Tensor) -> torch.Tensor:
+            nibbles = torch.stack((packed & 15, packed >> 4))
+            return (nibbles & 7) * (1 - 2 * (nibbles >> 3))
+
+        steps = (codes(got.long()) - codes(ref.round().long())).abs()
+        worst, off = steps.max().item(), (steps > 0).double().mean().item()
+        said = f"worst {worst} codes (max {self.max}), {off:.2%} off (max {self.frac:.2%}); {self.why}"
         return Measured(worst <= self.max and off <= self.frac, worst, self.max, said)
 
 

@@ -35,6 +35,9 @@ class Testable(Choosable, Protocol):
     def make(self, case: Case, device: str | torch.device = "cpu") -> dict[str, Any]:
         """Random arguments."""
 
+    def absent(self, backend: str) -> str | None:
+        """Why no call of a backend can run on the GPU at hand."""
+
     def check(self, got: Any, want: Any, backend: str = "reference") -> list[tuple[str, bool, str]]:
         """(output, accepted, explanation) each."""
 
@@ -48,6 +51,7 @@ class Outcome:
 
     failed  the dtypes of each case that is wrong; an empty set when it cannot run at all
     needed  whether anything here calls it
+    absent  whether this GPU lacks its instructions: nothing ran, and a call is refused with the reason, `why`
     """
 
     op: str
@@ -56,11 +60,12 @@ class Outcome:
     said: str = ""
     failed: tuple[frozenset[torch.dtype], ...] = ()
     needed: bool = True
+    absent: bool = False
 
     @property
     def ok(self) -> bool:
         """Whether every case is right."""
-        return not self.failed
+        return not self.failed and not self.absent
 
     def matters(self, dtypes: frozenset[torch.dtype] | None = None) -> bool:
         """Whether it is wrong for somebody who computes in these dtypes (None: in any)."""
@@ -85,6 +90,8 @@ def check(op: Testable, device: torch.device | str = "cpu") -> Outcome:
     kinds: frozenset[torch.dtype] = frozenset()
     try:
         backend = backend_of(op, device)
+        if lacking := op.absent(backend):
+            return Outcome(op.name, backend, lacking, absent=True)
         for case in small(op, backend, each=device.type == "cpu"):
             kinds = _dtypes(op, case)
             if bad := _wrong(op, case, backend, device):

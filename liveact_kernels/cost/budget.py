@@ -11,11 +11,12 @@ from .outside import PLAIN_ROWS
 
 OUTSIDE_OPS = "outside ops"
 GROUPS = {
-    "linear": ("fp8_linear", "linear"),
+    "linear": ("fp4_linear", "fp8_linear", "linear"),
     "self attention": ("attention", "attention_8bit", "head_major"),
     "cross attention": ("cross_attention", "audio_attention"),
     "norm, rope, quantise": (
-        "modulate", "gate_modulate_quant", "quant", "rms_norm", "qkv_norm_rope", "qkv_norm_rope_8bit", "gate_residual",
+        "modulate", "gate_modulate_quant", "quant", "quant_fp4", "rms_norm", "qkv_norm_rope", "qkv_norm_rope_8bit",
+        "gate_residual",
     ),
     "memory": ("kv_compress",),
     "sampler": ("denoise_update",),

@@ -31,9 +31,9 @@ PINNED = 0.8
 
 @dataclass(frozen=True)
 class Chip:
-    """flops: operations per second by kind ("fp8", "bf16", "f32"), 2 per multiply-add; bytes per second of the memory
-    (bandwidth), of the links to other chips (link) and to the host (host_link: PCIe 5.0 x16 on all of these), one
-    direction each.
+    """flops: operations per second by kind ("fp4", "fp8", "bf16", "f32"), 2 per multiply-add; bytes per second of the
+    memory (bandwidth), of the links to other chips (link) and to the host (host_link: PCIe 5.0 x16 on all of these),
+    one direction each.
     """
 
     name: str
@@ -48,13 +48,24 @@ class Chip:
         """Bytes per second that copies from page-locked host memory reach, assumed."""
         return self.host_link * PINNED
 
+    def rate(self, kind: str) -> float:
+        """Operations per second of a kind. Tensor cores without FP4 can multiply its values as bf16, exactly."""
+        return self.flops["bf16" if kind == "fp4" and kind not in self.flops else kind]
+
 
 CHIPS = {
     "h200": Chip("H200 SXM", {"fp8": 1979e12, "bf16": 989e12, "f32": 67e12}, 4.8e12, 450e9, "datasheet, dense"),
     "h100": Chip("H100 SXM", {"fp8": 1979e12, "bf16": 989e12, "f32": 67e12}, 3.35e12, 450e9, "datasheet, dense"),
-    "b200": Chip("B200", {"fp8": 4500e12, "bf16": 2250e12, "f32": 75e12}, 8.0e12, 900e9, "datasheet, dense"),
-}
-"""By the name that `--chip` takes."""
+    "b200": Chip(
+        "B200", {"fp4": 9000e12, "fp8": 4500e12, "bf16": 2250e12, "f32": 75e12}, 8.0e12, 900e9, "datasheet, dense"
+    ),
+    "rtx5090": Chip(
+        "RTX 5090", {"fp4": 1676e12, "fp8": 419e12, "bf16": 209.5e12, "f32": 104.8e12}, 1.792e12, 64e9,
+        "RTX Blackwell whitepaper, dense, float32 sums",
+    ),
+}  # fmt: skip
+"""By the name that `--chip` takes. FP4: HGX B200's datasheet has 72 PFLOP/s dense for eight; the RTX Blackwell GPU
+architecture whitepaper has 1676 TFLOP/s dense, and no NVLink: chips talk over PCIe."""
 
 
 def measured_file() -> Traversable:

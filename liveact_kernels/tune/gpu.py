@@ -45,6 +45,10 @@ def tasks(names: Sequence[str] | None, gpu: Gpu | None, calls: Calls = dict) -> 
     chip = CHIPS.get(at.chip, CHIPS["h200"])
     out: list[Task] = []
     for op in (REGISTRY[n] for n in names or able):
+        if aot.home(op) > max(at.arch, aot.BOUND):
+            if names:
+                raise ValueError(f"--op: {op.name} has no instructions on {at.chip}: choose another op or chip")
+            continue
         overlays = getattr(op.implementation("triton"), "candidates", ())
         for case in (c for c in op.cases if c.rung == "device" and overlays):
             for asked in aot.configurations(op, case, at.arch):

@@ -1,9 +1,12 @@
-"""How a linear layer stores its weights and what it multiplies: float32, bf16, or e4m3 with a scale per row."""
+"""How a linear layer stores its weights and what it multiplies: float32, bf16, or e4m3 with a scale per row.
+
+fp4.py has the 4-bit ones.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +26,8 @@ class Quantised(NamedTuple):
     dtype: torch.dtype
 
 
-Activation = Tensor | Quantised
+Activation = Any
+"""What a format makes of activations [L, K] for its products: a tensor, or a tuple of codes and scales with `dtype`."""
 
 
 class Weights(nn.Module):
@@ -44,6 +48,10 @@ class Format(ABC):
     name: str
     stored: tuple[str, ...] = ()
     """Names of the layer's tensors in place of `weight`; none: the weights are there as they are."""
+    four_bits: bool = False
+    """Whether the products need tensor cores that take FP4."""
+    outside: str | None = None
+    """The format of layers outside the blocks of a model that is loaded in this one; None: this one."""
 
     @abstractmethod
     def store(self, layer: Weights) -> None:
@@ -205,3 +213,9 @@ FORMATS: dict[str, Format] = {
     f.name: f for f in (Wide(torch.float32), Wide(torch.bfloat16), FP8(), FP8("fp8-128", grouped=True))
 }
 """By the names that `--precision` and plans have."""
+
+
+def format_at(name: str, path: str) -> str:
+    """The format of the linear layer at `path` in a denoiser that is loaded as `name`."""
+    other = FORMATS[name].outside
+    return name if other is None or path.startswith("blocks.") else other

@@ -11,7 +11,7 @@ import torch
 
 from ..config import DiTConfig
 from ..errors import InputError
-from .formats import FORMATS, Wide
+from .formats import FORMATS, Wide, format_at
 
 SIZES = ("dim", "num_heads", "num_layers", "ffn_dim", "in_dim", "text_dim", "clip_dim", "audio_hidden", "audio_dim")
 """Of a DiTConfig, what shapes its linear layers: a plan is for a model that has these."""
@@ -77,9 +77,15 @@ class Precision:
         """Whether any layer may multiply codes."""
         return any(FORMATS[name].stored for name in self.formats)
 
+    @property
+    def four_bits(self) -> bool:
+        """Whether any layer may multiply codes of 4 bits."""
+        return any(FORMATS[name].four_bits for name in self.formats)
+
     def of(self, path: str) -> str:
         """The name of a linear layer's format."""
-        return next((name for pattern, name in self.linears if _expression(pattern).match(path)), self.default)
+        named = (name for pattern, name in self.linears if _expression(pattern).match(path))
+        return next(named, format_at(self.default, path))
 
     def check_sizes(self, config: DiTConfig) -> None:
         """Raise InputError unless it is a plan for a model of these sizes."""

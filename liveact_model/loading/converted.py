@@ -30,7 +30,7 @@ from ..errors import InputError
 from ..needs import WEIGHTS
 from ..schedule import TIMESTEPS
 from .blueprint import Opened, Watch
-from .keymap import Target, fill, targets
+from .keymap import Target, fill, stored_bytes, targets
 from .placing import Placing
 from .plans import file_of, of_file
 from .released import AUDIO_DIR, DEFAULT_FPS, DEFAULT_SIZE, IMAGE_FILE, TEXT_FILE, TOKENIZER_DIR, VAE_FILE, parts
@@ -50,7 +50,7 @@ class Converted(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
     format: Literal["liveact-converted-1"] = Field(description=f"'{CONVERTED}'")
-    precision: Literal["fp8", "fp8-128", "plan"] = Field(
+    precision: Literal["fp8", "fp8-128", "nvfp4", "mxfp4", "plan"] = Field(
         description=f"one of {', '.join(map(repr, (*STORED_PRECISIONS, PLAN)))}"
     )
     plan: PlanFile | None = Field(None, description="a precision plan")
@@ -87,6 +87,7 @@ def convert(
         raise InputError(f"model: expected a released checkpoint directory, {str(folder)!r} is {config['format']}")
     state, _, dit_config = parts(folder, config, plan, wav2vec_dir)
     plan.check_sizes(dit_config)
+    stored_bytes(dit_config, plan)  # a width that a format does not have is refused here
     speech = Path(wav2vec_dir) if wav2vec_dir else folder / AUDIO_DIR
     copies = {name: folder / name for name in (VAE_FILE, TEXT_FILE, IMAGE_FILE)}
     copies |= {f"{TOKENIZER_DIR}/{p.name}": p for p in sorted((folder / TOKENIZER_DIR).iterdir()) if _kept(p)}

@@ -44,8 +44,9 @@ def load_avatar(
 ) -> Avatar:  # fmt: skip
     """Load a model by name or directory.
 
-    dtype  "float32", "bfloat16", "fp8" (e4m3 weights, bf16 activations) or another of config.PRECISIONS, or a plan
-           (`read_plan`); "auto" is float32 on a CPU for the small models, bf16 for the released one
+    dtype  "float32", "bfloat16", "fp8" (e4m3 weights, bf16 activations), "nvfp4" (4-bit weights, likewise) or another
+           of config.PRECISIONS, or a plan (`read_plan`); "auto" is float32 on a CPU for the small models, bf16 for the
+           released one
     wav2vec_dir  folder of the wav2vec2 encoder for a released checkpoint; default: `chinese-wav2vec2-base` in it
     mean_memory  fold old slots by their mean whatever the checkpoint says
     text_on_host the text encoder stays on the CPU; a Session moves its rows

@@ -1,6 +1,6 @@
 """Shapes beyond the ops' own cases that a kernel's masks must survive: not multiples of a tile, one row, odd heads."""
 
-from liveact_kernels.contract import Case, bf16, f32, fp8, int8
+from liveact_kernels.contract import Case, bf16, f32, fp8, int8, u8
 from liveact_kernels.ops.kv_compress import _memory
 
 _ROWS = [
@@ -26,6 +26,16 @@ ODD = {
         Case("whole_rows", L=2, C=1280, A=bf16),
         Case("groups_of_40", L=7, C=200, A=bf16, groups=5),
         Case("one_row", L=1, C=3, A=f32),
+    ],
+    "quant_fp4": [
+        Case("padded_tail", L=18, C=112, A=bf16),  # 64 + 64 columns, the last block of which does not exist
+        Case("one_block", L=1, C=16, A=f32),
+        Case("no_tail_mxfp4", L=3, C=64, A=f32, scale_dtype=u8),
+        Case("padded_tail_mxfp4", L=17, C=224, A=bf16, scale_dtype=u8),
+    ],
+    "modulate_fp4": [
+        Case("padded_tail", L=18, C=112, A=bf16),
+        Case("padded_tail_mxfp4", L=2, C=224, A=f32, scale_dtype=u8),
     ],
     "denoise_update": [
         Case("odd_channels", Z=3, F=1, Y=2, X=2, A=bf16, has_noise=True, c_noise=0.5, **_UPDATE),

@@ -174,3 +174,20 @@ def test_the_tuner_drops_candidates_that_spill_do_not_fit_or_do_not_compile():
     good, spills, odd, large = compiled(CANDIDATES).splitlines()
     assert good == "None" and spills.startswith("spills ") and odd.startswith("does not compile: ")
     assert re.fullmatch(r"(spills \d+ bytes; )?needs \d+ bytes of shared memory, a block has 232448", large)
+
+
+def test_fp4_products_are_compiled_for_the_chips_that_have_them_alone(monkeypatch):
+    for version, chips in json.loads((ROOT / "profiles" / "resources.json").read_text()).items():
+        if not version.startswith("triton"):
+            continue
+        for chip, wanted in (("sm_100a", "UTCOMMA"), ("sm_120a", "OMMA"), ("sm_90a", None), ("sm_89", None)):
+            found = [e for key, e in chips[chip].items() if "fp4_gemm_kernel" in key]
+            assert len(found) == (8 if wanted else 0) and all(wanted in e["sass"] for e in found), (version, chip)
+            assert chip != "sm_100a" or not any(e["spill"] for e in found)
+    op = REGISTRY["fp4_linear"]
+    assert (aot.home(op), aot.home(REGISTRY["quant_fp4"])) == (100, 90)
+    assert list(aot.survey(op, 90)) == [], "older chips are left out, not compiled by emulation"
+    bad = [f"{aot.LACKS}UTCOMMA|OMMA instruction"]
+    monkeypatch.setattr(aot, "survey", lambda op, arch: [("key", ENTRY, [*bad, "spills 8 bytes"])])
+    assert aot.compiled(["fp4_linear"], "sm_120a")[1] == [f"sm_120a key {bad[0]}"]
+    assert aot.compiled(["fp4_linear"], "sm_100a")[1] == [f"sm_100a key {b}" for b in (*bad, "spills 8 bytes")]

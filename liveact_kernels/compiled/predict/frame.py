@@ -137,7 +137,8 @@ def line(shape: Called, chip: Chip, machine: Machine, cubins: dict[str, bytes]) 
     if op.name not in REGISTRY:
         return out
     flops, moved = op.flops(d), op.bytes(d)
-    if "triton" in op.backends and not op.refused("triton", d):
+    later = "triton" in op.backends and getattr(op.implementation("triton"), "least_arch", 0) > rates.ARCH
+    if "triton" in op.backends and not later and not op.refused("triton", d):
         found = launched(op, case_of(d))
         for one in found:
             key = ["triton", hashlib.sha256(one.cubin).hexdigest(), one.grid, one.shared, one.args]

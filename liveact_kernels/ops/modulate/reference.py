@@ -2,6 +2,8 @@
 
 import torch
 
+from liveact_kernels.common.fp4 import exact_fp4
+
 
 def modulate(x, mul, add, eps: float = 1e-6):
     """out = LayerNorm(x) * mul + add.
@@ -37,3 +39,11 @@ def gate_modulate_quant(x, y, gate, mul, add, eps: float = 1e-6):
     """
     x_out = x.double() + gate.double() * y.double()
     return x_out, *modulate_quant(x_out, mul, add, eps)
+
+
+def modulate_fp4(x, mul, add, eps: float = 1e-6, scale_dtype: torch.dtype = torch.float8_e4m3fn):
+    """modulate, then 4-bit codes: out ~ x4 * x_scale * x_row, as quant_fp4 makes them of unrounded values.
+
+    x4 [L, C / 2] uint8; x_scale [L, C / 16] e4m3 and x_row [L] f32, or x_scale [L, C / 32] uint8 and x_row None.
+    """
+    return exact_fp4(modulate(x, mul, add, eps), scale_dtype)

@@ -1,7 +1,9 @@
 """Plain eager torch: any device, differentiable."""
 
+import torch
 import torch.nn.functional as F
 
+from liveact_kernels.common.fp4 import quantise_fp4
 from liveact_kernels.common.quantise import per_group
 
 
@@ -23,3 +25,8 @@ def gate_modulate_quant(x, y, gate, mul, add, eps=1e-6):
     """See reference.gate_modulate_quant."""
     x_out = x.float() + gate * y.float()
     return x_out.to(x.dtype), *modulate_quant(x_out, mul, add, eps)
+
+
+def modulate_fp4(x, mul, add, eps=1e-6, scale_dtype=torch.float8_e4m3fn):
+    """See reference.modulate_fp4."""
+    return quantise_fp4(_normalised(x, mul, add, eps), scale_dtype)

@@ -6,7 +6,9 @@ import triton
 import triton.language as tl
 
 from liveact_kernels import tuned
+from liveact_kernels.common.fp4 import BLOCK
 from liveact_kernels.common.tiles import OPTIONS
+from liveact_kernels.common.triton_fp4 import store_fp4
 from liveact_kernels.common.triton_rows import (
     ROWS_CANDIDATES,
     code,
@@ -19,7 +21,7 @@ from liveact_kernels.common.triton_rows import (
     split,
     store_part,
 )
-from liveact_kernels.contract import mark
+from liveact_kernels.contract import fp8, mark
 
 
 @triton.jit
@@ -48,12 +50,13 @@ def _summed(x_out, x, y, gate, row, L, START: tl.constexpr, SIZE: tl.constexpr, 
 
 @triton.jit
 def modulate_kernel(
-    x_out, out, out_scale, x, y, gate, mul, add, L, eps,
-    C: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr, ROWS: tl.constexpr,
+    x_out, out, out_scale, x_row, x, y, gate, mul, add, L, eps,
+    C: tl.constexpr, HEAD: tl.constexpr, TAIL: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """ROWS rows of a [L, C] matrix, in two parts because C is no power of two.
 
-    out_scale None: no quantisation; y None: no residual before the norm, and no x_out.
+    out_scale None: no quantisation; BLOCK: columns per scale of 4-bit codes, 0 for e4m3; y None: no residual before
+    the norm, and no x_out.
     """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     a = _summed(x_out, x, y, gate, row, L, 0, HEAD, C)
@@ -73,6 +76,9 @@ def modulate_kernel(
     a = _affine(a, inverse, mul, add, 0, HEAD, C)
     if TAIL:
         b = _affine(b, inverse, mul, add, HEAD, TAIL, C)
+    if BLOCK:
+        store_fp4(out, out_scale, x_row, a, b if TAIL else a, row, L, C, HEAD, TAIL, BLOCK)
+        return
     if out_scale is not None:
         largest = tl.max(tl.abs(a), 1)
         if TAIL:
@@ -88,13 +94,14 @@ def modulate_kernel(
         store_part(out, b, row, L, HEAD, TAIL, C)
 
 
-def _launch(op, out, out_scale, x, mul, add, eps, x_out=None, y=None, gate=None):
+def _launch(op, out, out_scale, x, mul, add, eps, x_out=None, y=None, gate=None, x_row=None, block=0):
     L, C = x.shape
     c = tuned.config(op, rows_heuristic, tuned.limits(x.device), L=L, C=C)
     grid = (triton.cdiv(L, c["rows"]),)
     modulate_kernel[grid](
-        x_out, out, out_scale, x, y, gate, mul, add, L, eps, C, *split(C), c["rows"], num_warps=c["warps"], **OPTIONS
-    )
+        x_out, out, out_scale, x_row, x, y, gate, mul, add, L, eps, C, *split(C), c["rows"], block,
+        num_warps=c["warps"], **OPTIONS,
+    )  # fmt: skip
 
 
 def modulate(out, x, mul, add, eps=1e-6):
@@ -112,5 +119,10 @@ def gate_modulate_quant(x_out, x8, x_scale, x, y, gate, mul, add, eps=1e-6):
     _launch("gate_modulate_quant", x8, x_scale, x, mul, add, eps, x_out, y, gate)
 
 
-for _op in (modulate, modulate_quant, gate_modulate_quant):
+def modulate_fp4(x4, x_scale, x_row, x, mul, add, eps=1e-6, scale_dtype=fp8):
+    """See reference.modulate_fp4."""
+    _launch("modulate_fp4", x4, x_scale, x, mul, add, eps, x_row=x_row, block=BLOCK[x_scale.dtype])
+
+
+for _op in (modulate, modulate_quant, modulate_fp4, gate_modulate_quant):
     mark(_op, candidates=ROWS_CANDIDATES)
