@@ -11,7 +11,7 @@ from copy_emulator import LateCopies, late
 
 from liveact_kernels.copies import Copies
 from liveact_model import offload
-from liveact_model.dit import Streamed
+from liveact_model.dit import Precision, Streamed
 from liveact_model.errors import InputError
 from liveact_model.parallel import ALONE
 from liveact_model.session import Session
@@ -45,6 +45,9 @@ def video(made, parallel=ALONE, **options):
     return torch.cat(out)
 
 
+MIXED = Precision("fp8", (("blocks.1.ffn", "bfloat16"),), source="mixed")  # the second block is the larger one
+
+
 # ---- the video -------------------------------------------------------------------------------------------------------
 
 
@@ -58,6 +61,12 @@ def test_the_same_video_however_late_copies_are(monkeypatch, precision, options,
     assert torch.equal(want, got)
     assert machine.races == [] and machine.log
     assert torch.equal(want, video(avatar(precision, layers, blocks), memory_offload=memory, **options))  # at once
+
+
+def test_slots_hold_the_largest_block_of_a_plan(monkeypatch):
+    want = video(avatar(MIXED))
+    with late(monkeypatch) as machine:
+        assert torch.equal(want, video(avatar(MIXED, blocks=True))) and machine.races == []
 
 
 def test_two_sessions_take_turns_on_one_model(monkeypatch):

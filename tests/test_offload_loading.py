@@ -5,7 +5,7 @@ import released
 import torch
 
 from liveact_model.avatar import Encoded
-from liveact_model.dit import Streamed, streamed
+from liveact_model.dit import Precision, Streamed, streamed
 from liveact_model.dit.streamed import AUDIO, IMAGE, STEP, TEXT
 from liveact_model.errors import InputError
 from liveact_model.loading import convert, keymap, load_avatar
@@ -22,12 +22,14 @@ def folder(tmp_path_factory):
     return released.write_released(tmp_path_factory.mktemp("miniature") / "model")
 
 
-@pytest.mark.parametrize("stored", ["ours", "released", "converted"])
+@pytest.mark.parametrize("stored", ["ours", "released", "converted", "mixed"])
 def test_a_load_brings_block_after_block_to_the_host(folder, tmp_path, monkeypatch, stored):
     name = "tiny" if stored == "ours" else str(folder)
     if stored == "converted":
         convert(folder, tmp_path / "codes")
         name = str(tmp_path / "codes")
+    mixed = Precision("fp8", (("blocks.1.ffn", "bfloat16"),), source="mixed")  # the second block is the larger one
+    dtype = mixed if stored == "mixed" else "fp8"
     values, admit = [], Streamed.admit
 
     def counting(self, number):
@@ -35,8 +37,8 @@ def test_a_load_brings_block_after_block_to_the_host(folder, tmp_path, monkeypat
         admit(self, number)
 
     monkeypatch.setattr(Streamed, "admit", counting)
-    want = load_avatar(name, dtype="fp8").dit
-    got = load_avatar(name, dtype="fp8", block_offload=True).dit
+    want = load_avatar(name, dtype=dtype).dit
+    got = load_avatar(name, dtype=dtype, block_offload=True).dit
     assert values == [list(range(n)) for n in range(1, want.config.num_layers + 1)]  # none is read before its turn
     for part in (STEP, TEXT, IMAGE, AUDIO):
         for own, away in zip(want.blocks, got.walk(part), strict=True):

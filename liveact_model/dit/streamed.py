@@ -33,12 +33,13 @@ class Streamed:
 
     blocks  of the denoiser; `admit` takes each one's values, its tensors are then views of a slot on the device
     device  where the blocks compute
+    like    blocks whose tensors have the sizes that these will have: the slots are made for the largest
 
     Two belts: the steps', which wraps round from the last block to the first one, so that this is there when the next
     step begins; and a small one of what is read once per prompt, picture or block of video frames.
     """
 
-    def __init__(self, blocks: Sequence[Block], device: torch.device):
+    def __init__(self, blocks: Sequence[Block], device: torch.device, like: Sequence[Block]):
         self._blocks, self._device, count = blocks, device, len(blocks)
         slots = alternate(count)
         following = [(i + 1) % count for i in range(count)]
@@ -48,12 +49,16 @@ class Streamed:
         self._first = dict(zip((TEXT, IMAGE, AUDIO), kinds)) | {STEP: 0}
         self._belts = dict.fromkeys((TEXT, IMAGE, AUDIO), Belt(slots * 3, once, beside(device)))
         self._belts[STEP] = Belt(slots, following, beside(device))
-        self._rooms: dict[Belt, list[Tensor]] = {}
+        most = dict.fromkeys(self.belts, 0)
+        for block in like:  # formats may differ from block to block
+            for part, named in _parts(block).items():
+                most[self._belts[part]] = max(most[self._belts[part]], span(named.values()))
+        self._rooms = {b: [b.copies.room(size) for _ in range(max(b.slots) + 1)] for b, size in most.items()}
 
     @classmethod
     def of(cls, blocks: Sequence[Block], device: torch.device) -> Streamed:
         """Blocks that have their values already."""
-        made = cls(blocks, device)
+        made = cls(blocks, device, blocks)
         for number in range(len(blocks)):
             made.admit(number)
         return made
@@ -70,15 +75,9 @@ class Streamed:
 
     def admit(self, number: int) -> None:
         """Bring the values of a block, wherever they are, to the host, and put its tensors into its slots."""
-        parts: dict[str, dict[str, Tensor]] = {STEP: {}, TEXT: {}, IMAGE: {}, AUDIO: {}}
         block = self._blocks[number]
-        for name, value in [*block.named_parameters(), *block.named_buffers()]:
-            if name == STAYS:
-                _put(block, name, value.detach().to(self._device))
-            else:
-                parts[part_of(name)][name] = value.detach()
-        self._make_rooms(parts)
-        for part, named in parts.items():
+        _put(block, STAYS, block.get_parameter(STAYS).detach().to(self._device))
+        for part, named in _parts(block).items():
             belt, like = self._belts[part], list(named.values())
             host = belt.copies.host(span(like))
             for place, value in zip(cut(host, like), like):
@@ -97,12 +96,14 @@ class Streamed:
             yield block
             belt.leave(first + number)
 
-    def _make_rooms(self, parts: dict[str, dict[str, Tensor]]) -> None:
-        """Slots for the largest part of each belt; every block has the sizes of the first one."""
-        if not self._rooms:
-            for belt in self.belts:
-                most = max(span(named.values()) for part, named in parts.items() if self._belts[part] is belt)
-                self._rooms[belt] = [belt.copies.room(most) for _ in range(max(belt.slots) + 1)]
+
+def _parts(block: Block) -> dict[str, dict[str, Tensor]]:
+    """A block's tensors that travel, by what they are for and by name."""
+    parts: dict[str, dict[str, Tensor]] = {STEP: {}, TEXT: {}, IMAGE: {}, AUDIO: {}}
+    for name, value in [*block.named_parameters(), *block.named_buffers()]:
+        if name != STAYS:
+            parts[part_of(name)][name] = value.detach()
+    return parts
 
 
 def _put(block: nn.Module, path: str, value: Tensor) -> None:

@@ -121,7 +121,7 @@ def load(
         must_fit(total, f"{what} in {plan}")
     wanted = targets(c)
     counts = [sum(map(math.prod, target.shapes)) for target in wanted]
-    done, whole, placing = 0, sum(counts), Placing(dit, device, block_offload)
+    done, whole, placing = 0, sum(counts), Placing(dit, device, block_offload, plan)
     for target, count in zip(wanted, counts):
         watch(WEIGHTS["dit"], total * done // whole, total)
         fill(dit, target, state, plan, placing.of(target.path))

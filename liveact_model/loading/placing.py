@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..dit import DiT, Streamed
+from ..dit import DiT, Precision, Streamed
 
 
 class Placing:
@@ -13,13 +13,19 @@ class Placing:
     With `block_offload` those of the blocks stay on the host, where they are quantised, and each block, once it is
     whole, moves into memory that the device copies from: a block at most is there twice, and none goes through the
     device.
+
+    plan  the formats that the layers take as they come; None: they have them already
     """
 
-    def __init__(self, dit: DiT, device: torch.device | None, block_offload: bool):
+    def __init__(self, dit: DiT, device: torch.device | None, block_offload: bool, plan: Precision | None = None):
         self.device = device
         self._block: int | None = None
         if block_offload:
-            dit.streamed = Streamed(dit.blocks, device or torch.device("cpu"))
+            like = dit
+            if plan is not None:
+                with torch.device("meta"):
+                    like = DiT(dit.config).to_precision(plan)
+            dit.streamed = Streamed(dit.blocks, device or torch.device("cpu"), like.blocks)
         self._streamed = dit.streamed
 
     def of(self, path: str) -> torch.device | None:
