@@ -47,10 +47,10 @@ demo: $(STAMP)  ## a talking video from the picture and the recording in example
 serve: $(STAMP)  ## the live page on http://127.0.0.1:8000/: speak, and see it speak; PORT=8001
 	$(BIN)/liveact serve --port $(or $(PORT),8000)
 
-test: $(AGENTS)  ## lint and the whole CPU test suite; Triton's interpreter has a process of its own
+test: $(AGENTS)  ## lint and the whole CPU test suite in JOBS=2 processes; Triton's interpreter has one of its own
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --junitxml=out/test.xml
+	$(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadfile --junitxml=out/test.xml
 	$(BIN)/python -m pytest tests/triton --junitxml=out/triton.xml
 
 fleet: $(STAMP)  ## the server as a fleet on a local Ray, two replicas on the CPU; `make test` passes this over without Ray

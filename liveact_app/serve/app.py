@@ -72,7 +72,7 @@ def build(hall: Hall, files: Files, workdir: Workdir, webrtc: bool = False) -> F
     _add_health(app, state)
     add_uploads(app, state)
     if webrtc:
-        from liveact_app.serve.webrtc import add_webrtc
+        from liveact_app.serve.offers import add_webrtc
 
         add_webrtc(app, state)
 

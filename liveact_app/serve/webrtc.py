@@ -10,7 +10,7 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 from aiortc import (
     MediaStreamTrack,
@@ -23,51 +23,25 @@ from aiortc import (
 from aiortc.mediastreams import MediaStreamError
 from aiortc.rtcconfiguration import RTCBundlePolicy
 from av.video.reformatter import Colorspace
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
 
 from liveact_app.media.video import frame_rate
-from liveact_app.serve import picture, protocol
-from liveact_app.serve.guard import OFFERS
+from liveact_app.serve import picture
 from liveact_app.serve.hall import Wish
 from liveact_app.serve.live import Moment
 from liveact_app.serve.maker import Event
 from liveact_app.serve.owner import Owner
 from liveact_app.serve.protocol import Audio, Open, Refused
-from liveact_app.serve.socket import opened, picture_of
+from liveact_app.serve.socket import opened
 from liveact_app.serve.tracks import Pictures, Sound
-from liveact_app.serve.uploads import Fault
 from liveact_app.serve.viewers import Over
 from liveact_model.errors import InputError
 
 log = logging.getLogger("liveact.live")
 MICROPHONE = Audio(rate=48_000)  # Opus decodes to it
 CODECS = {"audio": ("audio/opus",), "video": ("video/h264", "video/rtx")}
-MOST_FPS = 30  # of aiortc's encoder
-LONGEST_SDP, MOST_CANDIDATES = 48_000, 64
+MOST_CANDIDATES = 64
 UNSENT_BYTES, EVENTS, FLUSH_S = 1 << 18, 64, 0.5
 FIRST = asyncio.FIRST_COMPLETED
-
-
-class Offer(BaseModel):
-    """An offer with a microphone's track, a video track and a data channel, and what the session shall be."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    type: Literal["offer"]
-    sdp: str = Field(max_length=LONGEST_SDP)
-    open: Open
-
-
-class Answer(BaseModel):
-    """The answer, and the session's id, fps and size (W, H)."""
-
-    type: Literal["answer"]
-    sdp: str
-    id: str
-    fps: float
-    size: tuple[int, int]
 
 
 def addresses_of(host: str) -> list[str] | None:
@@ -247,38 +221,3 @@ class Peer:
 def _settle(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def add_webrtc(app: FastAPI, state: Any) -> None:
-    """Register the route of offers."""
-    for name in ("aioice", "aiortc"):  # they log the addresses of clients
-        logging.getLogger(name).setLevel(logging.WARNING)
-
-    @app.exception_handler(Refused)
-    async def refused(request: Request, error: Refused) -> JSONResponse:
-        return JSONResponse({"error": error.sentence}, error.code - protocol.HTTP)
-
-    @app.post(OFFERS, response_model=Answer, summary="An offer of WebRTC to a session and its answer",
-              responses={code: {"model": Fault} for code in (401, 403, 413, 422, 429)})  # fmt: skip
-    async def offer(offer: Offer) -> Answer:
-        first, hall = offer.open, state.hall
-        wish = Wish(first.prompt, first.size, first.fps, first.seed, first.scale)
-        hall.room()
-        size, fps = hall.check(wish)
-        if fps > MOST_FPS:
-            raise InputError(f"fps: expected at most {MOST_FPS} over WebRTC, got {fps:g}")
-        image = await asyncio.to_thread(picture_of, first.image, size, state)
-        peer = Peer(state, first, size, fps)
-        try:
-            sdp = await peer.answer(offer.sdp)
-            peer.open(image, wish)
-        except BaseException:
-            await peer.close()
-            raise
-        peer.task = asyncio.create_task(peer.serve())
-        state.peers[peer.number] = peer
-        peer.task.add_done_callback(lambda task: state.peers.pop(peer.number, None))
-        log.info("session %s... opened over WebRTC, %d of %d", peer.number[:4], len(hall.live), state.settings.sessions)
-        if state.settings.log_prompts:
-            log.info("session %s... prompt: %s", peer.number[:4], first.prompt)
-        return Answer(type="answer", sdp=sdp, id=peer.number, fps=fps, size=peer.size)
