@@ -269,6 +269,23 @@ def test_closing_does_not_wait_for_the_clock():
     assert live.push(ramp(100)) == 0 and live.speech.queued == 0  # nobody hears it any more
 
 
+def test_closing_before_there_is_anything_to_show():
+    begun, begin, session = threading.Event(), threading.Event(), Fake()
+
+    def start():
+        begun.set()
+        begin.wait()
+        return session
+
+    ear = Ear()
+    live = Live(start, 20, ear, Turns(), Clock(FAST), POOL)
+    live.begin()
+    begun.wait()
+    live.close("enough")
+    begin.set()
+    assert live.join(60) and ear.end == ("closed", "enough") and session.closed and not ear.moments
+
+
 def test_the_most_urgent_block_is_next():
     turns, order, go = Turns(), [], threading.Event()
 

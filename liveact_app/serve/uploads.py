@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import FormData, UploadFile
 
@@ -114,10 +114,11 @@ def add_uploads(app: FastAPI, state: Any) -> None:
             raise HTTPException(409, video.error or f"video: expected one that is done, this one is {video.state}")
         return FileResponse(video.result, media_type="video/mp4", filename="liveact.mp4")
 
-    @app.delete("/api/videos/{number}", status_code=204, summary="Stop or forget it",
+    @app.delete("/api/videos/{number}", status_code=204, response_class=Response, summary="Stop or forget it",
                 responses=_faults(401, 403, 404))  # fmt: skip
-    async def remove(number: str) -> None:
+    async def remove(number: str) -> Response:
         files.remove(found(number))
+        return Response(status_code=204)
 
 
 def _wish(form: FormData) -> tuple[Wish, str | None]:
