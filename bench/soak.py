@@ -123,6 +123,9 @@ async def one(url: str, number: int, speech: bytes) -> None:
     async with websockets.connect(url, max_size=None, ping_interval=None) as ws:
         image = {"face": ("first", "second", "third")[number % 3]}
         await ws.send(json.dumps({"type": "open", "image": image, "prompt": PROMPTS[number % 5]}))
+        if json.loads(await ws.recv())["type"] != "opened":  # those who vanished are not all noticed yet
+            await asyncio.sleep(0.2)
+            return await one(url, number, speech)
         await ws.send(speech)
         seen = 0
         while seen < 11:  # the first is the init segment

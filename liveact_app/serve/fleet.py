@@ -35,6 +35,8 @@ BUSY_SHARE = 0.75
 """Of a replica's sessions, from which on another replica is started: no client shall wait for a model to load."""
 OTHERS = 32
 """Requests beside sessions that a replica takes at a time: viewers, uploads, the page."""
+SURGE_PERCENT = 20
+"""Replicas with new flags that come before old ones go: one in five, one at least."""
 UP_S, SEEN_S, LOOK_S = 2.0, 5.0, 1.0
 METRICS_S = 5.0
 BY_ID = re.compile(r"/api/(?:live|videos)/([\w-]+?)\.")
@@ -68,6 +70,7 @@ def application(args: argparse.Namespace) -> serve.Application:
     deployment = serve.deployment(
         Replica, name=NAME, max_ongoing_requests=settings.sessions + OTHERS, graceful_shutdown_wait_loop_s=LOOK_S,
         graceful_shutdown_timeout_s=max(LOOK_S, settings.drain_s), health_check_period_s=5,
+        max_surge_percent=SURGE_PERCENT,
         ray_actor_options={"num_cpus": 1, "num_gpus": _gpus(args.device)},
         request_router_config=RequestRouterConfig(request_router_class=Router), **scale,
     )  # fmt: skip
