@@ -24,7 +24,7 @@ class EvaluateConfig:
     """Measure a model on held-out clips: mouth, expression, drift, block borders."""
 
     model: str = "tiny"  # name or directory
-    probe: str = "data/tiny/probe.pt"  # attribute regressor of the probe stage
+    probe: str = "data/tiny/probe/probe.safetensors"  # attribute regressor of the probe stage
     clips: int = 12
     blocks: int = 3
     seed: int = 1001  # of the held-out clips

@@ -24,7 +24,7 @@ class LatentConfig:
     """Encode the clips with a trained VAE."""
 
     data: str = "data/tiny"  # folder written by the data stage
-    vae: str = "data/tiny/vae.safetensors"  # weights written by the vae stage
+    vae: str = "data/tiny/vae/vae.safetensors"  # weights written by the vae stage
     out: str = "data/tiny/latents"  # folder to write; gets the sub-folders train and val
     batch: int = 8  # clips per step
     threads: int = 1

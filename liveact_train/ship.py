@@ -25,7 +25,7 @@ class ShipConfig:
     """Write config.json, dit.safetensors and vae.safetensors of a finished model."""
 
     dit: str = "data/tiny/dit.pt"  # averaged weights of the dit stage
-    vae: str = "data/tiny/final/vae.safetensors"  # weights of the decoder stage, with their .json beside them
+    vae: str = "data/tiny/decoder/vae.safetensors"  # weights of the decoder stage, with their .json beside them
     out: str = str(ASSETS / "tiny")
     name: str = "tiny"
     pixels: int = 64
