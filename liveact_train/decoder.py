@@ -73,11 +73,12 @@ def tune_decoder(config: DecoderConfig) -> None:
     """Run the stage; the final VAE is written with every checkpoint."""
     torch.set_num_threads(config.threads)
     data, latents = Path(config.data), Path(config.latents)
-    videos, z = np.load(data / "train" / "video.npy", mmap_mode="r"), np.load(latents / "train" / "z.npy", mmap_mode="r")
+    videos, z = (np.load(name, mmap_mode="r") for name in (data / "train" / "video.npy", latents / "train" / "z.npy"))
     held_out = to_video(np.load(data / "val" / "video.npy", mmap_mode="r")[:16])
     held_out_z = torch.from_numpy(np.load(latents / "val" / "z.npy")[:16]).float().transpose(1, 2)
     vae = load_vae(config.vae)
-    trained = [value for name, value in vae.named_parameters() if name.startswith(("dec_", "linear_out", "linear_before"))]
+    ours = ("dec_", "linear_out", "linear_before")
+    trained = [value for name, value in vae.named_parameters() if name.startswith(ours)]
     optimizer = torch.optim.AdamW(trained, config.rate, betas=(0.9, 0.99), weight_decay=1e-4)
     run = Run("decoder", Path(config.out), config, vae, optimizer)
     run.measure = lambda: robustness(run.average, held_out_z, held_out)

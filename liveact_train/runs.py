@@ -39,7 +39,9 @@ def seed_of(*key: object) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def learning_rate(step: int, steps: int, peak: float, warm_up: int = 100, fall: float = 0.4, end: float = 0.02) -> float:
+def learning_rate(
+    step: int, steps: int, peak: float, warm_up: int = 100, fall: float = 0.4, end: float = 0.02
+) -> float:
     """Rate of step 1, 2, .. `steps`: linear to `peak` in `warm_up` steps, level, linear to `end * peak` at the end.
 
     The last part takes the share `fall`; until then a run can be made longer without having gone another way.
@@ -66,6 +68,7 @@ class Run:
         self.name, self.folder, self.config, self.module, self.optimiser = name, folder, config, module, optimiser
         self.ema, self.warm_up, self.report_every_s, self.save_every_s = ema, warm_up, report_every_s, save_every_s
         self.average = copy.deepcopy(module).requires_grad_(False)
+        self._said = json.dumps(dataclasses.asdict(config))
         self.step = self.saved = 0
         self.loss = math.nan  # running mean
         folder.mkdir(parents=True, exist_ok=True)
@@ -120,13 +123,15 @@ class Run:
 
     def save(self) -> None:
         """Write the checkpoint beside the old one and put it in its place, whole or not at all."""
-        about = {"name": self.name, "step": str(self.step), "loss": repr(self.loss), "config": json.dumps(_plain(self.config))}
-        write_whole(self.path, lambda part: save_file(self._state(), part, about), lambda: self._kept())
+        about = {"name": self.name, "step": str(self.step), "loss": repr(self.loss), "config": self._said}
+        write_whole(self.path, lambda part: save_file(self._state(), part, about), self._kept)
         self.saved = self.step
         self.export()
 
     def _kept(self) -> str:
-        return f"the checkpoint of step {self.saved} is kept in {self.folder}" if self.path.exists() else "none is there yet"
+        if not self.path.exists():
+            return f"no checkpoint is in {self.folder} yet"
+        return f"the checkpoint of step {self.saved} is kept in {self.folder}"
 
     def _finite(self, value: float, what: str) -> None:
         if not math.isfinite(value):
@@ -135,8 +140,8 @@ class Run:
     def _report(self, seconds: float) -> None:
         found = {"loss": self.loss, **self.measure()}
         left = seconds * (self.config.steps - self.step) / 3600
-        said = "  ".join(f"{key} {value:.4g}" for key, value in found.items())
-        print(f"{self.name} {self.step}/{self.config.steps}  {seconds:.3f} s a step  {left:.1f} h left  {said}", flush=True)
+        pace = f"{self.name} {self.step}/{self.config.steps}  {seconds:.3f} s a step  {left:.1f} h left"
+        print(pace, *(f"{key} {value:.4g}" for key, value in found.items()), sep="  ", flush=True)
         if self._curves is not None:
             for key, value in found.items():
                 self._curves.add_scalar(f"{self.name}/{key}", value, self.step)
@@ -169,15 +174,17 @@ class Run:
         for name, p in self._names().items():
             prefix = f"optimiser/{name}/"
             found = {key.removeprefix(prefix): t for key, t in state.items() if key.startswith(prefix)}
-            self.optimiser.state[p] = {k: torch.empty_like(p).copy_(t) if t.shape == p.shape else t for k, t in found.items()}
+            like = {k: torch.empty_like(p) for k, t in found.items() if t.shape == p.shape}
+            self.optimiser.state[p] = {k: like[k].copy_(t) if k in like else t for k, t in found.items()}
         self.step = self.saved = int(about["step"])
         self.loss = float(about["loss"])
         print(f"{self.name} continues after step {self.step}", flush=True)
 
     def _same(self, about: dict[str, str]) -> None:
         if about["name"] != self.name:
-            raise InputError(f"--out: expected a checkpoint of the stage {self.name} in {self.folder}, found one of {about['name']}")
-        before, now = json.loads(about["config"]), json.loads(json.dumps(_plain(self.config)))
+            found = f"found one of {about['name']}"
+            raise InputError(f"--out: expected a checkpoint of the stage {self.name} in {self.folder}, {found}")
+        before, now = json.loads(about["config"]), json.loads(self._said)
         for key in sorted(before | now):
             if key not in FREE and before.get(key) != now.get(key):
                 flag, old, new = "--" + key.replace("_", "-"), before.get(key), now.get(key)
@@ -189,12 +196,11 @@ def tensors(module: nn.Module) -> dict[str, Tensor]:
     return {key: t.detach().clone(memory_format=torch.contiguous_format) for key, t in module.state_dict().items()}
 
 
-def _plain(config: Any) -> dict[str, Any]:
-    return dataclasses.asdict(config)
-
-
 def write_whole(path: Path, write: Callable[[Path], None], kept: Callable[[], str] = lambda: "") -> None:
-    """Let `write` make a file beside `path` and put it in its place; raises InputError, and leaves `path`, if it cannot."""
+    """Let `write` make a file beside `path` and put it in its place; InputError, and `path` as it was, if it cannot.
+
+    `kept` says what is left then.
+    """
     part = path.with_name(path.name + ".part")
     try:
         write(part)

@@ -84,8 +84,8 @@ def new_vae(config: VaeConfig, videos: np.ndarray) -> TinyVAE:
 def picture_loss(decoded: Tensor, video: Tensor, drop: int, motion: float, border: float) -> Tensor:
     """Error of decoded video frames [B, 3, F, 64, 64] and of their changes; mouth and eyes count more.
 
-    drop: how many of the first latent frame's four are not among them, so that borders are where they are. An error that
-    stays is seen less than one that comes and goes with every latent frame, which is what the second term is about.
+    drop: how many of the first latent frame's four are not among them, which tells where borders are. An error that
+    stays is seen less than one that comes and goes with every latent frame: that is the second term.
     """
     weight, error = face_weight(), decoded - video
     change = error[:, :, 1:] - error[:, :, :-1]

@@ -112,15 +112,15 @@ def test_skin_tones_are_even_from_light_to_dark():
 
 def test_faces_are_richer_than_the_plain_family():
     def edges(picture):
-        return (picture[..., 1:] - picture[..., :-1]).abs().mean() + (picture[..., 1:, :] - picture[..., :-1, :]).abs().mean()
+        return (picture[..., 1:] - picture[..., :-1]).abs().mean()
 
     for seed in range(8):
         face = random_identity(random.Random(f"rich {seed}"))
         rich, bare = (render(f, still_pose(open=0.8)) for f in (face, plain(face)))
         assert (rich - bare).abs().mean() > 0.01
         assert len(torch.unique(render_uint8(face, still_pose())[0, :, 28:52, 22:42].flatten(1), dim=1).T) > 150
-    textured = replace(face, backdrop="checks", backdrop_contrast=0.15)
-    assert edges(render(textured, still_pose())[..., :8]) > 2 * edges(render(replace(face, backdrop="plain"), still_pose())[..., :8])
+    textured, bare = replace(face, backdrop="checks", backdrop_contrast=0.15), replace(face, backdrop="plain")
+    assert edges(render(textured, still_pose())[..., :8]) > 2 * edges(render(bare, still_pose())[..., :8])
 
 
 def test_breathing_moves_the_shoulders_and_gaze_the_eyes_only():
@@ -138,13 +138,15 @@ def test_breathing_moves_the_shoulders_and_gaze_the_eyes_only():
 def shown(face, pose):
     """How many pixels each secret changes, [3, T]: mitten, mark, bow."""
     whole = render(face, pose)
-    return torch.stack([((whole - render(replace(face, **{n: None}), pose)).abs().amax(1) > 0.1).sum((1, 2)) for n in NOTHING])
+    without = (render(replace(face, **{name: None}), pose) for name in NOTHING)
+    return torch.stack([((whole - picture).abs().amax(1) > 0.1).sum((1, 2)) for picture in without])
 
 
 def test_no_reference_picture_shows_a_secret_and_each_action_shows_its_own():
     for seed in range(12):
         rng = random.Random(f"secret {seed}")
-        face = replace(random_identity(rng), accessory="none", style=rng.choice(["short", "long", "bald"]), bow=SECRETS["red"])
+        style = rng.choice(["short", "long", "bald"])
+        face = replace(random_identity(rng), accessory="none", style=style, bow=SECRETS["red"])
         assert shown(face, random_pose(rng)).sum() == 0
         for i, action in enumerate(("wave", "shake", "nod")):
             seen = shown(face, clip_pose(seed, [(0, "neutral", action)], 60))
@@ -155,7 +157,8 @@ def test_no_reference_picture_shows_a_secret_and_each_action_shows_its_own():
 def test_a_secret_is_hidden_for_longer_than_the_short_term_slots_reach_and_comes_back():
     rng = random.Random(9)
     face = replace(random_identity(rng), accessory="none")
-    pose = clip_pose(2, [(0, "neutral", "wave"), (21, "neutral", "none"), (53, "neutral", "none"), (85, "neutral", "wave")])
+    actions = zip(BLOCK_STARTS, ("wave", "none", "none", "wave"))
+    pose = clip_pose(2, [(start, "neutral", action) for start, action in actions])
     seen = shown(face, pose)[0] > 0
     assert seen[6:21].any() and seen[85 + RAMP :].any()
     assert not seen[85 - 4 * (8 + 2) : 85].any()  # a block and two latent frames before it

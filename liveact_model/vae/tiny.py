@@ -56,7 +56,8 @@ class _TimeMix(nn.Module):
 
 
 State = tuple[Tensor, Tensor | None, Tensor | None]
-"""What a decoder hands on of its last latent frame [B, 1, C, h, w]: coarse features; with `overlap` fine ones and it."""
+"""What a decoder hands on of its last latent frame, [B, 1, C, h, w] each: coarse features; with `overlap` fine ones and
+the latent frame itself."""
 
 
 class TinyVAE(nn.Module):

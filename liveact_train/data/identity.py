@@ -25,7 +25,7 @@ class Identity:
     """Everything about a face that does not move; lengths in picture units, colours RGB in 0..1.
 
     The fields from `light` on make a face rich; their defaults draw the plain family, see `plain`. mitten, mark and bow
-    are secrets: a reference picture never shows them, and each is seen during one action only (waving, shaking, nodding).
+    are secrets: a reference picture never shows them, each is seen during one action only (waving, shaking, nodding).
     """
 
     skin: Colour

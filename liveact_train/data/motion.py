@@ -107,7 +107,9 @@ RETURNS = ("A..A", "A.A.", ".A.A", "A..A.", "A...A", ".A..A")
 """Where an action of a clip that needs memory is asked for, block by block: what it showed is hidden and comes back."""
 
 
-def random_segments(rng: random.Random, starts: tuple[int, ...], switch: float, returning: float = 0.5) -> list[Segment]:
+def random_segments(
+    rng: random.Random, starts: tuple[int, ...], switch: float, returning: float = 0.5
+) -> list[Segment]:
     """A prompt per block start. A share `returning` of the clips asks for one action, for others, and for it again.
 
     In the rest a new prompt comes with probability `switch` after the first one.
