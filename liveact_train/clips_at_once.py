@@ -216,7 +216,9 @@ class AtOnce:
             args = (noise, x.y, x.text, image, x.audio)
             return Rollout(*self._call("rollout", *args, fixed=(timesteps, every_step), weights=constant))
 
-    def _call(self, part: str, *args: Any, fixed: tuple[Any, ...] = (), weights: dict[str, Tensor] | None = None) -> Any:
+    def _call(
+        self, part: str, *args: Any, fixed: tuple[Any, ...] = (), weights: dict[str, Tensor] | None = None
+    ) -> Any:
         """vmap over the first dim of every tensor of `args`; `fixed` follow as they are."""
 
         def one(*sample):

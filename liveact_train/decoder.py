@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from liveact_model.vae.tiny import TinyVAE
+from liveact_train.data.clips import open_array
 from liveact_train.runs import Run
 from liveact_train.vae import MOUTH, latent_step, load_vae, picture_loss, psnr, save_vae, sharpness, to_video
 
@@ -73,9 +74,9 @@ def tune_decoder(config: DecoderConfig) -> None:
     """Run the stage; the final VAE is written with every checkpoint."""
     torch.set_num_threads(config.threads)
     data, latents = Path(config.data), Path(config.latents)
-    videos, z = (np.load(name, mmap_mode="r") for name in (data / "train" / "video.npy", latents / "train" / "z.npy"))
-    held_out = to_video(np.load(data / "val" / "video.npy", mmap_mode="r")[:16])
-    held_out_z = torch.from_numpy(np.load(latents / "val" / "z.npy")[:16]).float().transpose(1, 2)
+    videos, held_out = (open_array("--data", data / name, "video") for name in ("train", "val"))
+    z, held_out_z = (open_array("--latents", latents / name, "z") for name in ("train", "val"))
+    held_out, held_out_z = to_video(held_out[:16]), torch.from_numpy(np.array(held_out_z[:16])).float().transpose(1, 2)
     vae = load_vae(config.vae)
     ours = ("dec_", "linear_out", "linear_before")
     trained = [value for name, value in vae.named_parameters() if name.startswith(ours)]

@@ -20,7 +20,7 @@ from liveact_model.errors import InputError
 from liveact_model.image.patches import PatchEncoder
 from liveact_model.text.words import WordEncoder
 from liveact_train.clips_at_once import Conditions, blocks_of
-from liveact_train.data.clips import BLOCK_STARTS
+from liveact_train.data.clips import BLOCK_STARTS, open_array
 from liveact_train.forcing import FORCINGS, draw_timesteps, velocity_loss
 from liveact_train.runs import Run, tensors, write_whole
 
@@ -66,7 +66,7 @@ class Latents:
     """Cached latents of a folder written by the latents stage, as training batches for a denoiser of a config."""
 
     def __init__(self, folder: Path, **window):
-        self.arrays = {n: np.load(folder / f"{n}.npy", mmap_mode="r") for n in ("z", "y", "mel")}
+        self.arrays = {n: open_array("--latents", folder, n) for n in ("z", "y", "mel")}
         z = self.arrays["z"]
         self.config = tiny(z.shape[2], **window)
         words, self.patches = WordEncoder(), PatchEncoder(z.shape[2])

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from liveact_model.vae.tiny import TinyVAE
+from liveact_train.data.clips import open_array
 from liveact_train.vae import load_vae, to_video
 
 
@@ -46,10 +47,10 @@ def encode_conditions(vae: TinyVAE, pictures: Tensor) -> Tensor:
 
 def encode_folder(vae: TinyVAE, source: Path, target: Path, batch: int) -> None:
     """Encode one folder of clips."""
+    videos = open_array("--data", source, "video")
     target.mkdir(parents=True, exist_ok=True)
     for name in ("mel.npy", "attributes.npy", "prompt_ids.npy", "prompts.json"):
         shutil.copyfile(source / name, target / name)
-    videos = np.load(source / "video.npy", mmap_mode="r")
     np.save(target / "reference.npy", videos[:, 0])
     z, y = [], []
     for start in range(0, len(videos), batch):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from liveact_train.data.clips import open_array
 from liveact_train.data.faces import POSE
 from liveact_train.runs import Run, tensors, write_whole
 
@@ -72,8 +73,8 @@ def train_probe(config: ProbeConfig) -> None:
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     folder, out = Path(config.data), Path(config.out)
-    videos = np.load(folder / "train" / "video.npy", mmap_mode="r")
-    attributes = np.load(folder / "train" / "attributes.npy")
+    videos, held_out = (open_array("--data", folder / name, "video") for name in ("train", "val"))
+    attributes = np.array(open_array("--data", folder / "train", "attributes"))
     probe = Probe().to(memory_format=torch.channels_last)
     flat = torch.from_numpy(attributes).flatten(0, 1)
     probe.mean.copy_(flat.mean(0))
@@ -88,7 +89,6 @@ def train_probe(config: ProbeConfig) -> None:
         error = (probe(pictures) - torch.from_numpy(attributes[clips, frames])) / probe.std
         run.update(error.square().mean())
     probe = run.average
-    held_out = np.load(folder / "val" / "video.npy", mmap_mode="r")
     clips, frames = np.divmod(np.arange(0, held_out.shape[0] * held_out.shape[1], 3), held_out.shape[1])
     truth = torch.from_numpy(np.load(folder / "val" / "attributes.npy")[clips, frames])
     print(f"probe held-out correlation {correlations(probe, _frames(held_out, clips, frames), truth)}", flush=True)

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from liveact_model.errors import InputError
 from liveact_model.vae.tiny import PACKED, TinyVAE
+from liveact_train.data.clips import open_array
 from liveact_train.runs import Run, write_whole
 
 MOUTH = (slice(36, 54), slice(20, 44))  # rows and columns of the 64x64 picture that hold the mouth
@@ -143,8 +146,8 @@ def random_crops(videos: np.ndarray, count: int, frames: int, rng: random.Random
 def train_vae(config: VaeConfig) -> None:
     """Run the stage: fit, train, and with every checkpoint write the averaged weights and the latents' mean and std."""
     torch.set_num_threads(config.threads)
-    videos = np.load(Path(config.data) / "train" / "video.npy", mmap_mode="r")
-    held_out = to_video(np.load(Path(config.data) / "val" / "video.npy", mmap_mode="r")[:16])
+    videos = open_array("--data", Path(config.data) / "train", "video")
+    held_out = to_video(open_array("--data", Path(config.data) / "val", "video")[:16])
     vae = new_vae(config, videos)
     size = sum(parameter.numel() for parameter in vae.parameters())
     print(f"vae has {size} parameters; components alone {reconstruction(vae, held_out)}", flush=True)
@@ -188,6 +191,10 @@ def save_vae(vae: TinyVAE, path: str, dtype: torch.dtype = torch.float32) -> Non
 def load_vae(path: str) -> TinyVAE:
     """Read what `save_vae` wrote, in float32."""
     target = Path(path)
-    vae = TinyVAE(**json.loads(target.with_suffix(".json").read_text()))
-    vae.load_state_dict({name: value.float() for name, value in load_file(target).items()})
+    try:
+        vae = TinyVAE(**json.loads(target.with_suffix(".json").read_text()))
+        state = {name: value.float() for name, value in load_file(target).items()}
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(f"--vae: expected {path} and its .json to be a VAE's weights, found {error}") from None
+    vae.load_state_dict(state)
     return vae.eval().to(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""All blocks of a clip in one pass: the same numbers as generation, block by block, and what each forcing lets one see."""
+"""All blocks of a clip in one pass: the numbers of generation, block by block, and what each forcing lets one see."""
 
 from itertools import pairwise
 
@@ -228,7 +228,11 @@ def test_timesteps_are_shared_by_a_clips_blocks_and_the_first_step_is_silent():
 
 
 def test_blocks_fill_the_memory_first_and_leave_a_rest_out():
-    for first, later, frames, stops in ((6, 8, 30, [6, 14, 22, 30]), (6, 6, 30, [6, 12, 18, 24, 30]), (8, 8, 30, [8, 16, 24])):
+    for first, later, frames, stops in (
+        (6, 8, 30, [6, 14, 22, 30]),
+        (6, 6, 30, [6, 12, 18, 24, 30]),
+        (8, 8, 30, [8, 16, 24]),
+    ):
         blocks = blocks_of(frames, tiny(8, memory_slots=first, block_latent_frames=later))
         assert [b.stop for b in blocks] == stops and all(a.stop == b.start for a, b in pairwise(blocks))
 
@@ -238,7 +242,7 @@ def test_a_block_alone_is_refused():
 
     dit = small.dit()
     window = ClipWindow(dit.window(2, 2), 1, [])
-    with pytest.raises(RuntimeError, match="under torch.vmap"):
+    with pytest.raises(RuntimeError, match=r"under torch\.vmap"):
         window.attend(0, 8, *(torch.zeros(32, 2, 16) for _ in range(3)), torch.zeros(5, 2, 16), None)
 
 
@@ -253,6 +257,8 @@ def test_linear_layers_run_in_the_models_dtype_and_keep_float32_masters():
     dit.dtype = torch.bfloat16
     z, x = clips(dit, later=1)
     clips_ = AtOnce(dit, x)
-    assert {w.dtype for n, w in clips_.weights.items() if "norm" not in n and n.endswith("qkv.weight")} == {torch.bfloat16}
+    assert {w.dtype for n, w in clips_.weights.items() if "norm" not in n and n.endswith("qkv.weight")} == {
+        torch.bfloat16
+    }
     assert clips_.run(z, levels(dit, z, 500.0), True).tokens.dtype == torch.bfloat16
     assert {m.weight.dtype for m in dit.modules() if isinstance(m, Linear)} == {torch.float32}

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from liveact_model.audio.mel import CHANNELS, MelEncoder
+from liveact_model.errors import InputError
 from liveact_model.text.words import ACTIONS, EMOTIONS
 from liveact_train.data.faces import POSE, render_uint8
 from liveact_train.data.identity import Identity, random_identity
@@ -79,6 +80,14 @@ class DataConfig:
     val_clips: int = 100  # validation clips, drawn from another seed
     seed: int = 1  # seed of the training clips; validation uses seed + 1000
     processes: int = 2  # rendering processes
+
+
+def open_array(flag: str, folder: Path, name: str) -> np.ndarray:
+    """One array of a folder of clips or latents, from disk; InputError naming the option that led there."""
+    try:
+        return np.load(folder / f"{name}.npy", mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{flag}: expected {name}.npy of an earlier stage in {folder}, found {error}") from None
 
 
 def _arrays(folder: Path, count: int, mode: str) -> dict[str, np.memmap]:
