@@ -1,9 +1,9 @@
-"""What a step of training costs: all blocks of a clip in one pass or one after the other, at 64x64 and at 128x128 pixels.
+"""What a step of training costs: all blocks of a clip in one pass or one after the other; at 64x64 and 128x128 pixels.
 
     python bench/training.py [--steps 5] [--out bench/results/cpu/training.jsonl]
 
-One thread, random weights and inputs of the shipped sizes, processor seconds (what others do on the machine counts little);
-medians. A row also says what a video frame of such a model costs to generate, so that the sizes can be chosen by both.
+One thread, random weights and inputs of the shipped sizes, medians of processor seconds (what others do on the
+machine counts little). Other rows say what a video frame of such a model costs to generate: a size is chosen by both.
 """
 
 import argparse
@@ -134,7 +134,7 @@ def run(argv: Sequence[str] | None) -> int:
         def step(vae=vae, video=video) -> Tensor:
             with torch.autocast("cpu", torch.bfloat16):
                 decoded = vae.generate(vae.posterior(video)[0])[0][:, :, 3:].float()
-            return picture_loss(decoded[..., :64, :64], video[..., :64, :64], 3, 2.0, 2.0)
+            return picture_loss(decoded[..., :64, :64], video[..., :64, :64], 3, 20.0, 6.0)
 
         row = {"what": "VAE, a step of 5 crops of 13 video frames", "form": "", "pixels": side}
         print(json.dumps(rows.add(about | row | {"cpu_seconds": round(seconds(step, args.steps), 3)})))

@@ -33,8 +33,8 @@ class DecoderConfig:
     window: int = 4  # latent frames per crop
     noise: float = 0.35  # largest standard deviation of the noise, in units of the latents'
     clean: float = 0.2  # share of crops without noise
-    motion: float = 2.0  # as in the vae stage
-    border: float = 2.0
+    motion: float = 20.0  # as in the vae stage
+    border: float = 6.0
     seed: int = 0
     threads: int = 1
 

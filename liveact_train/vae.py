@@ -32,8 +32,9 @@ class VaeConfig:
     frames: int = 13  # video frames per crop
     z_dim: int = 32  # channels of a latent frame
     kl: float = 1e-4  # weight of the divergence from a unit Gaussian
-    motion: float = 2.0  # weight of the error of the change from one video frame to the next
-    border: float = 2.0  # how much more of it where a latent frame begins
+    start: str = ""  # weights to begin from, instead of principal components
+    motion: float = 20.0  # weight of the squared error of the change from one video frame to the next
+    border: float = 6.0  # weight of its absolute error where a latent frame begins
     seed: int = 0
     threads: int = 1
 
@@ -88,17 +89,15 @@ def picture_loss(decoded: Tensor, video: Tensor, drop: int, motion: float, borde
     """Error of decoded video frames [B, 3, F, 64, 64] and of their changes; mouth and eyes count more.
 
     drop: how many of the first latent frame's four are not among them, which tells where borders are. An error that
-    stays is seen less than one that comes and goes with every latent frame: that is the second term.
+    stays is seen less than one that comes and goes with every latent frame: that is the second term. Its square is what
+    lets things move within a latent frame (the absolute error there is least for what stands still and jumps); the
+    absolute error, which minds many small steps, is for the borders.
     """
     weight, error = face_weight(), decoded - video
     change = error[:, :, 1:] - error[:, :, :-1]
-    at = (torch.arange(change.shape[2]) + drop) % 4 == 3
-    each = torch.where(at, border, 1.0)[:, None, None] * motion
-    return (_size(error) * weight).mean() + (_size(change) * weight * each).mean()
-
-
-def _size(error: Tensor) -> Tensor:
-    return error.abs() + 2.0 * error.square()
+    at = ((torch.arange(change.shape[2]) + drop) % 4 == 3)[:, None, None]
+    size = error.abs() + 2.0 * error.square()
+    return (size * weight).mean() + ((motion * change.square() + border * at * change.abs()) * weight).mean()
 
 
 def latent_step(video: Tensor) -> float:
@@ -148,9 +147,9 @@ def train_vae(config: VaeConfig) -> None:
     torch.set_num_threads(config.threads)
     videos = open_array("--data", Path(config.data) / "train", "video")
     held_out = to_video(open_array("--data", Path(config.data) / "val", "video")[:16])
-    vae = new_vae(config, videos)
+    vae = load_vae(config.start, train=True) if config.start else new_vae(config, videos)
     size = sum(parameter.numel() for parameter in vae.parameters())
-    print(f"vae has {size} parameters; components alone {reconstruction(vae, held_out)}", flush=True)
+    print(f"vae has {size} parameters; before the first step {reconstruction(vae, held_out)}", flush=True)
     optimizer = torch.optim.AdamW(vae.parameters(), config.rate, betas=(0.9, 0.99), weight_decay=1e-4)
     run = Run("vae", Path(config.out), config, vae, optimizer)
     run.measure = lambda: reconstruction(run.average, held_out)
@@ -188,8 +187,8 @@ def save_vae(vae: TinyVAE, path: str, dtype: torch.dtype = torch.float32) -> Non
     target.with_suffix(".json").write_text(json.dumps(vae.options, indent=1) + "\n")
 
 
-def load_vae(path: str) -> TinyVAE:
-    """Read what `save_vae` wrote, in float32."""
+def load_vae(path: str, train: bool = False) -> TinyVAE:
+    """Read what `save_vae` wrote, in float32; to go on training it, or to use it."""
     target = Path(path)
     try:
         vae = TinyVAE(**json.loads(target.with_suffix(".json").read_text()))
@@ -197,4 +196,4 @@ def load_vae(path: str) -> TinyVAE:
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"--vae: expected {path} and its .json to be a VAE's weights, found {error}") from None
     vae.load_state_dict(state)
-    return vae.eval().to(memory_format=torch.channels_last)
+    return vae.train(train).to(memory_format=torch.channels_last)

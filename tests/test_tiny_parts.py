@@ -182,14 +182,15 @@ def test_the_loss_minds_what_comes_and_goes_with_every_latent_frame_most():
     video = torch.zeros(1, 3, 13, 64, 64)
     kinds = {"stays": torch.ones(13), "pulse": (torch.arange(13) + 3) // 4 % 2, "flicker": torch.arange(13) % 2}
     off = {name: video + 0.1 * at.view(1, 1, -1, 1, 1) for name, at in kinds.items()}
-    loss = {name: picture_loss(decoded, video, 3, 2.0, 2.0).item() for name, decoded in off.items()}
+    loss = {name: picture_loss(decoded, video, 3, 20.0, 6.0).item() for name, decoded in off.items()}
     level = {name: at.float().mean().item() * (0.1 + 0.02) for name, at in kinds.items()}
     assert loss["stays"] == pytest.approx(level["stays"], rel=1e-4)
-    change = 2.0 * (0.1 + 0.02)
-    assert loss["pulse"] == pytest.approx(level["pulse"] + change * 2.0 * 3 / 12, rel=1e-4)  # three borders, twice each
-    assert loss["flicker"] == pytest.approx(level["flicker"] + change * (9 + 2.0 * 3) / 12, rel=1e-4)
-    shifted = picture_loss(off["pulse"][:, :, 1:], video[:, :, 1:], 4, 2.0, 2.0).item()  # begins with a latent frame
-    assert shifted == pytest.approx(0.12 * kinds["pulse"][1:].float().mean().item() + change * 2.0 * 2 / 11, rel=1e-4)
+    anywhere, border = 20.0 * 0.01, 6.0 * 0.1
+    assert loss["pulse"] == pytest.approx(level["pulse"] + (anywhere + border) * 3 / 12, rel=1e-4)  # three borders
+    assert loss["flicker"] == pytest.approx(level["flicker"] + anywhere + border * 3 / 12, rel=1e-4)
+    shifted = picture_loss(off["pulse"][:, :, 1:], video[:, :, 1:], 4, 20.0, 6.0).item()  # begins with a latent frame
+    level = 0.12 * kinds["pulse"][1:].float().mean().item()
+    assert shifted == pytest.approx(level + (anywhere + border) * 2 / 11, rel=1e-4)
 
 
 def test_encode_is_causal_and_normalised(vae):
