@@ -162,8 +162,7 @@ class Window:
         new = LayerMemory(*ops.kv_compress(**self._compression(mem, k, v, taps, taps_v, k_scale, v_scale)))
         if mem is None:
             return new
-        pairs = ((mem.k, new.k), (mem.v, new.v), (mem.k_scale, new.k_scale), (mem.v_scale, new.v_scale))
-        return LayerMemory(*(None if n is None or o is None else torch.cat((o[: self._kept], n)) for o, n in pairs))
+        return LayerMemory(*(torch.cat((o[: self._kept], n)) for o, n in zip(mem.tensors(), new.tensors())))
 
     @property
     def _kept(self) -> int:

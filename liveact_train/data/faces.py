@@ -143,7 +143,7 @@ def _paint_head(canvas: _Canvas, identity: Identity, x: Tensor, y: Tensor, p: di
     lit = _lit(identity, x, y)
     hair = strand * lit
     if identity.bow is not None:  # behind the crown, and above it when the head bends
-        up = (0.20 if identity.style == "bald" else 0.08) - ry - 3.2 * p["bend"].clamp_min(0.0)
+        up = (0.26 if identity.style == "bald" else 0.14) - ry - 3.2 * p["bend"].clamp_min(0.0)
         for side in (-1, 1):
             canvas.paint(canvas.ellipse(x - side * 0.15, y - up, 0.17, 0.12), identity.bow)
     if identity.style == "long":
