@@ -206,7 +206,7 @@ def test_without_tensorboard_one_line_says_so(tmp_path, monkeypatch, capsys):
 # --- the stages, one after the other ----------------------------------------------------------------------------------
 
 
-def folder_of_clips(root, clips=3):
+def folder_of_clips(root, clips=2):
     """Clips of noise in the layout of the data stage."""
     draw = np.random.RandomState(0)
     for name in ("train", "val"):
