@@ -10,7 +10,7 @@ from liveact_kernels.common.rope import rotate
 from liveact_model.dit import Linear
 from liveact_model.schedule import coefficients, sigmas
 from liveact_train.clips_at_once import AtOnce, Conditions, blocks_of
-from liveact_train.dit import TINY_TIMESTEPS, initialise, tiny
+from liveact_train.dit import TINY_TIMESTEPS, _in_force, initialise, tiny
 from liveact_train.forcing import FORCINGS, draw_timesteps, tokens_of, velocity_loss
 
 CLIPS = 2
@@ -262,3 +262,9 @@ def test_linear_layers_run_in_the_models_dtype_and_keep_float32_masters():
     }
     assert clips_.run(z, levels(dit, z, 500.0), True).tokens.dtype == torch.bfloat16
     assert {m.weight.dtype for m in dit.modules() if isinstance(m, Linear)} == {torch.float32}
+
+
+@pytest.mark.parametrize("first,later,said", [(6, 8, [0, 1, 2, 3]), (6, 6, [0, 1, 2, 2, 3]), (8, 8, [0, 1, 2])])
+def test_a_block_hears_the_prompt_that_is_in_force_in_its_middle(first, later, said):
+    blocks = blocks_of(30, tiny(8, memory_slots=first, block_latent_frames=later))
+    assert [_in_force(block) for block in blocks] == said
