@@ -14,6 +14,7 @@ from liveact_train.dit import DiTConfigStage, train_dit
 from liveact_train.evaluate import EvaluateConfig, evaluate
 from liveact_train.latents import LatentConfig, encode_clips
 from liveact_train.probe import ProbeConfig, train_probe
+from liveact_train.runs import Diverged
 from liveact_train.ship import ShipConfig, ship
 from liveact_train.vae import VaeConfig, train_vae
 
@@ -50,14 +51,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one stage; returns the exit code: 2 for bad input, with one sentence saying what was wrong."""
+    """Run one stage; returns the exit code: 2 for bad input, 1 for a run that diverged, with one sentence about it."""
     options = vars(parser().parse_args(arguments))
     config, run = STAGES[options.pop("stage")]
     try:
         run(config(**options))
-    except InputError as error:
+    except (InputError, Diverged) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, InputError) else 1
     return 0
 
 

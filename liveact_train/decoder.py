@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from liveact_model.vae.tiny import TinyVAE
-from liveact_train.vae import MOUTH, Clock, face_weight, load_vae, psnr, save_vae, to_video
+from liveact_train.data.clips import open_array
+from liveact_train.runs import Run
+from liveact_train.vae import MOUTH, latent_step, load_vae, picture_loss, psnr, save_vae, sharpness, to_video
 
 LEVELS = (0.0, 0.15, 0.3)  # latent noise the report measures at
 
@@ -23,14 +25,16 @@ class DecoderConfig:
 
     data: str = "data/tiny"  # folder written by the data stage
     latents: str = "data/tiny/latents"  # folder written by the latents stage
-    vae: str = "data/tiny/vae.safetensors"  # weights written by the vae stage
-    out: str = "data/tiny/final/vae.safetensors"  # final weights to write, bfloat16
-    minutes: float = 8.0
+    vae: str = "data/tiny/vae/vae.safetensors"  # weights written by the vae stage
+    out: str = "data/tiny/decoder"  # folder of the run; vae.safetensors in it are the final weights, bfloat16
+    steps: int = 4000
     rate: float = 1e-3
     batch: int = 6
     window: int = 4  # latent frames per crop
     noise: float = 0.35  # largest standard deviation of the noise, in units of the latents'
     clean: float = 0.2  # share of crops without noise
+    motion: float = 20.0  # as in the vae stage
+    border: float = 6.0
     seed: int = 0
     threads: int = 1
 
@@ -52,44 +56,39 @@ def random_windows(
 
 
 @torch.no_grad()
-def robustness(vae: TinyVAE, latents: Tensor, video: Tensor) -> dict[float, tuple[float, float]]:
-    """PSNR in dB (whole picture, mouth) of decoding latents [B, z, n, h, w] with each level of noise."""
+def robustness(vae: TinyVAE, latents: Tensor, video: Tensor) -> dict[str, float]:
+    """Of decoding latents [B, z, n, h, w] with each level of noise: PSNR in dB, also of the mouth; border steps."""
     result, mouth = {}, (..., *MOUTH)
     for level in LEVELS:
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(1)) * level
         with torch.autocast("cpu", torch.bfloat16):
             decoded = vae.generate(vae.denormalise(latents + noise))[0][:, :, 3:].float().clamp(-1.0, 1.0)
-        result[level] = (round(psnr(decoded, video), 2), round(psnr(decoded[mouth], video[mouth]), 2))
+        result[f"psnr_{level}"] = psnr(decoded, video)
+        result[f"mouth_{level}"] = psnr(decoded[mouth], video[mouth])
+        result[f"border_step_{level}"] = latent_step(decoded)
+        result[f"sharpness_{level}"] = sharpness(decoded, video)
     return result
 
 
 def tune_decoder(config: DecoderConfig) -> None:
-    """Run the stage and write the final VAE."""
+    """Run the stage; the final VAE is written with every checkpoint."""
     torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)
-    rng = random.Random(config.seed)
     data, latents = Path(config.data), Path(config.latents)
-    videos, z = np.load(data / "train" / "video.npy", mmap_mode="r"), np.load(latents / "train" / "z.npy")
-    held_out = to_video(np.load(data / "val" / "video.npy", mmap_mode="r")[:16])
-    held_out_z = torch.from_numpy(np.load(latents / "val" / "z.npy")[:16]).float().transpose(1, 2)
-    vae, weight = load_vae(config.vae), face_weight()
-    trained = [value for name, value in vae.named_parameters() if name.startswith(("dec_", "linear_out"))]
+    videos, held_out = (open_array("--data", data / name, "video") for name in ("train", "val"))
+    z, held_out_z = (open_array("--latents", latents / name, "z") for name in ("train", "val"))
+    held_out, held_out_z = to_video(held_out[:16]), torch.from_numpy(np.array(held_out_z[:16])).float().transpose(1, 2)
+    vae = load_vae(config.vae)
+    ours = ("dec_", "linear_out", "linear_before")
+    trained = [value for name, value in vae.named_parameters() if name.startswith(ours)]
     optimizer = torch.optim.AdamW(trained, config.rate, betas=(0.9, 0.99), weight_decay=1e-4)
-    print(f"decoder start {robustness(vae, held_out_z, held_out)}", flush=True)
-    clock = Clock(config.minutes, config.rate)
-    while not clock.done:
-        clock.tick(optimizer)
+    run = Run("decoder", Path(config.out), config, vae, optimizer)
+    run.measure = lambda: robustness(run.average, held_out_z, held_out)
+    run.export = lambda: save_vae(run.average, str(Path(config.out) / "vae.safetensors"), torch.bfloat16)
+    for rng in run:
         noisy, video, drop = random_windows(z, videos, config, rng)
         level = torch.rand(config.batch, 1, 1, 1, 1) * config.noise
         level = level * (torch.rand(level.shape) >= config.clean)
         noisy = noisy + level * torch.randn_like(noisy)
         with torch.autocast("cpu", torch.bfloat16):
             decoded = vae.generate(vae.denormalise(noisy))[0][:, :, drop:].float()
-        error = decoded - video
-        ((error.abs() + 2.0 * error.square()) * weight).mean().backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if clock.due():
-            print(f"decoder {clock} {robustness(vae, held_out_z, held_out)}", flush=True)
-    save_vae(vae, config.out, torch.bfloat16)
+        run.update(picture_loss(decoded, video, drop, config.motion, config.border))

@@ -12,7 +12,7 @@ from torch import Tensor
 from liveact_model.avatar import Avatar
 from liveact_model.loading import load_avatar
 from liveact_model.session import Session
-from liveact_train.data.clips import make_clip
+from liveact_train.data.clips import BLOCK_STARTS, make_clip
 from liveact_train.data.faces import POSE
 from liveact_train.probe import load_probe
 
@@ -24,9 +24,9 @@ class EvaluateConfig:
     """Measure a model on held-out clips: mouth, expression, drift, block borders."""
 
     model: str = "tiny"  # name or directory
-    probe: str = "data/tiny/probe.pt"  # attribute regressor of the probe stage
+    probe: str = "data/tiny/probe/probe.safetensors"  # attribute regressor of the probe stage
     clips: int = 12
-    blocks: int = 3
+    blocks: int = len(BLOCK_STARTS)
     seed: int = 1001  # of the held-out clips
     guidance: float = 1.0  # audio_cfg
     sampler: str = "renoise"
@@ -58,8 +58,9 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 def border_step(video: np.ndarray) -> float:
     """Mean change of the picture where a block begins, over that at other latent frame borders: 1 is seamless."""
     step = np.abs(np.diff(video.astype(np.float32), axis=0)).mean((1, 2, 3))
-    inner = [i for i in range(4, len(step), 4) if i not in (20, 52)]
-    return float(step[[20, 52]].mean() / step[inner].mean())
+    begins = [start - 1 for start in BLOCK_STARTS[1:] if start <= len(step)]
+    inner = [i for i in range(4, len(step), 4) if i not in begins]
+    return float(step[begins].mean() / step[inner].mean())
 
 
 def measures(video: np.ndarray, seen: np.ndarray, truth: np.ndarray) -> dict[str, float]:

@@ -1,8 +1,9 @@
 """Encode all clips once, so that the diffusion model and the decoder train on latents.
 
-A folder of latents holds z.npy [N, 22, z, 8, 8] float16 (the clip), y.npy [N, 14, z, 8, 8] float16 (the conditioning:
-the reference picture followed by 52 grey video frames), reference.npy [N, 3, 64, 64] uint8 (video frame 0), and the
-mel, attributes, prompt_ids and prompts files of the clips, unchanged. Latent frames come first and channels second.
+A folder of latents holds z.npy [N, 30, z, 8, 8] float16 (the clip), y.npy [N, 3, z, 8, 8] float16 (the conditioning:
+the reference picture followed by grey video frames, whose latents are all the same from the third on), reference.npy
+[N, 3, 64, 64] uint8 (video frame 0), and the mel, attributes, prompt_ids and prompts files of the clips, unchanged.
+Latent frames come first and channels second.
 """
 
 import shutil
@@ -14,9 +15,8 @@ import torch
 from torch import Tensor
 
 from liveact_model.vae.tiny import TinyVAE
+from liveact_train.data.clips import open_array
 from liveact_train.vae import load_vae, to_video
-
-CONDITION_FRAMES = 53  # the reference picture and 52 grey video frames: 14 latent frames
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class LatentConfig:
     """Encode the clips with a trained VAE."""
 
     data: str = "data/tiny"  # folder written by the data stage
-    vae: str = "data/tiny/vae.safetensors"  # weights written by the vae stage
+    vae: str = "data/tiny/vae/vae.safetensors"  # weights written by the vae stage
     out: str = "data/tiny/latents"  # folder to write; gets the sub-folders train and val
     batch: int = 8  # clips per step
     threads: int = 1
@@ -37,22 +37,20 @@ def encode_batch(vae: TinyVAE, video: Tensor) -> Tensor:
 
 
 def encode_conditions(vae: TinyVAE, pictures: Tensor) -> Tensor:
-    """Pictures [B, 3, H, W] -> latents [B, 14, z, h, w] of each picture followed by grey (0.0) video frames.
+    """Pictures [B, 3, H, W] -> latents [B, 3, z, h, w] of each picture followed by grey (0.0) video frames.
 
-    A latent frame sees itself and the one before, so from the third on all are that of grey after grey.
+    A latent frame sees itself and the one before, so the third is that of grey after grey, like all that would follow.
     """
-    video = torch.cat([pictures[:, :, None], torch.zeros(*pictures.shape[:2], 8, *pictures.shape[2:])], 2)
-    latents = encode_batch(vae, video)
-    count = (CONDITION_FRAMES - 1) // vae.temporal + 1
-    return torch.cat([latents, latents[:, 2:].expand(-1, count - 3, -1, -1, -1)], 1)
+    grey = torch.zeros(*pictures.shape[:2], 2 * vae.temporal, *pictures.shape[2:])
+    return encode_batch(vae, torch.cat([pictures[:, :, None], grey], 2))
 
 
 def encode_folder(vae: TinyVAE, source: Path, target: Path, batch: int) -> None:
     """Encode one folder of clips."""
+    videos = open_array("--data", source, "video")
     target.mkdir(parents=True, exist_ok=True)
     for name in ("mel.npy", "attributes.npy", "prompt_ids.npy", "prompts.json"):
         shutil.copyfile(source / name, target / name)
-    videos = np.load(source / "video.npy", mmap_mode="r")
     np.save(target / "reference.npy", videos[:, 0])
     z, y = [], []
     for start in range(0, len(videos), batch):

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from liveact_train.data.clips import open_array
 from liveact_train.data.faces import POSE
-from liveact_train.vae import Clock
+from liveact_train.runs import Run, tensors, write_whole
 
 
 @dataclass(frozen=True)
@@ -19,8 +21,8 @@ class ProbeConfig:
     """Train the attribute probe on rendered frames."""
 
     data: str = "data/tiny"  # folder written by the data stage
-    out: str = "data/tiny/probe.pt"  # weights to write
-    minutes: float = 2.0
+    out: str = "data/tiny/probe"  # folder of the run; probe.safetensors in it are the averaged weights
+    steps: int = 1500
     rate: float = 1e-3
     batch: int = 96
     seed: int = 0
@@ -28,7 +30,7 @@ class ProbeConfig:
 
 
 class Probe(nn.Module):
-    """Pictures [B, 3, 64, 64] in [-1, 1] -> the attributes named in `faces.POSE`, [B, 12], in their own units."""
+    """Pictures [B, 3, 64, 64] in [-1, 1] -> the attributes named in `faces.POSE`, [B, 15], in their own units."""
 
     def __init__(self):
         super().__init__()
@@ -41,12 +43,12 @@ class Probe(nn.Module):
         self.register_buffer("std", torch.ones(len(POSE)))
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Attributes [B, 12]; training divides errors by `std`, which keeps the small ones from being lost."""
+        """Attributes [B, 15]; training divides errors by `std`, which keeps the small ones from being lost."""
         return self.body(pictures) * self.std + self.mean
 
 
 def correlations(probe: Probe, pictures: Tensor, attributes: Tensor) -> dict[str, float]:
-    """Pearson correlation per attribute between readings of pictures [B, 3, 64, 64] and the truth [B, 12]."""
+    """Pearson correlation per attribute between readings of pictures [B, 3, 64, 64] and the truth [B, 15]."""
     with torch.no_grad():
         read = torch.cat([probe(part) for part in pictures.split(256)])
     pairs = ((name, torch.stack([read[:, i], attributes[:, i]])) for i, name in enumerate(POSE))
@@ -70,37 +72,30 @@ def train_probe(config: ProbeConfig) -> None:
     """Run the stage and report the correlations on the validation clips."""
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    rng, draw = random.Random(config.seed), np.random.RandomState(config.seed)
-    folder = Path(config.data)
-    videos = np.load(folder / "train" / "video.npy", mmap_mode="r")
-    attributes = np.load(folder / "train" / "attributes.npy")
+    folder, out = Path(config.data), Path(config.out)
+    videos, held_out = (open_array("--data", folder / name, "video") for name in ("train", "val"))
+    attributes = np.array(open_array("--data", folder / "train", "attributes"))
     probe = Probe().to(memory_format=torch.channels_last)
     flat = torch.from_numpy(attributes).flatten(0, 1)
     probe.mean.copy_(flat.mean(0))
     probe.std.copy_(flat.std(0))
     optimizer = torch.optim.AdamW(probe.parameters(), config.rate)
-    clock = Clock(config.minutes, config.rate, every=0.5)
-    while not clock.done:
-        clock.tick(optimizer)
-        clips = draw.randint(len(videos), size=config.batch)
-        frames = draw.randint(videos.shape[1], size=config.batch)
+    run = Run("probe", out, config, probe, optimizer, ema=0.99)
+    run.export = lambda: write_whole(out / "probe.safetensors", lambda part: save_file(tensors(run.average), part))
+    for rng in run:
+        clips = torch.randint(len(videos), (config.batch,)).numpy()
+        frames = torch.randint(videos.shape[1], (config.batch,)).numpy()
         pictures = spoil(_frames(videos, clips, frames), rng).contiguous(memory_format=torch.channels_last)
         error = (probe(pictures) - torch.from_numpy(attributes[clips, frames])) / probe.std
-        loss = error.square().mean()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if clock.due():
-            print(f"probe {clock} loss {loss.item():.4f}", flush=True)
-    held_out = np.load(folder / "val" / "video.npy", mmap_mode="r")
+        run.update(error.square().mean())
+    probe = run.average
     clips, frames = np.divmod(np.arange(0, held_out.shape[0] * held_out.shape[1], 3), held_out.shape[1])
     truth = torch.from_numpy(np.load(folder / "val" / "attributes.npy")[clips, frames])
     print(f"probe held-out correlation {correlations(probe, _frames(held_out, clips, frames), truth)}", flush=True)
-    torch.save(probe.state_dict(), config.out)
 
 
 def load_probe(path: str) -> Probe:
     """Read what `train_probe` wrote."""
     probe = Probe()
-    probe.load_state_dict(torch.load(path, weights_only=True))
+    probe.load_state_dict(load_file(path))
     return probe.eval()

@@ -6,14 +6,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from liveact_model.avatar import VideoVAE, lost_detail
-from liveact_model.dit import DiT
 from liveact_model.loading import ASSETS, load_avatar, save_ours
 from liveact_train.data.faces import render, still_pose
 from liveact_train.data.identity import random_identity
-from liveact_train.dit import TINY, TINY_TIMESTEPS
+from liveact_train.dit import TINY_TIMESTEPS, load_dit
 
 FACES, SPARE = 500, 1.09
 """Faces drawn to see how much detail the VAE loses of its own kind; what is above the worst by SPARE is doubted. docs/
@@ -24,8 +21,8 @@ training.md has what lies on either side."""
 class ShipConfig:
     """Write config.json, dit.safetensors and vae.safetensors of a finished model."""
 
-    dit: str = "data/tiny/dit.pt"  # averaged weights of the dit stage
-    vae: str = "data/tiny/final/vae.safetensors"  # weights of the decoder stage, with their .json beside them
+    dit: str = "data/tiny/dit/dit.safetensors"  # averaged weights of the dit stage
+    vae: str = "data/tiny/decoder/vae.safetensors"  # weights of the decoder stage, with their .json beside them
     out: str = str(ASSETS / "tiny")
     name: str = "tiny"
     pixels: int = 64
@@ -41,8 +38,7 @@ def most_lost(vae: VideoVAE, pixels: int, faces: int = FACES, seed: int = 0) -> 
 
 def ship(c: ShipConfig) -> None:
     """The `ship` stage."""
-    dit = DiT(TINY)
-    dit.load_state_dict(torch.load(c.dit, weights_only=True))
+    dit = load_dit(c.dit)
     out, vae = Path(c.out), Path(c.vae)
     arguments = json.loads(vae.with_suffix(".json").read_text(encoding="utf-8"))
     save_ours(out, c.name, dit, arguments, (c.pixels, c.pixels), c.fps, TINY_TIMESTEPS)

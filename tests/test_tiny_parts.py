@@ -15,14 +15,24 @@ from liveact_model.image.patches import PatchEncoder
 from liveact_model.loading import ASSETS, load_avatar
 from liveact_model.text.words import ACTIONS, CONCEPTS, EMOTIONS, WordEncoder
 from liveact_model.vae.tiny import TinyVAE
+from liveact_train import ship
 from liveact_train.__main__ import STAGES, main, parser
 from liveact_train.data import speech
 from liveact_train.data.faces import EXTRA, POSE, render, render_uint8, still_pose
-from liveact_train.data.identity import random_identity
+from liveact_train.data.identity import plain, random_identity
 from liveact_train.data.motion import move, random_pose, random_segments
 from liveact_train.latents import encode_conditions
 from liveact_train.ship import most_lost
-from liveact_train.vae import load_vae, principal_components, psnr, save_vae, to_video
+from liveact_train.vae import (
+    latent_step,
+    load_vae,
+    picture_loss,
+    principal_components,
+    psnr,
+    save_vae,
+    sharpness,
+    to_video,
+)
 
 FRAMES = 30
 
@@ -118,11 +128,11 @@ def test_patches_are_two_by_two_latent_pixels_with_a_position():
 # --- VAE --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def vae() -> TinyVAE:
+@pytest.fixture(scope="module", params=[False, True], ids=["alone", "overlap"])
+def vae(request) -> TinyVAE:
     """A small VAE with nothing left at zero, so that every path matters."""
     torch.manual_seed(0)
-    model = TinyVAE(6, (16, 16), (16, 24)).eval()
+    model = TinyVAE(6, (16, 16), (16, 24), overlap=request.param).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
@@ -144,6 +154,45 @@ def test_streaming_decode_equals_one_shot(vae, chunks):
     assert not torch.allclose(forgetful[:, 1], whole[:, 4], atol=1e-3)  # so the state did something
 
 
+def test_with_overlap_every_path_sees_the_latent_frame_before():
+    torch.manual_seed(0)
+    model = TinyVAE(6, (16, 16), (16, 24), overlap=True).requires_grad_(False)
+    torch.nn.init.normal_(model.dec_out[-1].weight, std=0.1)
+    z = torch.randn(1, 6, 3, 2, 2)
+    changed = z.clone()
+    changed[:, :, 1] += 1.0
+    for layer in (model.dec_time.conv, model.dec_fine_time.conv, model.linear_before):
+        torch.nn.init.normal_(layer.weight, std=0.3)
+        alone, both = model.generate(z)[0], model.generate(changed)[0]
+        assert (alone[:, :, 8:] - both[:, :, 8:]).abs().max() > 1e-3  # the third latent frame's four
+        assert torch.equal(alone[:, :, :4], both[:, :, :4])
+        torch.nn.init.zeros_(layer.weight)
+
+
+def test_a_pulse_is_seen_where_latent_frames_begin():
+    steady = torch.linspace(-1, 1, 29).view(1, 1, 29, 1, 1).expand(2, 3, -1, 8, 8)
+    assert latent_step(steady) == pytest.approx(1, abs=1e-4)
+    jumping = ((torch.arange(29) + 3) // 4).view(1, 1, -1, 1, 1) / 8 + 1e-3 * steady
+    assert latent_step(jumping) > 50
+    wave = torch.sin(torch.arange(8.0)).view(1, 1, 1, 1, 8).expand(1, 3, 5, 8, 8)
+    assert sharpness(wave * 0.5, wave) == pytest.approx(0.5)
+
+
+def test_the_loss_minds_what_comes_and_goes_with_every_latent_frame_most():
+    video = torch.zeros(1, 3, 13, 64, 64)
+    kinds = {"stays": torch.ones(13), "pulse": (torch.arange(13) + 3) // 4 % 2, "flicker": torch.arange(13) % 2}
+    off = {name: video + 0.1 * at.view(1, 1, -1, 1, 1) for name, at in kinds.items()}
+    loss = {name: picture_loss(decoded, video, 3, 20.0, 6.0).item() for name, decoded in off.items()}
+    level = {name: at.float().mean().item() * (0.1 + 0.02) for name, at in kinds.items()}
+    assert loss["stays"] == pytest.approx(level["stays"], rel=1e-4)
+    anywhere, border = 20.0 * 0.01, 6.0 * 0.1
+    assert loss["pulse"] == pytest.approx(level["pulse"] + (anywhere + border) * 3 / 12, rel=1e-4)  # three borders
+    assert loss["flicker"] == pytest.approx(level["flicker"] + anywhere + border * 3 / 12, rel=1e-4)
+    shifted = picture_loss(off["pulse"][:, :, 1:], video[:, :, 1:], 4, 20.0, 6.0).item()  # begins with a latent frame
+    level = 0.12 * kinds["pulse"][1:].float().mean().item()
+    assert shifted == pytest.approx(level + (anywhere + border) * 2 / 11, rel=1e-4)
+
+
 def test_encode_is_causal_and_normalised(vae):
     video = torch.rand(3, 13, 16, 24, generator=torch.Generator().manual_seed(2)) * 2 - 1
     latents = vae.encode(video)
@@ -156,8 +205,9 @@ def test_encode_is_causal_and_normalised(vae):
 def test_conditions_are_the_picture_followed_by_grey(vae):
     picture = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(3)) * 2 - 1
     short = encode_conditions(vae, picture)
-    full = torch.cat([picture[1][:, None], torch.zeros(3, 52, 16, 16)], 1)
-    assert torch.allclose(short[1].transpose(0, 1), vae.encode(full), atol=1e-5)
+    full = vae.encode(torch.cat([picture[1][:, None], torch.zeros(3, 52, 16, 16)], 1))
+    assert torch.allclose(short[1].transpose(0, 1), full[:, :3], atol=1e-5)
+    assert torch.allclose(full[:, 2:3].expand(-1, 12, -1, -1), full[:, 2:], atol=1e-5)  # the rest repeats
 
 
 def test_vae_input_errors(vae):
@@ -199,7 +249,7 @@ def test_the_shipped_vae_reconstructs_a_new_face_and_forgives_noise():
     assert (ASSETS / "tiny" / "vae.safetensors").stat().st_size < 8e6
     model = load_avatar("tiny").vae
     identity, _, pose = loud_clip(11)
-    video = to_video(render_uint8(identity, pose)[:29].numpy())
+    video = to_video(render_uint8(plain(identity), pose)[:29].numpy())  # the family that it was trained on
     latents = model.encode(video)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
     clean, noisy = (model.stream().decode(latents + level * noise) for level in (0.0, 0.3))
@@ -219,14 +269,15 @@ def rough(seed, size=64, fall=1.0):
     return (x / x.std() * 0.5).clamp(-1, 1)
 
 
-def test_its_own_faces_are_known_and_others_are_not():
+def test_its_own_faces_are_known_and_others_are_not(monkeypatch):
     avatar = load_avatar("tiny")
-    own = [render(random_identity(random.Random(f"new {i}")), still_pose())[0] * 2 - 1 for i in range(24)]
+    own = [render(plain(random_identity(random.Random(f"new {i}"))), still_pose())[0] * 2 - 1 for i in range(24)]
     lost = [lost_detail(avatar.vae, face) for face in own]
     assert 0.2 < min(lost) and max(lost) < avatar.most_lost
     others = [rough(seed, fall=fall) for seed in range(6) for fall in (0.0, 1.0)]
     others += [torch.zeros(3, 64, 64), torch.full((3, 64, 64), -1.0)]
     assert min(lost_detail(avatar.vae, picture) for picture in others) > avatar.most_lost
+    monkeypatch.setattr(ship, "random_identity", lambda rng: plain(random_identity(rng)))  # its own family
     few = most_lost(avatar.vae, 64, faces=16)
     assert max(lost) * 0.8 < few <= avatar.most_lost
 

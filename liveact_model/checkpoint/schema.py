@@ -122,6 +122,7 @@ class TinyVAEOptions(_Strict):
     z_dim: int = _whole(1, 4096)
     encoder_channels: list[Channels] = Field(min_length=2, max_length=2, description=_CHANNELS)
     decoder_channels: list[Channels] = Field(min_length=2, max_length=2, description=_CHANNELS)
+    overlap: bool = Field(False, description="true or false")
 
 
 Side = Annotated[int, Field(ge=16, le=4096, multiple_of=16)]

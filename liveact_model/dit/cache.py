@@ -157,35 +157,43 @@ class Window:
         return self.layers.get(layer)
 
     def _update(self, layer, mem, k, v, taps, taps_v, k_scale=None, v_scale=None) -> None:
-        self._write(layer, mem, k, v, taps, taps_v, k_scale, v_scale)
+        if mem is None or torch.is_grad_enabled():  # training keeps the graph: no write in place
+            made = self.closed(mem, k, v, taps, taps_v, k_scale, v_scale)
+            if mem is None and self.away is not None:
+                made = LayerMemory(*self.away.admit(layer, made.tensors(), self._kept))
+            self.layers[layer] = made
+        else:
+            old = (mem.k, mem.v, mem.k_scale, mem.v_scale)
+            out = tuple(None if t is None else t[self._kept :] for t in old)
+            ops.kv_compress(**self._compression(mem, k, v, taps, taps_v, k_scale, v_scale), out=out)
         if self.away is not None:
             self.away.leave(layer)
 
-    def _write(self, layer, mem, k, v, taps, taps_v, k_scale, v_scale) -> None:
-        schedule = self.first if mem is None else self.schedule
-        rows = self.rope[: k.shape[0] + (0 if mem is None else mem.k.shape[0])]
+    def closed(
+        self, mem: LayerMemory | None, k: Tensor, v: Tensor, taps: Tensor, taps_v: Tensor | None,
+        k_scale: Tensor | None = None, v_scale: Tensor | None = None,
+    ) -> LayerMemory:  # fmt: skip
+        """The memory that a block's end makes of `mem` (None: the first block's) and the block, in new tensors."""
+        new = LayerMemory(*ops.kv_compress(**self._compression(mem, k, v, taps, taps_v, k_scale, v_scale)))
+        if mem is None:
+            return new
+        return LayerMemory(*(torch.cat((o[: self._kept], n)) for o, n in zip(mem.tensors(), new.tensors())))
+
+    @property
+    def _kept(self) -> int:
+        """Rows of the reference slots, which stay as they are."""
+        return Slots.reference.stop * self.tokens
+
+    def _compression(self, mem, k, v, taps, taps_v, k_scale, v_scale) -> dict:
         old = (None,) * 4 if mem is None else (mem.k, mem.v, mem.k_scale, mem.v_scale)
         k_dtype, v_dtype = (torch.int8, torch.float8_e4m3fn) if self.eight_bit else (k.dtype, v.dtype)
-        args = {
+        return {
             "k_new": k, "v_new": v, "k_new_scale": k_scale, "v_new_scale": v_scale,
             "k_mem": old[0], "v_mem": old[1], "k_scale": old[2], "v_scale": old[3],
-            "taps": taps, "taps_v": taps_v, "rope": rows, "schedule": schedule, "tokens": self.tokens,
+            "taps": taps, "taps_v": taps_v, "rope": self.rope[: k.shape[0] + (0 if mem is None else mem.k.shape[0])],
+            "schedule": self.first if mem is None else self.schedule, "tokens": self.tokens,
             "grouping": self.grouping, "k_dtype": k_dtype, "v_dtype": v_dtype,
         }  # fmt: skip
-        kept = Slots.reference.stop * self.tokens  # these stay as they are
-        if mem is None:
-            made = LayerMemory(*ops.kv_compress(**args))
-            if self.away is not None:
-                made = LayerMemory(*self.away.admit(layer, made.tensors(), kept))
-            self.layers[layer] = made
-            return
-        if torch.is_grad_enabled():  # training keeps the graph: no write in place
-            k, v, *scales = ops.kv_compress(**args)
-            k, v = torch.cat((mem.k[:kept], k)), torch.cat((mem.v[:kept], v))
-            pairs = zip((mem.k_scale, mem.v_scale), scales)
-            self.layers[layer] = LayerMemory(k, v, *(None if n is None else torch.cat((o[:kept], n)) for o, n in pairs))
-            return
-        ops.kv_compress(**args, out=tuple(None if t is None else t[kept:] for t in old))
 
     def nbytes(self) -> int:
         """Bytes held, constant from the second block on."""

@@ -1,8 +1,12 @@
 """The tiny causal video VAE: 1 + 4k video frames <-> 1 + k latent frames, 8x smaller in height and width.
 
-Four video frames are packed into channels, so temporal causality needs memory in one place per direction only: a 1x1
-convolution over this latent frame and the previous one. A linear encoder and decoder over 4 x 8 x 8 pixel cells (set to
-the data's principal components before training) carry most of the picture; the convolutions add what they miss.
+Four video frames are packed into channels, so temporal causality needs memory in few places only: 1x1 convolutions over
+this latent frame and the previous one. A linear encoder and decoder over 4 x 8 x 8 pixel cells (set to the data's
+principal components before training) carry most of the picture; the convolutions add what they miss.
+
+Four frames decoded from one latent frame alone move too little within and jump where the next one begins. `overlap`
+lets the linear decoder and the finest convolutions see the previous latent frame, too: motion then is drawn between two
+latent frames instead of around one.
 """
 
 import torch
@@ -51,6 +55,11 @@ class _TimeMix(nn.Module):
         return x + self.conv(torch.cat([frames, before], 2).flatten(0, 1)), frames[:, -1:].clone()
 
 
+State = tuple[Tensor, Tensor | None, Tensor | None]
+"""What a decoder hands on of its last latent frame, [B, 1, C, h, w] each: coarse features; with `overlap` fine ones and
+the latent frame itself."""
+
+
 class TinyVAE(nn.Module):
     """Causal video VAE for small pictures.
 
@@ -58,6 +67,7 @@ class TinyVAE(nn.Module):
         z_dim: channels of a latent frame.
         encoder_channels: widths at 1/4 and 1/8 of the picture size; multiples of 8.
         decoder_channels: the same for the decoder.
+        overlap: decode each latent frame together with the one before (the first shipped model does not).
 
     `mean` and `std` [z_dim] normalise the latents that `encode` returns and `stream` takes. Everything is computed in
     the parameters' dtype.
@@ -73,6 +83,7 @@ class TinyVAE(nn.Module):
         z_dim: int = 24,
         encoder_channels: tuple[int, int] = (96, 144),
         decoder_channels: tuple[int, int] = (96, 160),
+        overlap: bool = False,
     ):
         super().__init__()
         self.z_dim = z_dim
@@ -80,7 +91,7 @@ class TinyVAE(nn.Module):
             "z_dim": z_dim,
             "encoder_channels": list(encoder_channels),
             "decoder_channels": list(decoder_channels),
-        }
+        } | ({"overlap": True} if overlap else {})
         fine, coarse = encoder_channels
         self.linear_in = nn.Conv2d(PACKED, z_dim, 2, 2)
         self.enc_fine = nn.Sequential(nn.Conv2d(PACKED, fine, 3, padding=1), _Residual(fine))
@@ -95,7 +106,9 @@ class TinyVAE(nn.Module):
             _Residual(coarse), _Residual(coarse), nn.Conv2d(coarse, 4 * fine, 1), nn.PixelShuffle(2)
         )
         self.dec_out = nn.Sequential(_Residual(fine), _Residual(fine), nn.SiLU(), nn.Conv2d(fine, PACKED, 3, padding=1))
-        for last in (self.enc_out[-1], self.dec_out[-1]):
+        self.linear_before = nn.ConvTranspose2d(z_dim, PACKED, 2, 2, bias=False) if overlap else None
+        self.dec_fine_time = _TimeMix(fine) if overlap else None
+        for last in (self.enc_out[-1], self.dec_out[-1], *([self.linear_before] if self.linear_before else [])):
             _silence(last)
         with torch.no_grad():
             self.enc_out[-1].get_parameter("bias")[z_dim:] = -5.0  # a nearly noiseless posterior to start from
@@ -122,18 +135,25 @@ class TinyVAE(nn.Module):
 
         return shape(mean), shape(log_var.clamp(-12.0, 4.0))
 
-    def generate(self, raw: Tensor, previous: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def generate(self, raw: Tensor, previous: State | None = None) -> tuple[Tensor, State]:
         """Decode unnormalised latents [B, z, n, h, w] -> all 4n video frames [B, 3, 4n, H, W] and the state to pass on.
 
         The frames are not clamped; after a start (`previous` None) the caller drops the first three, which have no
         place in the video.
         """
         batch, count = raw.shape[0], raw.shape[2]
-        z = raw.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        x, state = self.dec_time(self.dec_coarse(z), batch, previous)
-        packed = self.dec_out(self.dec_up(x)) + self.linear_out(z)
-        cells = packed.reshape(batch, count * 4, PACKED // 4, *packed.shape[-2:])
-        return F.pixel_shuffle(cells, CELL).transpose(1, 2), state
+        frames = raw.transpose(1, 2)
+        z = frames.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        coarse, fine, last = previous or (None, None, None)
+        x, coarse = self.dec_time(self.dec_coarse(z), batch, coarse)
+        x, packed = self.dec_up(x), self.linear_out(z)
+        if self.linear_before is not None and self.dec_fine_time is not None:
+            x, fine = self.dec_fine_time(x, batch, fine)
+            before = torch.cat([frames[:, :1] if last is None else last, frames[:, :-1]], 1).flatten(0, 1)
+            packed = packed + self.linear_before(before.contiguous(memory_format=torch.channels_last))
+            last = frames[:, -1:].clone()
+        cells = (self.dec_out(x) + packed).reshape(batch, count * 4, PACKED // 4, *packed.shape[-2:])
+        return F.pixel_shuffle(cells, CELL).transpose(1, 2), (coarse, fine, last)
 
     def normalise(self, raw: Tensor) -> Tensor:
         """Raw latents [..., z, n, h, w] -> zero mean and unit variance per channel over the training data."""
@@ -164,7 +184,7 @@ class TinyDecoder:
 
     def __init__(self, vae: TinyVAE):
         self._vae = vae
-        self._previous: Tensor | None = None
+        self._previous: State | None = None
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

@@ -1,8 +1,11 @@
 """Training clips: speech, prompts and the face that follows them, rendered to uint8 arrays on disk.
 
-A folder of clips holds video.npy [N, 85, 3, 64, 64] uint8, mel.npy [N, 87, 128] float16, attributes.npy [N, 85, 12]
-float32 (the order is `faces.POSE`), prompt_ids.npy [N, 3] uint8 (emotion * 4 + action) and prompts.json (N lists of 3
+A folder of clips holds video.npy [N, 117, 3, 64, 64] uint8, mel.npy [N, 119, 128] float16, attributes.npy [N, 117, 15]
+float32 (the order is `faces.POSE`), prompt_ids.npy [N, 4] uint8 (emotion * 4 + action) and prompts.json (N lists of 4
 sentences). Video frame 0 is the reference picture.
+
+Half of the clips need memory: an action shows what the picture did not (a mitten's colour, a mark beside the face, a
+bow on the crown), stops for a block or two, so that the short-term slots forget it, and comes back.
 """
 
 import json
@@ -16,14 +19,16 @@ import torch
 from torch import Tensor
 
 from liveact_model.audio.mel import CHANNELS, MelEncoder
+from liveact_model.errors import InputError
 from liveact_model.text.words import ACTIONS, EMOTIONS
 from liveact_train.data.faces import POSE, render_uint8
 from liveact_train.data.identity import Identity, random_identity
-from liveact_train.data.motion import FPS, move, random_pose, random_prompt, random_segments
+from liveact_train.data.motion import move, random_pose, random_prompt, random_segments
+from liveact_train.data.processes import FPS
 from liveact_train.data.speech import SAMPLE_RATE, random_speech
 
-FRAMES = 85  # 22 latent frames: blocks of 6, 8 and 8
-BLOCK_STARTS = (0, 21, 53)  # first video frame of each block
+FRAMES = 117  # 30 latent frames: blocks of 6, 8, 8 and 8
+BLOCK_STARTS = (0, 21, 53, 85)  # first video frame of each block
 LOOK_AHEAD = 2  # video frames of audio the model may see past the end
 SIZE = 64
 
@@ -75,6 +80,14 @@ class DataConfig:
     val_clips: int = 100  # validation clips, drawn from another seed
     seed: int = 1  # seed of the training clips; validation uses seed + 1000
     processes: int = 2  # rendering processes
+
+
+def open_array(flag: str, folder: Path, name: str) -> np.ndarray:
+    """One array of a folder of clips or latents, from disk; InputError naming the option that led there."""
+    try:
+        return np.load(folder / f"{name}.npy", mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{flag}: expected {name}.npy of an earlier stage in {folder}, found {error}") from None
 
 
 def _arrays(folder: Path, count: int, mode: str) -> dict[str, np.memmap]:

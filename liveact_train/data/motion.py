@@ -1,4 +1,4 @@
-"""What a face does over time: lips follow the audio, emotion and action follow the prompt, the head sways a little."""
+"""What a face does over time: lips follow the audio, emotion and action the prompt, the rest happens by itself."""
 
 import math
 import random
@@ -10,9 +10,10 @@ from torch.nn import functional as F
 from liveact_model.audio.mel import BANDS, FRAMES_PER_VIDEO
 from liveact_model.text.words import ACTIONS, EMOTIONS
 from liveact_train.data.faces import EXTRA, POSE, still_pose
+from liveact_train.data.processes import BLINKS, BREATHING, FPS, SACCADES, SWAY
 
-FPS = 20.0
 RAMP = 12  # video frames an emotion, an action or the head's sway takes to set in
+REFERENCE_FRAMES = 5  # video frames that the reference slots hold: no action shows its secret in them
 MOUTH_RAMP = 4  # video frames before the lips follow the audio fully
 # smile, brow_angle, brow_height, eye_open, wide
 EMOTION_POSE = {
@@ -52,25 +53,6 @@ def lips(mel: Tensor, frames: int) -> tuple[Tensor, Tensor]:
     return per_video_frame(opening).clamp(0.0, 1.0), per_video_frame(width)
 
 
-def _wander(frames: int, rng: random.Random, period: float, amplitude: float) -> Tensor:
-    """Smooth noise: random values every `period` frames, joined by smoothsteps."""
-    knots = torch.tensor([rng.gauss(0.0, amplitude) for _ in range(int(frames / period) + 3)])
-    position = torch.arange(frames) / period + rng.random()
-    index = position.long()
-    blend = smoothstep(position - index, 1)
-    return torch.lerp(knots[index], knots[index + 1], blend)
-
-
-def _blinks(frames: int, rng: random.Random) -> Tensor:
-    """Eyelid closing per video frame, 0 open to 1 closed; never in the first ten frames."""
-    blink = torch.zeros(frames)
-    at = rng.randint(12, 50)
-    while at + 2 < frames:
-        blink[at - 1 : at + 3] = torch.tensor([0.5, 1.0, 1.0, 0.5])
-        at += rng.randint(25, 80)
-    return blink
-
-
 def _prompt_curves(frames: int, segments: list[Segment]) -> tuple[Tensor, Tensor]:
     """Emotion pose [frames, 5] and action weights [frames, 3] (nod, wave, shake), easing in after each switch."""
     time = torch.arange(frames).float()
@@ -80,6 +62,7 @@ def _prompt_curves(frames: int, segments: list[Segment]) -> tuple[Tensor, Tensor
         blend = smoothstep(time - start, RAMP)[:, None]
         emotion = torch.lerp(emotion, torch.tensor(EMOTION_POSE[name]).expand(frames, 5), blend)
         goal = torch.tensor([float(act == other) for other in ("nod", "wave", "shake")])
+        blend = smoothstep(time - max(start, REFERENCE_FRAMES), RAMP)[:, None]
         action = torch.lerp(action, goal.expand(frames, 3), blend)
     return emotion, action
 
@@ -101,35 +84,52 @@ def move(
     time = torch.arange(frames).float()
     opening, width = lips(mel, frames)
     emotion, action = _prompt_curves(frames, segments)
-    blink = _blinks(frames, rng)
+    settle, begun = smoothstep(time, RAMP), (time >= RAMP).float()
+    blink, gaze = BLINKS.draw(frames, rng) * begun, SACCADES.draw(frames, rng) * begun[:, None]
+    breath = BREATHING.draw(frames, rng) * settle
     nod, wave, shake = action.unbind(1)
     phase = rng.random() * 2.0 * math.pi
-    swing = {hz: torch.sin(2.0 * math.pi * hz * time / FPS + phase) for hz in (1.4, 1.5, 1.6)}
-    settle = smoothstep(time, RAMP)
+    swing = {hz: torch.sin(2.0 * math.pi * hz * time / FPS + phase) for hz in (1.2, 1.3, 1.5)}
+    turn, bend = shake * swing[1.2] * 0.15, nod * swing[1.3] * 0.09
     talk = (time / MOUTH_RAMP).clamp(0.0, 1.0)
-    sway = {"dx": (24, 0.015), "dy": (28, 0.01), "roll": (30, 0.025), "yaw": (26, 0.02), "pitch": (32, 0.012)}
-    pose = {name: rest[name] + settle * _wander(frames, rng, *sway[name]) for name in sway}
-    pose["yaw"] = pose["yaw"] + shake * swing[1.6] * 0.10
-    pose["pitch"] = pose["pitch"] + nod * swing[1.4] * 0.09
-    pose["dy"] = pose["dy"] + nod * swing[1.4] * 0.03
+    pose = {name: rest[name] + settle * process.draw(frames, rng) for name, process in SWAY.items()}
+    pose["yaw"] = pose["yaw"] + turn
+    pose["pitch"] = pose["pitch"] + bend
+    pose["dy"] = pose["dy"] + bend / 3.0 - 0.015 * breath
+    pose |= {"gaze_x": gaze[:, 0], "gaze_y": gaze[:, 1], "breath": breath, "turn": turn, "bend": bend}
     pose |= {"open": opening * talk, "wide": width * talk + emotion[:, 4], "blink": blink}
     pose |= {"smile": emotion[:, 0], "brow_angle": emotion[:, 1], "brow_height": emotion[:, 2]}
     pose |= {"eye_open": emotion[:, 3] * (1.0 - blink), "wave": wave, "hand_swing": swing[1.5] * 0.28 * wave}
     return {name: pose[name] for name in (*POSE, *EXTRA)}
 
 
-def random_segments(rng: random.Random, starts: tuple[int, ...], switch: float) -> list[Segment]:
-    """A prompt per block start; after the first one a new prompt comes with probability `switch`."""
+RETURNS = ("A..A", "A.A.", ".A.A", "A..A.", "A...A", ".A..A")
+"""Where an action of a clip that needs memory is asked for, block by block: what it showed is hidden and comes back."""
+
+
+def random_segments(
+    rng: random.Random, starts: tuple[int, ...], switch: float, returning: float = 0.5
+) -> list[Segment]:
+    """A prompt per block start. A share `returning` of the clips asks for one action, for others, and for it again.
+
+    In the rest a new prompt comes with probability `switch` after the first one.
+    """
 
     def draw(names: tuple[str, ...], plain: float) -> str:
         return names[0] if rng.random() < plain else rng.choice(names[1:])
 
     emotions, actions = tuple(EMOTIONS), tuple(ACTIONS)
     emotion, action = draw(emotions, 0.25), draw(actions, 0.45)
+    patterns = [pattern for pattern in RETURNS if len(pattern) == len(starts)]
+    pattern = rng.choice(patterns) if patterns and rng.random() < returning else None
+    comes_back = rng.choice(actions[1:])
+    others = tuple(name for name in actions if name != comes_back)
     segments = []
-    for start in starts:
+    for i, start in enumerate(starts):
         if start and rng.random() < switch:
             emotion, action = draw(emotions, 0.25), draw(actions, 0.45)
+        if pattern is not None:
+            action = comes_back if pattern[i] == "A" else draw(others, 0.6)
         segments.append((start, emotion, action))
     return segments
 
