@@ -398,3 +398,11 @@ def test_who_joins_later_starts_at_a_key_frame():
         frames = list(file.decode(video=0))
     assert len(frames) == 60 - start
     assert abs(float(frames[0].pts * frames[0].time_base) - start / 20) < 1e-6
+
+
+def test_a_closed_muxer_has_let_its_encoders_go_and_says_what_they_made():
+    muxer = Muxer((64, 64), Fraction(20))
+    init, mime = muxer.init, muxer.mime
+    muxer.close()
+    assert (muxer.init, muxer.mime, muxer.size) == (init, mime, (64, 64))
+    assert not {"_video", "_audio", "_pictures"} & set(vars(muxer))
