@@ -1,5 +1,6 @@
 """Live sessions over loopback, from the first message to the last video frame, with the small model."""
 
+import asyncio
 import gc
 import io
 import json
@@ -13,6 +14,7 @@ import pytest
 from serving import OPEN, PATIENCE_S, ROOT, ConnectionClosed, Talk, form, serving, until
 
 from liveact_app.media.audio import AudioReader, model_audio
+from liveact_app.serve.viewers import Broadcast
 
 SPEECH = (ROOT / "examples" / "speech.wav").read_bytes()
 
@@ -333,6 +335,20 @@ def test_idle_and_long_sessions_end():
     with serving(longest_s=3, sessions=1) as one:
         talk = Talk(one)
         assert talk.rest() == (4408, "a session lasts 3 s at most")
+
+
+def test_the_end_is_told_even_where_an_encoder_fails_to_close():
+    class Broken:
+        def close(self):
+            raise RuntimeError("it broke")
+
+    async def end():
+        broadcast = Broadcast(Broken(), 20)
+        with pytest.raises(RuntimeError):
+            broadcast.ended("closed", "enough")
+        return await asyncio.wait_for(broadcast.over, PATIENCE_S)
+
+    assert asyncio.run(end()) == ("closed", "enough")
 
 
 def test_who_says_nothing_is_sent_away():

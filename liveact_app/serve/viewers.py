@@ -91,8 +91,10 @@ class Broadcast:
 
     def ended(self, code: str, reason: str) -> None:
         """As `Listener`."""
-        self.muxer.close()
-        self._spread(Over(code, reason))
+        try:
+            self.muxer.close()
+        finally:  # whoever waits for the end must hear of it
+            self._spread(Over(code, reason))
 
     def _spread(self, item: Fragment | str | Over) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody watches
