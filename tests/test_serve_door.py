@@ -1,5 +1,6 @@
 """Who may come in to a live server, what its answers say, and how its process begins and ends."""
 
+import asyncio
 import json
 import logging
 import os
@@ -90,6 +91,18 @@ def test_a_token_is_needed_where_others_can_reach_it(guarded):
     talk = Talk(guarded, OPEN | {"token": guarded.hall.settings.token})
     talk.wait("first_frame")
     talk.leave()
+
+
+def test_a_prefix_of_the_path_opens_no_door(guarded):
+    """Ray Serve's --route-prefix, and proxies that state theirs."""
+    httpx = pytest.importorskip("httpx")
+
+    async def ask(*paths):
+        inside = httpx.ASGITransport(guarded.app, root_path="/face")
+        async with httpx.AsyncClient(transport=inside, base_url="http://face.example") as one:
+            return [(await one.get(path)).status_code for path in paths]
+
+    assert asyncio.run(ask("/face/health", "/face/api/about", "/face/metrics")) == [200, 401, 401]
 
 
 def test_prompts_are_not_logged_unless_asked(served, caplog, capfd):

@@ -169,6 +169,7 @@ def test_an_id_names_its_replica():
         return _owner(SimpleNamespace(args=[SimpleNamespace(asgi_scope={"path": path})]))
 
     assert of("/api/live/abc123.x_-Y") == of("/api/videos/abc123.x/file") == "abc123"
+    assert of("/face/api/live/abc123.x") == "abc123"  # under a route prefix
     assert of("/api/live") is of("/api/videos/none") is of("/") is _owner(None) is None
 
 

@@ -126,7 +126,7 @@ def _owner(request: PendingRequest | None) -> str | None:
     """The replica that the path of a request names; a proxy hands it on pickled."""
     for arg in request.args if request is not None else ():
         scope = getattr(pickle.loads(arg) if isinstance(arg, bytes) else arg, "asgi_scope", None) or {}
-        if found := BY_ID.match(scope.get("path", "")):
+        if found := BY_ID.search(scope.get("path", "")):
             return found[1]
     return None
 

@@ -59,7 +59,7 @@ class Guard:
         if refusal is not None:
             return await _answer(scope, receive, send, *refusal)
         if scope["type"] == "http":
-            receive = _bounded(receive, self._most(scope["path"]))
+            receive = _bounded(receive, self._most(_route(scope)))
         await self._app(scope, receive, send)
 
     def _most(self, path: str) -> int:
@@ -71,6 +71,7 @@ class Guard:
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
         """(status, sentence) for what may not come in."""
         host, origin, s = headers.get("host", ""), headers.get("origin"), self._settings
+        route = _route(scope)
         try:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:  # "[" without its end
@@ -80,14 +81,20 @@ class Guard:
         risky = scope["type"] == "websocket" or scope["method"] not in SAFE_METHODS
         if risky and origin is not None and origin not in s.origins and not _same(origin, host):
             return 403, f"origin: expected this server's own pages, got {origin!r:.80}"
-        if scope["type"] == "http" and scope["path"].startswith(GUARDED):
+        if scope["type"] == "http" and route.startswith(GUARDED):
             kind, _, token = headers.get("authorization", "").partition(" ")
             if not same_token(token if kind.lower() == "bearer" else None, s):
                 return 401, "token: expected 'Authorization: Bearer TOKEN' with this server's token"
         length = headers.get("content-length", "0")
-        if scope["type"] == "http" and length.isdecimal() and int(length) > self._most(scope["path"]):
-            return 413, f"body: expected at most {self._most(scope['path'])} bytes, got {length[:20]}"
+        if scope["type"] == "http" and length.isdecimal() and int(length) > self._most(route):
+            return 413, f"body: expected at most {self._most(route)} bytes, got {length[:20]}"
         return None
+
+
+def _route(scope: Scope) -> str:
+    """The path that routes are matched with: without the prefix that a proxy or a fleet has put the application under."""
+    prefix, path = scope.get("root_path", ""), scope["path"]
+    return path[len(prefix) :] if path.startswith(f"{prefix}/") else path
 
 
 def _same(origin: str, host: str) -> bool:
