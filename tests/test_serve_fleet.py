@@ -138,6 +138,7 @@ def uploads_stay_with_their_replica(http):
     (["--ray", "--replicas", "3-2"], "--replicas: expected N or N-M from 1 to 1024"),
     (["--ray", "--replicas", "0"], "--replicas: expected N or N-M from 1 to 1024"),
     (["--ray", "--tls-cert", "a.pem"], "--tls-cert: expected no --ray beside it"),
+    (["--ray", "--webrtc"], "--webrtc: expected no --ray beside it"),
 ])  # fmt: skip
 def test_flags_that_cannot_be_are_a_sentence(capsys, flags, sentence):
     from liveact_app.cli import main
@@ -158,6 +159,9 @@ def test_what_serve_run_is_given():
     assert deployment.init_args[0].token, "reached from outside without a token"
     with pytest.raises(InputError, match="fleet: expected flags"):
         fleet.app({"flag": "--model tiny"})
+    for flags in ("--webrtc", "--tls-cert a.pem --tls-key b.pem"):
+        with pytest.raises(InputError, match=f"{flags.split()[0]}: expected no --ray"):
+            fleet.app({"flags": flags})
 
 
 def test_an_id_names_its_replica():

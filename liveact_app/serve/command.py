@@ -91,8 +91,6 @@ def _fleet(args: argparse.Namespace, here: Place) -> int:
 
     if importlib.util.find_spec("ray") is None:
         raise InputError("--ray: expected Ray to be installed, it is missing; pip install liveact[ray]")
-    if args.tls_cert is not None:
-        raise InputError("--tls-cert: expected no --ray beside it, got both; Ray Serve speaks http alone")
     if here.size > 1:
         raise InputError(f"--ray: expected one process, it starts the others itself, got {here.size}")
     from liveact_app.serve import fleet

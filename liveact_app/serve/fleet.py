@@ -53,7 +53,17 @@ def app(args: dict[str, str]) -> serve.Application:
     unknown = sorted(set(args) - {"flags"})
     if unknown:
         raise InputError(f"fleet: expected flags=\"...\" alone, got {', '.join(unknown)}")
-    return application(build_parser().parse_args(["serve", "--ray", *shlex.split(args.get("flags", ""))]))
+    known = build_parser().parse_args(["serve", "--ray", *shlex.split(args.get("flags", ""))])
+    must_be_possible(known)
+    return application(known)
+
+
+def must_be_possible(args: argparse.Namespace) -> None:
+    """Raise InputError for flags that a fleet cannot do."""
+    if args.tls_cert is not None or args.tls_key is not None:
+        raise InputError("--tls-cert: expected no --ray beside it, got both; Ray Serve speaks http alone")
+    if args.webrtc:  # media would go around Ray's proxy, and its sessions would be no requests that Ray counts
+        raise InputError("--webrtc: expected no --ray beside it, got both; a fleet cannot drain its sessions")
 
 
 def application(args: argparse.Namespace) -> serve.Application:
@@ -150,6 +160,7 @@ def run(args: argparse.Namespace) -> int:
     """Serve a fleet until a signal comes; the first lets sessions end, a second one does not wait."""
     import ray
 
+    must_be_possible(args)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that is started here tells nobody of itself
     ray.init(log_to_driver=False, include_dashboard=False)
     over = threading.Event()

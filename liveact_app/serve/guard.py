@@ -92,7 +92,7 @@ class Guard:
 
 
 def _route(scope: Scope) -> str:
-    """The path that routes are matched with: without the prefix that a proxy or a fleet has put the application under."""
+    """The path that routes are matched with: without the prefix that a proxy or a fleet has put in front."""
     prefix, path = scope.get("root_path", ""), scope["path"]
     return path[len(prefix) :] if path.startswith(f"{prefix}/") else path
 
