@@ -125,16 +125,14 @@ def test_stages_of_the_image_join():
 
 
 def names_in_metrics():
-    """{name: labels} of the page for Prometheus, of a server that has done nothing yet; why and state are filled."""
+    """{name: labels} of the page for Prometheus, of a server that has done nothing yet: an alert does not see a first
+    increase that comes with its series."""
     pytest.importorskip("prometheus_client", reason="the extra 'serve' is not installed: pip install liveact[serve]")
     from liveact_app.serve.hall import Hall
-    from liveact_app.serve.live import ENDS
     from liveact_app.serve.metrics import Metrics
     from liveact_app.serve.settings import Settings
 
-    hall = Hall(None, (64, 64), Settings())
-    hall.ended.update(ENDS)
-    page = Metrics(hall, SimpleNamespace(counts=lambda: Counter(done=1))).text().decode()
+    page = Metrics(Hall(None, (64, 64), Settings()), SimpleNamespace(counts=lambda: Counter(done=1))).text().decode()
     found = {}
     for line in page.splitlines():
         if not line.startswith("#"):

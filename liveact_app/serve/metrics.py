@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from liveact_app.media.audio import MODEL_RATE_HZ
 from liveact_app.serve.figures import STAGES
+from liveact_app.serve.live import ENDS
 
 if TYPE_CHECKING:
     from liveact_app.serve.files import Files
@@ -62,6 +63,7 @@ class _Now(Collector):
     def collect(self) -> Iterator[Metric]:
         hall, totals = self._hall, self._hall.totals()
         lives = list(hall.live.values())
+        ended = {why: hall.ended[why] for why in ENDS}  # from 0 on, or Prometheus does not see the first one
         yield _gauge("sessions", "Sessions that run.", len(lives))
         yield _gauge("sessions_most", "Sessions that may run at a time.", hall.settings.sessions)
         yield _gauge("draining", "1 when no more sessions are opened.", int(hall.draining))
@@ -69,7 +71,7 @@ class _Now(Collector):
                      sum(live.speech.queued for live in lives) / MODEL_RATE_HZ)  # fmt: skip
         yield _gauge("waiting_for_the_model", "Blocks that wait for their turn.", hall.turns.waiting)
         yield _labelled(GaugeMetricFamily, "files", "Videos from uploads.", "state", self._files.counts())
-        yield _labelled(CounterMetricFamily, "sessions_ended", "Sessions that are over.", "why", dict(hall.ended))
+        yield _labelled(CounterMetricFamily, "sessions_ended", "Sessions that are over.", "why", ended)
         yield _counter("sessions_refused", "Sessions that were not opened for want of room.", hall.refused)
         for name, help in COUNTERS.items():
             yield _counter(name, help, totals[name])
