@@ -303,6 +303,13 @@ def test_a_long_recording_is_refused_while_it_is_decoded():
         assert status == 422 and told["error"] == "audio: expected at most 5 s of audio, the recording has more"
 
 
+def test_a_finished_video_goes_when_its_time_is_up_whoever_comes_by():
+    with serving(keep_s=1) as one:
+        place = one.ask("POST", "/api/videos", *form({"face": "first"}, AUDIO))[1]["location"]
+        until(lambda: one.ask("GET", place)[0] == 404)
+        until(lambda: [p.name for p in one.workdir.path.iterdir()] == ["lock"])
+
+
 # ---- what machines ask ----------------------------------------------------------------------------------------------
 
 
@@ -317,6 +324,7 @@ def test_metrics_tell_what_was_made(served):
     assert float(values['liveact_ms_per_video_frame{stage="generate"}']) > 0
     assert float(values["liveact_first_frame_seconds_count"]) >= 1
     assert float(values["liveact_compilations_total"]) == 0
+    assert float(values['liveact_files{state="making"}']) == 0
     free(served)
     assert 'liveact_sessions_ended_total{why="closed"}' in served.ask("GET", "/metrics")[2].decode()
 

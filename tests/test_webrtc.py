@@ -50,6 +50,9 @@ class NoFiles:
     def counts(self):
         return {}
 
+    def sweep(self):
+        pass
+
     def close(self):
         pass
 

@@ -56,7 +56,7 @@ def build(hall: Hall, files: Files, workdir: Workdir, webrtc: bool = False) -> F
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        sweeper = asyncio.create_task(_sweep(hall))
+        sweeper = asyncio.create_task(_sweep(hall, files))
         yield
         sweeper.cancel()
         await asyncio.to_thread(hall.close)
@@ -88,10 +88,11 @@ def build(hall: Hall, files: Files, workdir: Workdir, webrtc: bool = False) -> F
     return app
 
 
-async def _sweep(hall: Hall) -> None:
+async def _sweep(hall: Hall, files: Files) -> None:
     while True:
         await asyncio.sleep(SWEEP_S)
         hall.sweep()
+        await asyncio.to_thread(files.sweep)
         if hall.group is not None:
             await asyncio.to_thread(hall.keep_alive)
 

@@ -73,8 +73,8 @@ class Files:
         self._hall.check(wish)
         if self._hall.group is not None:
             raise Busy("this server's processes share the work of live sessions and make no files")
+        self.sweep()
         with self._lock:
-            self._sweep()
             waiting = sum(v.ended is None for v in self._videos.values())
             if self._hall.draining or waiting >= self._hall.settings.files:
                 raise Busy(f"{waiting} videos wait to be made, try again later" if not self._hall.draining else
@@ -113,9 +113,9 @@ class Files:
 
     def counts(self) -> Counter[str]:
         """How many are in which state."""
-        return Counter(dict.fromkeys((WAITING, MAKING, DONE, FAILED), 0)) + Counter(
-            v.state for v in list(self._videos.values())
-        )
+        found = Counter(dict.fromkeys((WAITING, MAKING, DONE, FAILED), 0))
+        found.update(v.state for v in list(self._videos.values()))  # + would drop those of which there are none
+        return found
 
     def close(self) -> None:
         """Stop all and wait."""
@@ -123,15 +123,15 @@ class Files:
             self.remove(video)
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def _sweep(self) -> None:
-        """Forget what is finished and old, or too much."""
-        s, over = self._hall.settings, [v for v in self._videos.values() if v.ended is not None]
-        over.sort(key=lambda v: v.ended or 0)
-        now = time.monotonic()
-        for i, video in enumerate(over):
-            if now - (video.ended or 0) > s.keep_s or len(over) - i > s.kept:
-                self._videos.pop(video.id, None)
-                shutil.rmtree(video.folder, ignore_errors=True)
+    def sweep(self) -> None:
+        """Forget what is finished and old, or too much; called every now and then."""
+        s, now = self._hall.settings, time.monotonic()
+        with self._lock:
+            over = sorted((v.ended, v.id) for v in self._videos.values() if v.ended is not None)
+            gone = [self._videos.pop(number) for i, (ended, number) in enumerate(over)
+                    if now - ended > s.keep_s or len(over) - i > s.kept]  # fmt: skip
+        for video in gone:
+            shutil.rmtree(video.folder, ignore_errors=True)
 
     def _make(self, video: Video) -> None:
         if video.id not in self._videos:
