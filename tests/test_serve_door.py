@@ -1,6 +1,7 @@
 """Who may come in to a live server, what its answers say, and how its process begins and ends."""
 
 import asyncio
+import fcntl
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ from serving import OPEN, PATIENCE_S, ROOT, Talk, client, serving, until
 from websockets.exceptions import InvalidStatus
 
 from liveact_app.cli import build_parser, main
-from liveact_app.serve import command
+from liveact_app.serve import command, workdir
 from liveact_app.serve.settings import is_loopback
 from liveact_app.serve.workdir import LOCK, PREFIX, Workdir
 
@@ -299,7 +300,30 @@ def test_only_folders_of_dead_servers_are_swept(tmp_path):
     again = Workdir(str(tmp_path))
     assert alive.path.exists() and again.path.exists() and other.exists() and not stale.exists()
     assert alive.path.stat().st_mode & 0o077 == 0
-    for workdir in (alive, again):
-        workdir.close()
-        workdir.close()
+    for one in (alive, again):
+        one.close()
+        one.close()
     assert sorted(p.name for p in tmp_path.iterdir()) == [link.name, other.name]
+
+
+def test_a_folder_is_found_by_other_servers_only_when_it_is_locked(tmp_path, monkeypatch):
+    """Replicas of a fleet start together, and each sweeps."""
+    lock = fcntl.flock
+
+    def late(*args):
+        monkeypatch.setattr(fcntl, "flock", lock)
+        workdir._sweep(tmp_path)  # another's
+        lock(*args)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    one = Workdir(str(tmp_path))
+    assert (one.path / LOCK).exists()
+    one.close()
+
+
+def test_a_folder_closed_twice_closes_nobody_elses_file(tmp_path):
+    one = Workdir(str(tmp_path))
+    one.close()
+    with open(tmp_path / "other", "w") as other:
+        one.close()
+        os.fstat(other.fileno())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import shutil
@@ -18,15 +17,17 @@ class Workdir:
     def __init__(self, parent: str | None = None) -> None:
         parent = parent or tempfile.gettempdir()
         _sweep(Path(parent))
-        self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-        self._lock = os.open(self.path / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        made = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=parent))
+        self._lock: int | None = os.open(made / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self.path = made.rename(made.with_name(made.name[1:]))  # no other server finds it before it is locked
 
     def close(self) -> None:
-        """Remove it."""
+        """Remove it; a second call does nothing, since the lock's number may be another file's by then."""
         shutil.rmtree(self.path, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            os.close(self._lock)
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
 
 
 def _sweep(parent: Path) -> None:
