@@ -56,3 +56,13 @@ def eight_bit(precision: str | Precision) -> dict[str, bool]:
     if isinstance(precision, Precision):
         return {"eight_bit_memory": precision.eight_bit_memory, "eight_bit_attention": precision.eight_bit_attention}
     return {"eight_bit_attention": Precision.made(precision).codes}
+
+
+def must_multiply_on(chip: str, precision: str | Precision) -> None:
+    """Raise InputError for 4-bit weights on a chip of CHIPS without FP4: what `generate` refuses there."""
+    from liveact_kernels.cost.hw import CHIPS
+    from liveact_model.dit import Precision
+
+    if precision != "auto" and Precision.made(precision).four_bits and "fp4" not in CHIPS[chip].flops:
+        able = " or ".join(name for name, known in CHIPS.items() if "fp4" in known.flops)
+        raise InputError(f"--chip: expected one that multiplies FP4 ({able}) for {precision}, got {chip!r}")

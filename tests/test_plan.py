@@ -328,6 +328,7 @@ def test_the_time_of_a_video_frame_is_predicted_where_the_chip_is_known(plans, m
         (["--gpu-memory", "0"], "--gpu-memory: expected an amount of memory"),
         ([], "--gpu-memory: expected the memory of a GPU, or --host-memory for a run on the CPU, got none"),
         (["--chip", "b200"], "--chip: expected one of h100, h200, got 'b200'"),
+        (["--chip", "h200", "--precision", "nvfp4"], "--chip: expected one that multiplies FP4 (b200 or rtx5090)"),
         (["--gpu-memory", "24", "--precision", "int3"], "--precision: expected one of auto, float32, bfloat16, fp8"),
         (["--gpu-memory", "24", "--model", "nope"], "--model: expected one of liveact-18b, tiny, or a checkpoint"),
         (["--model", "tiny", "--gpu-memory", "1", "--ranks", "17"], "--ranks: expected at most one per token"),

@@ -72,6 +72,7 @@ def test_sums(frame, prediction):
     [
         (["--chip", "h900"], "--chip: expected one of h200, h100, got 'h900'"),
         (["--chip", "b200"], "got 'b200': the model has no rates for B200"),
+        (["--precision", "mxfp4"], "--chip: expected one that multiplies FP4 (b200 or rtx5090) for mxfp4, got 'h200'"),
         (["--model", "x"], "--model: expected one of"),
         (["--tune"], "--tune: expected with --op"),
         (["--cubin", "/nowhere/k.cubin"], "--cubin: expected a readable file"),

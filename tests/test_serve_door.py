@@ -172,7 +172,7 @@ BAD_OPTIONS = [
     (["--tls-cert", "x.pem"], "--tls-cert: expected --tls-key beside it"),
     (["--tls-cert", "x.pem", "--tls-key", "y.pem"], "--tls-cert: no such file"),
     (["--model", "nowhere"], "model: expected one of tiny"),
-    (["--fp4_gemm"], "--fp4_gemm: expected weights of 8 bits"),
+    (["--fp8_gemm", "--fp4_gemm"], "--fp4_gemm: expected no other --dtype beside it, got --dtype fp8"),
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import argparse
 import json
 
 from liveact_app.arguments import picture_size, whole_number
-from liveact_app.precision import FRAME, add_precision, eight_bit
+from liveact_app.precision import FRAME, add_precision, eight_bit, must_multiply_on
 from liveact_model.errors import InputError
 
 EPILOG = """
@@ -108,7 +108,6 @@ def _check(args: argparse.Namespace):
     """The chip, or InputError for an argument that names nothing."""
     from liveact_kernels.cost import hw
     from liveact_model.config import NAMED
-    from liveact_model.dit import Precision
 
     for flag, names in (("model", NAMED), ("chip", hw.CHIPS), ("ceilings", hw.CEILINGS)):
         value = getattr(args, flag)
@@ -118,9 +117,7 @@ def _check(args: argparse.Namespace):
         raise InputError("--flops: expected without --ranks, it compares the work of one GPU")
     if args.op and args.flops:
         raise InputError("--op: expected without --flops, which shows parts of the whole model")
-    if Precision.made(args.precision).four_bits and "fp4" not in hw.CHIPS[args.chip].flops:
-        able = " or ".join(name for name, chip in hw.CHIPS.items() if "fp4" in chip.flops)
-        raise InputError(f"--chip: expected one that multiplies FP4 ({able}) for {args.precision}, got {args.chip!r}")
+    must_multiply_on(args.chip, args.precision)
     try:
         return hw.chip(args.chip, args.ceilings)
     except ValueError as error:

@@ -6,7 +6,7 @@ import argparse
 import re
 
 from liveact_app.arguments import picture_size, real_number, whole_number
-from liveact_app.precision import add_precision
+from liveact_app.precision import add_precision, must_multiply_on
 from liveact_model.config import BLOCK_LATENT_FRAMES
 from liveact_model.errors import InputError
 
@@ -90,6 +90,8 @@ def _machine(args: argparse.Namespace) -> tuple[str, int | None]:
     """(the device's name for sentences, bytes of its memory or None): a GPU's, or the host's."""
     if args.chip is not None and args.chip not in CARDS:
         raise InputError(f"--chip: expected one of {', '.join(CARDS)}, got {args.chip!r:.60}")
+    if args.chip is not None:
+        must_multiply_on(args.chip, args.precision)
     whole = args.gpu_memory or (CARDS[args.chip] << 30 if args.chip else None)
     if whole is None and args.host_memory is None:
         raise InputError("--gpu-memory: expected the memory of a GPU, or --host-memory for a run on the CPU, got none")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from liveact_app.arguments import whole_number
 from liveact_app.budget.command import sizes
-from liveact_app.precision import FRAME, add_precision
+from liveact_app.precision import FRAME, add_precision, must_multiply_on
 from liveact_model.errors import InputError
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.tune and not args.op:
         raise InputError("--tune: expected with --op, compiling every op's candidates takes hours")
     chip, machine = _chip(args.chip)
+    must_multiply_on(args.chip, args.precision)
     sass.tools()
     if args.cubin:
         print(_file(args, machine))
