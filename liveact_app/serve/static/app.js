@@ -20,6 +20,7 @@ let about;
 let link;
 let player;
 let own; // a picture of the user's
+let held; // a recording that was dropped before the face was there: () => to play it
 let number = 0; // of the newest prompt
 const asked = new Map(); // number -> what to do when it is there
 
@@ -209,6 +210,8 @@ async function start() {
     say("live", "Live");
     byId("save").disabled = false;
     byId("mic").focus();
+    held?.();
+    held = undefined;
   });
   on("block", block);
   on("prompt", (event) => {
@@ -238,12 +241,14 @@ function block(event) {
 function ended({ code, reason }) {
   mic(false);
   voice.hush();
-  link = undefined;
+  link = held = undefined;
   asked.clear();
+  const lost = byId("stage").contains(document.activeElement); // on a button that is about to be disabled
   enable(false);
   face.hidden = true;
   player.close();
   byId("start").disabled = false;
+  if (lost) byId("start").focus();
   const fine = code === "closed";
   say(fine ? "idle" : "bad", fine ? "Ended" : reason);
   if (!fine) complain(reason[0].toUpperCase() + reason.slice(1) + ".");
@@ -304,6 +309,9 @@ byId("start").onclick = () => start().catch((error) => {
   complain(error.message);
 });
 byId("stop").onclick = () => link?.close();
+byId("prompt").oninput = () => { // own words are none of the buttons'
+  for (const button of document.querySelectorAll(".chips button")) button.setAttribute("aria-pressed", "false");
+};
 byId("words").onsubmit = (event) => {
   event.preventDefault();
   direct();
@@ -342,21 +350,25 @@ byId("make").onsubmit = async (event) => {
   byId("make-go").disabled = false;
 };
 
+// The whole page takes files: one that misses the frame would make the browser leave for it.
 const frame = byId("frame");
 for (const name of ["dragenter", "dragover"]) {
-  frame.addEventListener(name, (event) => {
+  document.addEventListener(name, (event) => {
     event.preventDefault();
     frame.classList.add("over");
   });
 }
-for (const name of ["dragleave", "drop"]) frame.addEventListener(name, () => frame.classList.remove("over"));
-frame.addEventListener("drop", async (event) => {
+document.addEventListener("dragleave", ({ relatedTarget }) => relatedTarget ?? frame.classList.remove("over"));
+document.addEventListener("drop", async (event) => {
   event.preventDefault();
+  frame.classList.remove("over");
   const [file] = event.dataTransfer.files;
-  if (!file) return;
-  if (file.type.startsWith("image/")) takePicture(file);
-  else if (link) play(await file.arrayBuffer(), file.name);
-  else complain("Go live first, then drop a recording.");
+  if (!file || !about) return;
+  if (file.type.startsWith("image/")) return takePicture(file);
+  const bytes = await file.arrayBuffer();
+  if (!byId("stop").disabled) return play(bytes, file.name);
+  held = () => play(bytes, file.name);
+  byId("start").click();
 });
 
 // ---- begin ----------------------------------------------------------------------------------------------------------
