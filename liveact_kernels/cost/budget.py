@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from ..contract import REGISTRY, Call
+from ..contract import REGISTRY, Call, record
 from .hw import Chip
 from .outside import PLAIN_ROWS
 
@@ -35,6 +35,13 @@ def group_of(op: str) -> str:
         if op in names or op.rpartition("_")[0] in names:
             return group
     return op
+
+
+def recorded(run: Callable[[], object]) -> list[Call]:
+    """Every op call that run() makes, in order: for who counts and has nothing else to do with the dispatcher."""
+    with record() as calls:
+        run()
+    return calls
 
 
 @dataclass
