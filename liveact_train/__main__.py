@@ -9,10 +9,12 @@ from typing import Any
 from liveact_model.errors import InputError
 from liveact_train.data.clips import DataConfig, build
 from liveact_train.data.examples import ExampleConfig, write_examples
+from liveact_train.data.folder import FolderConfig, build_folder
 from liveact_train.decoder import DecoderConfig, tune_decoder
 from liveact_train.dit import DiTConfigStage, train_dit
 from liveact_train.evaluate import EvaluateConfig, evaluate
 from liveact_train.latents import LatentConfig, encode_clips
+from liveact_train.plan import PlanConfig, show_plan
 from liveact_train.probe import ProbeConfig, train_probe
 from liveact_train.runs import Diverged
 from liveact_train.ship import ShipConfig, ship
@@ -21,6 +23,7 @@ from liveact_train.vae import VaeConfig, train_vae
 # One line per stage: the options are the fields of a frozen dataclass whose docstring is the help text.
 STAGES: dict[str, tuple[type, Callable[[Any], None]]] = {
     "data": (DataConfig, build),
+    "folder": (FolderConfig, build_folder),
     "vae": (VaeConfig, train_vae),
     "latents": (LatentConfig, encode_clips),
     "dit": (DiTConfigStage, train_dit),
@@ -29,6 +32,7 @@ STAGES: dict[str, tuple[type, Callable[[Any], None]]] = {
     "ship": (ShipConfig, ship),
     "evaluate": (EvaluateConfig, evaluate),
     "examples": (ExampleConfig, write_examples),
+    "plan": (PlanConfig, show_plan),
 }
 
 

@@ -2,7 +2,8 @@
 
 A folder of latents holds z.npy [N, 30, z, 8, 8] float16 (the clip), y.npy [N, 3, z, 8, 8] float16 (the conditioning:
 the reference picture followed by grey video frames, whose latents are all the same from the third on), reference.npy
-[N, 3, 64, 64] uint8 (video frame 0), and the mel, attributes, prompt_ids and prompts files of the clips, unchanged.
+[N, 3, 64, 64] uint8 (video frame 0), and the mel, attributes, prompt_ids and prompts files of the clips, unchanged
+(recorded clips have no attributes and prompt_ids).
 Latent frames come first and channels second.
 """
 
@@ -49,7 +50,8 @@ def encode_folder(vae: TinyVAE, source: Path, target: Path, batch: int) -> None:
     """Encode one folder of clips."""
     videos = open_array("--data", source, "video")
     target.mkdir(parents=True, exist_ok=True)
-    for name in ("mel.npy", "attributes.npy", "prompt_ids.npy", "prompts.json"):
+    drawn = [name for name in ("attributes.npy", "prompt_ids.npy") if (source / name).exists()]
+    for name in ("mel.npy", "prompts.json", *drawn):
         shutil.copyfile(source / name, target / name)
     np.save(target / "reference.npy", videos[:, 0])
     z, y = [], []

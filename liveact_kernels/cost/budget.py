@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from ..contract import REGISTRY, Call
+from ..contract import REGISTRY, Call, CallList, record
 from .hw import Chip
 from .outside import PLAIN_ROWS
 
@@ -15,7 +15,13 @@ GROUPS = {
     "self attention": ("attention", "attention_8bit", "head_major"),
     "cross attention": ("cross_attention", "audio_attention"),
     "norm, rope, quantise": (
-        "modulate", "gate_modulate_quant", "quant", "quant_fp4", "rms_norm", "qkv_norm_rope", "qkv_norm_rope_8bit",
+        "modulate",
+        "gate_modulate_quant",
+        "quant",
+        "quant_fp4",
+        "rms_norm",
+        "qkv_norm_rope",
+        "qkv_norm_rope_8bit",
         "gate_residual",
     ),
     "memory": ("kv_compress",),
@@ -35,6 +41,14 @@ def group_of(op: str) -> str:
         if op in names or op.rpartition("_")[0] in names:
             return group
     return op
+
+
+def recorded(run: Callable[[], object]) -> list[Call]:
+    """Every op call that run() makes, in order: for who counts and has nothing else to do with the dispatcher."""
+    calls = CallList()
+    with record(calls):
+        run()
+    return calls
 
 
 @dataclass
