@@ -252,6 +252,16 @@ def test_what_fails_ends_it_with_a_sentence():
         assert live.join(60) and ear.end == end
 
 
+@pytest.mark.parametrize("live", [True, False])
+def test_samples_one_by_one_wait_in_few_pieces(live):
+    speech, said = Speech(live), ramp(5000)
+    for k in range(4000):
+        speech.push(said[k : k + 1], k)
+    speech.push(said[4000:], 4000)
+    assert len(speech._parts) <= 2 + 4000 / 320
+    assert np.array_equal(np.concatenate([part.samples for part in speech.take(5000)]), said)
+
+
 def test_a_session_that_fails_to_close_ends_all_the_same():
     session, ear = Fake(), Ear({0: lambda: live.close("enough")})
     session.close = lambda: 1 / 0
