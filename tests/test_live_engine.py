@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 import torch
 from test_layers import imports
+from voices import hall
 
 from liveact_app.serve.boxes import AAC_SAMPLES
 from liveact_app.serve.clock import Clock
+from liveact_app.serve.hall import Wish
 from liveact_app.serve.live import Live, Moment
 from liveact_app.serve.mux import Muxer
 from liveact_app.serve.speech import LAG_S, QUEUE_S, Pcm, Speech
@@ -248,6 +250,39 @@ def test_what_fails_ends_it_with_a_sentence():
         live = Live(act, 20, ear, Turns(), Clock(FAST), POOL)
         live.begin()
         assert live.join(60) and ear.end == end
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_samples_one_by_one_wait_in_few_pieces(live):
+    speech, said = Speech(live), ramp(5000)
+    for k in range(4000):
+        speech.push(said[k : k + 1], k)
+    speech.push(said[4000:], 4000)
+    assert len(speech._parts) <= 2 + 4000 / 320
+    assert np.array_equal(np.concatenate([part.samples for part in speech.take(5000)]), said)
+
+
+def test_a_session_that_fails_to_close_ends_all_the_same():
+    session, ear = Fake(), Ear({0: lambda: live.close("enough")})
+    session.close = lambda: 1 / 0
+    live = Live(lambda: session, 20, ear, Turns(), Clock(FAST), POOL)
+    live.begin()
+    assert live.join(60) and ear.end == ("closed", "enough")
+
+
+def test_a_session_that_opens_while_the_hall_closes_ends_too():
+    one, ear = hall(), Ear()
+    closing, room = threading.Thread(target=one.close), one.room
+
+    def slowly():
+        room()
+        closing.start()
+        closing.join(0.5)  # it either waits for this session or is done already
+
+    one.room = slowly
+    _, live = one.open(torch.zeros(3, *reversed(one.size)), Wish(""), ear)
+    closing.join(60)
+    assert live.join(60) and ear.end[0] == "drained" and not one.live
 
 
 def test_a_listener_that_fails_ends_the_session():

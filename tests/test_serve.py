@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import http.client
 import io
 import json
 import os
@@ -301,6 +302,22 @@ def test_a_long_recording_is_refused_while_it_is_decoded():
     with serving(recording_s=5) as short:
         status, _, told = short.ask("POST", "/api/videos", *form({"face": "first"}, AUDIO))
         assert status == 422 and told["error"] == "audio: expected at most 5 s of audio, the recording has more"
+
+
+def test_uploads_that_come_at_the_same_time_are_as_few_as_those_that_wait():
+    """Their bytes would add up on the disk before the first one is counted."""
+    with serving(files=1, upload_within_s=5) as one:
+        body, headers = form({"face": "first"}, AUDIO)
+        slow = http.client.HTTPConnection("127.0.0.1", one.port, timeout=PATIENCE_S)
+        slow.request("POST", "/api/videos", body[:1000], headers | {"Content-Length": str(len(body))})
+        until(lambda: one.files._arriving)
+        status, _, told = one.ask("POST", "/api/videos", body, headers)
+        assert (status, told["error"]) == (429, "1 videos wait to be made, try again later")
+        answer = slow.getresponse()
+        assert answer.status == 408 and b"body: expected all of it within 5 s" in answer.read()
+        slow.close()
+        assert one.ask("POST", "/api/videos", b"no form", headers)[0] in (400, 422)
+        assert one.ask("POST", "/api/videos", body, headers)[0] == 202  # each has given its place back
 
 
 def test_a_finished_video_goes_when_its_time_is_up_whoever_comes_by():

@@ -10,7 +10,7 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -66,24 +66,40 @@ class Files:
     def __init__(self, hall: Hall, folder: Path, job: Job, shelf: Shelf, device: str):
         self._hall, self._folder, self._job, self._shelf, self._device = hall, folder, job, shelf, device
         self._videos: dict[str, Video] = {}
+        self._arriving = 0
         self._lock, self._thread = threading.Lock(), ThreadPoolExecutor(1, "files", hall.enter_thread)
 
-    def place(self, wish: Wish) -> Video:
-        """A folder for an upload. Raises Busy when enough of them wait, InputError for a wish that cannot be."""
-        self._hall.check(wish)
+    @contextlib.contextmanager
+    def arriving(self) -> Iterator[Callable[[Wish], Video]]:
+        """Room for one upload, held while its bytes come, so that their sum is bounded; what it yields makes a folder
+        for it and raises InputError for a wish that cannot be. Raises Busy when enough wait or come.
+        """
         if self._hall.group is not None:
             raise Busy("this server's processes share the work of live sessions and make no files")
         self.sweep()
         with self._lock:
-            waiting = sum(v.ended is None for v in self._videos.values())
+            waiting = self._arriving + sum(v.ended is None for v in self._videos.values())
             if self._hall.draining or waiting >= self._hall.settings.files:
                 raise Busy(f"{waiting} videos wait to be made, try again later" if not self._hall.draining else
                            "the server is about to stop")  # fmt: skip
+            self._arriving += 1
+        held = [1]
+
+        def place(wish: Wish) -> Video:
+            self._hall.check(wish)
             number = self._hall.number()
             video = Video(number, self._folder / secrets.token_hex(SECRET_BYTES), wish)
             video.folder.mkdir(mode=0o700)
-            self._videos[number] = video
+            with self._lock:  # it waits from here on
+                self._arriving -= held.pop()
+                self._videos[number] = video
             return video
+
+        try:
+            yield place
+        finally:
+            with self._lock:
+                self._arriving -= sum(held)
 
     def look(self, video: Video) -> None:
         """Decode its files once, within bounds, before it waits for its turn. Raises InputError."""

@@ -166,8 +166,9 @@ class Hall:
 
     def close(self, reason: str = "the server stops") -> None:
         """End all sessions and wait until they are gone."""
-        self.drain()
-        lives = list(self.live.values())
+        with self._lock:  # one that is being opened is among them
+            self.drain()
+            lives = list(self.live.values())
         for live in lives:
             live.close(reason, "drained")
         self._pool.shutdown()

@@ -156,9 +156,11 @@ class Live:
                 self._blocks.put(block)
                 self.clock.wait(self._due(self.maker.made) - self.maker.lead(session), self._stop)
         finally:
-            if session is not None:
-                session.close()
-            self._gone.set()
+            try:
+                if session is not None:
+                    session.close()
+            finally:  # whatever happens there, its end is told
+                self._gone.set()
 
     def _due(self, video_frame: int) -> float:
         return (self._zero or 0.0) + video_frame / float(self.fps)

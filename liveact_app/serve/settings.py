@@ -20,7 +20,8 @@ class Settings(BaseModel):
     longest_s     of a session
     drain_s       that running sessions are given when the server is asked to stop
     open_within_s that a connection may take to say what it wants
-    files         videos that wait to be made from uploads; `kept` of them stay for `keep_s` seconds
+    upload_within_s that an upload may take to come
+    files         videos that come, wait or are made from uploads; `kept` that are done stay for `keep_s` seconds
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,6 +37,7 @@ class Settings(BaseModel):
     open_within_s: float = Field(10, gt=0)
     picture_bytes: int = 12 * MIB
     upload_bytes: int = 64 * MIB
+    upload_within_s: float = Field(600, gt=0)
     sound_bytes: int = MIB
     """Of one message; 5 s of the highest rate."""
     json_bytes: int = 64 << 10

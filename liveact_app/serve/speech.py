@@ -17,6 +17,8 @@ LAG_S = 0.25
 """What a microphone may be ahead of its block: jitter of a network passes, delay does not pile up."""
 QUEUE_S = 60.0
 """What a stored recording may be ahead: a sentence of a voice agent, not an hour."""
+PIECE = 320
+"""Samples from which on a piece of speech stands alone: 20 ms."""
 BYTES = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
 
 
@@ -107,11 +109,18 @@ class Speech:
             if not self.live and len(samples) > self.room:
                 lost, samples = len(samples) - self.room, samples[: self.room]
             if len(samples):
-                self._parts.append(Part(samples, now if self.live or not self._size else None))
+                self._append(Part(samples, now if self.live or not self._size else None))
                 self._size += len(samples)
             lost += self._forget(self._size - self._most)
             self.dropped += lost
             return lost
+
+    def _append(self, part: Part) -> None:
+        """Samples one by one are joined, or a minute of them would take a hundred times its size."""
+        last = self._parts[-1] if self._parts else None
+        if last is not None and last.mark is None and max(len(last.samples), len(part.samples)) < PIECE:
+            part = Part(np.concatenate([self._parts.pop().samples, part.samples]), last.came)
+        self._parts.append(part)
 
     def mark(self, mark: Any) -> None:
         """A mark behind the last sample pushed."""

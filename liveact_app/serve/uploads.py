@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from liveact_app.serve.faces import FACES, STATIC
 from liveact_app.serve.files import DONE, PICTURE, RECORDING, Video
 from liveact_app.serve.hall import Wish
 from liveact_app.serve.protocol import LONGEST_PROMPT, sentence
+from liveact_app.serve.settings import Settings
 from liveact_model.errors import InputError
 
 FORM = "multipart/form-data"
@@ -75,30 +77,38 @@ def add_uploads(app: FastAPI, state: Any) -> None:
             raise HTTPException(404, "video: expected the id of one that is here, got another")
         return video
 
+    async def placed(form: FormData, place: Callable[[Wish], Video]) -> Video:
+        wish, face = _wish(form)
+        picture = _file(form, "image", settings.picture_bytes)
+        recording = _file(form, "audio", settings.upload_bytes)
+        if recording is None:
+            raise InputError("audio: expected a recording, got none")
+        if (picture is None) == (face is None):
+            raise InputError("image: expected a picture, or face in its place, got " + ("both" if face else "none"))
+        source = picture.file if picture is not None else _shipped(face or "")
+        video = place(wish)
+        try:
+            await asyncio.to_thread(_put, source, video.folder / PICTURE)
+            await asyncio.to_thread(_put, recording.file, video.folder / RECORDING)
+            await asyncio.to_thread(files.look, video)
+        except BaseException:
+            files.remove(video)
+            raise
+        return video
+
     @app.post("/api/videos", status_code=202, response_model=Told, openapi_extra=_BODY,
               summary="A picture (or a face that ships) and a recording to a video",
-              responses=_faults(400, 401, 403, 413, 415, 422, 429))  # fmt: skip
+              responses=_faults(400, 401, 403, 408, 413, 415, 422, 429))  # fmt: skip
     async def send(request: Request) -> Any:
         kind = request.headers.get("content-type", "")
         if kind.partition(";")[0].strip().lower() != FORM:
             raise HTTPException(415, f"content-type: expected {FORM}, got {kind!r:.80}")
-        async with request.form(max_files=2, max_fields=10, max_part_size=settings.json_bytes) as form:
-            wish, face = _wish(form)
-            picture, recording = _file(form, "image", settings.picture_bytes), _file(
-                form, "audio", settings.upload_bytes)  # fmt: skip
-            if recording is None:
-                raise InputError("audio: expected a recording, got none")
-            if (picture is None) == (face is None):
-                raise InputError("image: expected a picture, or face in its place, got " + ("both" if face else "none"))
-            source = picture.file if picture is not None else _shipped(face or "")
-            video = files.place(wish)
+        with files.arriving() as place:
+            form = await _form(request, settings)
             try:
-                await asyncio.to_thread(_put, source, video.folder / PICTURE)
-                await asyncio.to_thread(_put, recording.file, video.folder / RECORDING)
-                await asyncio.to_thread(files.look, video)
-            except BaseException:
-                files.remove(video)
-                raise
+                video = await placed(form, place)
+            finally:
+                await form.close()
         files.start(video)
         return JSONResponse(video.told(), 202, headers={"Location": f"/api/videos/{video.id}"})
 
@@ -119,6 +129,19 @@ def add_uploads(app: FastAPI, state: Any) -> None:
     async def remove(number: str) -> Response:
         files.remove(found(number))
         return Response(status_code=204)
+
+
+async def _form(request: Request, settings: Settings) -> FormData:
+    """The whole of a form, to be closed. One that never ends would hold its place for ever."""
+
+    async def read() -> FormData:
+        return await request.form(max_files=2, max_fields=10, max_part_size=settings.json_bytes)
+
+    within = settings.upload_within_s
+    try:
+        return await asyncio.wait_for(read(), within)
+    except asyncio.TimeoutError:
+        raise HTTPException(408, f"body: expected all of it within {within:g} s, got less") from None
 
 
 def _wish(form: FormData) -> tuple[Wish, str | None]:
