@@ -39,7 +39,7 @@ def page(told: dict) -> str:
         unit = kind if kind in told["kinds"] else kind.rpartition(".")[0]
         row, first = told["kinds"][unit], told["formats"][0]
         alone = "-" if row["latents_error_alone"] is None else f"{row['latents_error_alone']:.4f}"
-        cells = " | ".join(f"{e:.4f}" for e in errors)
+        cells = " | ".join("-" if e is None else f"{e:.4f}" for e in errors)
         lines.append(f"| `{kind}` | {cells} | {alone} | {1e3 * row['saved_ms'][first]:.4f} | {said} |")
     for name, row in told["window"].items():
         alone = "-" if row["latents_error_alone"] is None else f"{row['latents_error_alone']:.4f}"

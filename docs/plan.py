@@ -20,7 +20,7 @@ from liveact_app.plan import tables  # noqa: E402
 from liveact_app.plan.fit import LABEL, of_card  # noqa: E402
 from liveact_app.plan.ladder import Models, Plan, climb  # noqa: E402
 
-CARDS_GB = (24, 32, 80, 141)
+CARDS_GB = (8, 24, 32, 80, 141)
 SIZE = (416, 720)
 BEGIN, END = "<!-- from docs/plan.py -->", "<!-- end -->"
 COLOURS = ("#27548a", "#5b8fc7", "#7d6b91", "#c8553d", "#e0a458", "#5f8d4e", "#a9c7e8", "#888888", "#b9b9b9", "#3f6f5f")

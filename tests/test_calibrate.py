@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 import xml.dom.minidom
 from types import SimpleNamespace
 
@@ -15,10 +16,12 @@ from liveact_app.calibrate import command
 from liveact_app.calibrate.measure import ONCE, Errors, Runner
 from liveact_app.calibrate.search import WINDOW, Search, ordered, plan_of, units_of
 from liveact_app.cli import main
+from liveact_app.generate import loading
 from liveact_kernels.contract import STATE
 from liveact_kernels.ops.fp8_linear.reference import fp8_linear
 from liveact_kernels.ops.modulate.reference import modulate_quant
 from liveact_model.dit import Linear, Precision
+from liveact_model.errors import InputError
 from liveact_model.loading import read_plan
 
 BOUND, BLOCKS = 0.02, 2
@@ -175,10 +178,45 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(made, tmp_path, monkey
         err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("liveact: error")]
         assert len(err) == 1 and said in err[0], more
         assert list(tmp_path.iterdir()) == []
-    from liveact_model.errors import InputError
-
     with pytest.raises(InputError, match=r"--bound: expected one that .* got 1e-09: the least change \(\S+ in \S+\)"):
         made.search.choose(made.found, 1e-9)
+
+
+def test_a_format_that_some_layers_do_not_take_has_no_error_there_and_is_no_plan_of_all(tmp_path, monkeypatch, capsys):
+    """Blocks of 16 channels do not divide the sound's 8: nvfp4 is for the other layers."""
+    monkeypatch.setattr(command, "_load", lambda args, device: (model(), small.SIZE))
+    more = ("--chip", "b200", "--formats", "nvfp4,fp8", "--device", "cpu", "--bound", 1, "--svg", tmp_path / "p.svg")
+    assert main(arguments(tmp_path, *more)) == 0
+    table = capsys.readouterr().out
+    assert re.search(r"^blocks\.\*\.audio_attn\.kv +- +\d\.\d\de-\d\d ", table, re.M) and "all fp8" in table
+    assert "all nvfp4" not in table and "nan" not in table
+    plan = read_plan(tmp_path / "plan.json")
+    assert {plan.of("blocks.0.ffn.up"), plan.of("blocks.1.ffn.down")} == {"nvfp4"}
+    assert plan.of("blocks.0.audio_attn.kv") != "nvfp4"
+    assert small.avatar().dit.to_precision(plan) is not None
+
+
+def test_formats_that_the_gpu_cannot_multiply_are_refused_in_a_sentence(tmp_path, monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(loading, "must_multiply", lambda name, device, flag: seen.append((name, device, flag)) or 1 / 0)
+    monkeypatch.setattr(command, "_load", lambda args, device: (model(), small.SIZE))
+    with pytest.raises(ZeroDivisionError):
+        main(arguments(tmp_path, "--chip", "b200", "--formats", "nvfp4", "--device", "cpu"))
+    assert seen == [("nvfp4", "cpu", "--formats")] and list(tmp_path.iterdir()) == []
+
+
+def test_the_text_encoder_goes_as_the_prediction_of_memory_says(tmp_path, monkeypatch):
+    """And where the chip has FP4, what multiplies it is tested beforehand."""
+    seen = {}
+
+    def load(*args, **options):
+        seen.update(options)
+        raise InputError("model: enough")
+
+    monkeypatch.setattr(loading, "self_test", lambda device, dtypes: seen.update(dtypes=dtypes))
+    monkeypatch.setattr("liveact_model.loading.load_avatar", load)
+    assert main(arguments(tmp_path, "--device", "cpu", "--prompt", "a happy person", "--chip", "b200")) == 2
+    assert seen["prompts"] == ("a happy person",) and torch.uint8 in seen["dtypes"]
 
 
 def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch, capsys):

@@ -215,17 +215,12 @@ def test_a_gpu_without_fp4_refuses_in_a_sentence_and_its_self_test_goes_on(hoppe
     outcome = check(op, "cuda")
     assert (outcome.backend, outcome.absent, outcome.ok, outcome.matters()) == ("triton", True, False, False)
 
-    class Blueprint:
-        precision = "nvfp4"
-
     with pytest.raises(InputError, match=rf"--dtype: expected 8 bits or more on this GPU, got nvfp4: {why}; --backend"):
-        must_multiply(Blueprint, "cuda")
-    Blueprint.precision = "fp8"
-    must_multiply(Blueprint, "cuda")
-    Blueprint.precision = "mxfp4"
-    must_multiply(Blueprint, "cpu")
+        must_multiply("nvfp4", "cuda")
+    must_multiply("fp8", "cuda")
+    must_multiply("mxfp4", "cpu")
     with use(fp4_linear="torch"):
-        must_multiply(Blueprint, "cuda")
+        must_multiply("mxfp4", "cuda")
 
 
 def test_a_blackwell_gpu_is_taken(hopper, monkeypatch):

@@ -99,3 +99,13 @@ def test_a_session_of_encoded_prompts_makes_the_same_video(folder):
 
 def test_an_encoder_without_weights_stays():
     assert not isinstance(load_avatar("tiny", prompts=["happy"]).text, Encoded)
+
+
+def test_a_process_that_encodes_no_prompt_does_not_move_the_encoder(folder, monkeypatch):
+    """Of several ranks only the leading one encodes: the others free the encoder unread."""
+    places, to = [], UMT5TextEncoder.to
+    monkeypatch.setattr(UMT5TextEncoder, "to", lambda self, *args: places.append(str(args[0])) or to(self, *args))
+    text = load_avatar(str(folder), prompts=()).text
+    assert isinstance(text, Encoded) and places == ["meta"]
+    load_avatar(str(folder), prompts=iter(["a"]))
+    assert places == ["meta", "cpu", "meta"]

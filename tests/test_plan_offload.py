@@ -104,7 +104,7 @@ def test_rates_of_links():
 @pytest.mark.parametrize(
     "asked,words",
     [
-        (["--gpu-memory", "8GB"], r"needs 11\.\d\d GiB on a GPU of 8 GB .*7\.27 GiB are available"),
+        (["--gpu-memory", "7GB"], r"needs 6\.\d\d GiB on a GPU of 7 GB .*6\.30 GiB are available"),
         (["--gpu-memory", "24GB", "--host-memory", "16GB"], r"GiB of host memory .*16\.00 GiB are available"),
     ],
 )

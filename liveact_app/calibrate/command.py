@@ -105,7 +105,7 @@ def calibrate(args: argparse.Namespace) -> tuple[dict[str, str], str]:
     from liveact_app.calibrate.cost import Costs
     from liveact_app.calibrate.measure import Runner
     from liveact_app.calibrate.search import WIDE, Search
-    from liveact_app.generate.loading import device_of
+    from liveact_app.generate.loading import device_of, must_multiply
     from liveact_app.media.image import load_image
     from liveact_app.say import show_progress
     from liveact_model.loading import file_of
@@ -118,6 +118,8 @@ def calibrate(args: argparse.Namespace) -> tuple[dict[str, str], str]:
         if costs.kind == "predicted":
             note(f"ms are predicted for {args.chip}: compiling its kernels takes minutes the first time")
         formats = _formats(args.formats, costs)
+        for name in formats:
+            must_multiply(name, device, "--formats")
         runner = Runner(avatar, load_image(args.image, size), args.prompt, _sound(args, avatar), args.blocks, args.seed)
         search = Search(runner, costs, formats)
         with show_progress(search.runs() * _frames(config, args.blocks), avatar.default_fps) as update:
@@ -155,18 +157,22 @@ def _load(args: argparse.Namespace, device: str) -> tuple[Any, tuple[int, int]]:
     from liveact_app.generate.loading import is_small, must_fit, self_test
     from liveact_app.plan.fit import Setting
     from liveact_app.say import show_loading
+    from liveact_kernels.cost.hw import CHIPS
     from liveact_model.loading import load_avatar
 
     must_run_on(device)
-    eight = frozenset([torch.float32, torch.bfloat16, torch.int8, torch.float8_e4m3fn])
-    self_test(device, eight if device == "cpu" else None)
+    kinds = {torch.float32, torch.bfloat16, torch.int8, torch.float8_e4m3fn}
+    kinds |= {torch.uint8} if args.chip in CHIPS and "fp4" in CHIPS[args.chip].flops else set()
+    self_test(device, frozenset(kinds) if device == "cpu" else None)
     note(f"loading {args.model!r} on {device}")
 
     def fits(blueprint: Blueprint) -> None:
         must_fit(blueprint, argparse.Namespace(size=args.size, **vars(Setting(dtype="bfloat16"))), device)
 
     with told(), show_loading() as loading:
-        avatar = load_avatar(args.model, "bfloat16", args.wav2vec_dir, device, before=fits, watch=loading.watch)
+        avatar = load_avatar(
+            args.model, "bfloat16", args.wav2vec_dir, device, prompts=(args.prompt,), before=fits, watch=loading.watch
+        )
     size = args.size or tuple(avatar.default_size)
     if device == "cpu" and is_small(avatar.dit.config, size):
         torch.set_num_threads(1)

@@ -97,6 +97,13 @@ class Costs:
             return False
         return all(kind in rates for call in calls for kind in call.op.flops(call.dims))
 
+    def fits(self, name: str) -> bool:
+        """Whether a model that is loaded in a format has no layer whose width its groups do not divide."""
+        with torch.device("meta"), contextlib.suppress(InputError):
+            DiT(self._config.with_(num_layers=1)).to_precision(name)
+            return True
+        return False
+
     @functools.cache  # noqa: B019
     def saved(self, kind: str, name: str) -> float:
         """Ms per video frame that one unit of a kind saves in a format: "blocks.*.ffn" is one block's.

@@ -88,8 +88,8 @@ def _layers(told: dict, y: float) -> tuple[list[str], int]:
         for i, (path, error, chosen) in enumerate(cells):
             edge = ' stroke="#000" stroke-width="1.5"' if chosen == WIDE else ""
             box = f'x="{NAME + i * size:.1f}" y="{y + 1}" width="{size - 3:.1f}" height="{CELL - 3}"'
-            tip = f"<title>{path}: {error:.3g}, {chosen}</title>"
-            out.append(f'<rect {box} fill="{_colour(error)}"{edge}>{tip}</rect>')
+            colour, said = ("none", "not taken") if error is None else (_colour(error), f"{error:.3g}")
+            out.append(f'<rect {box} fill="{colour}"{edge}><title>{path}: {said}, {chosen}</title></rect>')
         y += CELL
     return out, round(y + 20)
 

@@ -44,20 +44,23 @@ def plain(plan: Precision) -> dict:
     return {"default": plan.default, "linears": dict(plan.linears), **bits}
 
 
-def by_kind(told: dict, name: str) -> dict[str, list[tuple[str, float, str]]]:
-    """Kind of linear layer -> (path, the worst step's error in a format, the chosen format) by layer."""
-    out: dict[str, list[tuple[str, float, str]]] = {}
+def by_kind(told: dict, name: str) -> dict[str, list[tuple[str, float | None, str]]]:
+    """Kind of linear layer -> (path, the worst step's error in a format, the chosen format) by layer.
+
+    The error is None for a layer whose width the format does not take.
+    """
+    out: dict[str, list[tuple[str, float | None, str]]] = {}
     for path, row in told["linears"].items():
         steps = row["error"][name].values()
-        out.setdefault(kind_of(path), []).append((path, max(steps, default=0.0), row["chosen"]))
+        out.setdefault(kind_of(path), []).append((path, max(steps, default=None), row["chosen"]))
     return out
 
 
-def kinds_table(told: dict) -> list[tuple[str, list[float], str]]:
-    """(kind, largest error of its layers by format, "how many of its layers are narrow")."""
+def kinds_table(told: dict) -> list[tuple[str, list[float | None], str]]:
+    """(kind, largest error of its layers by format or None, "how many of its layers are narrow")."""
     tables, out = {n: by_kind(told, n) for n in told["formats"]}, []
     for kind, rows in next(iter(tables.values())).items():
-        errors = [max(e for _, e, _ in tables[n][kind]) for n in told["formats"]]
+        errors = [max((e for _, e, _ in tables[n][kind] if e is not None), default=None) for n in told["formats"]]
         narrow = [name for _, _, name in rows if name != WIDE]
         said = ", ".join(f"{narrow.count(n)} {n}" for n in dict.fromkeys(narrow)) or "none"
         out.append((kind, errors, f"{said} of {len(rows)}"))
@@ -71,7 +74,7 @@ def terminal(told: dict) -> str:
     lines = [f"{told['model']} on {told['inputs']['device']}, {told['inputs']['blocks']} blocks; relative L2 errors "
              "against bfloat16", "", head]  # fmt: skip
     for kind, errors, said in kinds_table(told):
-        lines.append(f"{kind:40}" + "".join(f"{e:12.2e}" for e in errors) + f"   {said}")
+        lines.append(f"{kind:40}" + "".join(f"{'-' if e is None else f'{e:.2e}':>12}" for e in errors) + f"   {said}")
     lines += ["", f"{'plan':44}{'ms per video frame':>20}{'error of latents':>20}"]
     for run in told["runs"]:
         mark = "  <- chosen" if run["name"] == told["chosen"]["name"] else ""

@@ -204,7 +204,7 @@ class Search:
         picked = {0, n, found.chosen.moves or 0, *(round(n * i / POINTS) for i in range(POINTS))}
         found.runs = [self.at(found, k) for k in sorted(picked)]
         found.runs += [] if found.chosen in found.runs else [found.chosen]
-        for name in self.names:
+        for name in filter(self.costs.fits, self.names):
             for what, bits in (("", {}), (", 8-bit attention", BITS["eight_bit_attention"])):
                 plan = Precision(name, **bits)
                 found.runs.append(Tried(f"all {name}{what}", None, self.costs.ms(plan), self.error(plan), plan))

@@ -18,6 +18,7 @@ from liveact_model.errors import InputError
 
 if TYPE_CHECKING:
     from liveact_model.avatar import Avatar
+    from liveact_model.dit import Precision
     from liveact_model.loading import Blueprint
 
 MOST_PROMPTS = 128  # of 8 MiB at the most; with more, the text encoder stays
@@ -74,19 +75,19 @@ def load(
 
 def possible(blueprint: Blueprint, job: Job, device: str, text_freed: bool) -> None:
     """Raise InputError for a run that this device cannot do: kernels first, then memory."""
-    must_multiply(blueprint, device)
+    must_multiply(blueprint.precision, device)
     must_fit(blueprint, job, device, text_freed)
 
 
-def must_multiply(blueprint: Blueprint, device: str) -> None:
-    """Raise InputError for weights of a precision that this device's kernels cannot multiply."""
+def must_multiply(precision: str | Precision, device: str, flag: str = "--dtype") -> None:
+    """Raise InputError for weights of a precision, which `flag` has asked for, that this device cannot multiply."""
     from liveact_kernels.contract import REGISTRY, backend_of
     from liveact_model.dit import Precision
 
-    op, plan = REGISTRY["fp4_linear"], Precision.made(blueprint.precision)
+    op, plan = REGISTRY["fp4_linear"], Precision.made(precision)
     if plan.four_bits and (why := op.absent(backend_of(op, device))):
         raise InputError(
-            f"--dtype: expected 8 bits or more on this GPU, got {plan}: {why}; "
+            f"{flag}: expected 8 bits or more on this GPU, got {plan}: {why}; "
             "--backend torch multiplies its values in float32, slowly"
         )
 

@@ -69,7 +69,8 @@ def _encoded(opened: Opened, prompts: Iterable[str], place: torch.device, watch:
         return None
     total = nbytes(text.parameters())
     watch(NAMES["text"], 0, total)
-    made = Encoded(text.to(place, part.dtype), prompts)
+    texts = tuple(prompts)
+    made = Encoded(text.to(place, part.dtype) if texts else text, texts)  # of several processes one encodes
     text.to("meta")
     watch(NAMES["text"], total, total)
     return made
