@@ -89,7 +89,7 @@ class Muxer:
 
     def close(self) -> None:
         """Free the encoders and their threads at once, not when the garbage is collected; `init` and `mime` stay."""
-        del self._video, self._audio, self._converter
+        del self._video, self._audio, self._pictures
 
     def write(self, moment: Moment) -> Fragment:
         """The fragment of a moment; they come in order, none left out."""
