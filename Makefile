@@ -56,7 +56,7 @@ test: $(AGENTS)  ## lint and the whole CPU test suite in JOBS=2 processes; Trito
 chromium: $(STAMP)  ## the browser of tests/test_serve_browser.py, which `make test` passes over without one; Debian's where apt may install
 	@for name in chromium chromium-browser google-chrome; do ! command -v $$name || exit 0; done; \
 	if [ "$$(id -u)" = 0 ]; then as=env; else as="sudo -n"; fi; \
-	if command -v apt-get && $$as true && $$as apt-get update -qq && $$as apt-get install -y -qq chromium; then exit 0; fi; \
+	if command -v apt-get && $$as true 2>/dev/null && $$as apt-get update -qq && $$as apt-get install -y -qq chromium; then exit 0; fi; \
 	$(BIN)/playwright install --no-shell chromium
 
 fleet: $(STAMP)  ## the server as a fleet on a local Ray, two replicas on the CPU; `make test` passes this over without Ray
