@@ -245,7 +245,7 @@ def test_a_prompt_arrives_in_the_picture(visit):
     before, last, _, after = (
         pixels[(at >= told["at"] + k * BLOCK_S) & (at < told["at"] + (k + 1) * BLOCK_S)].mean(0) for k in range(-2, 2)
     )
-    assert np.abs(after - last).mean() > 2 * np.abs(last - before).mean()
+    assert np.abs(after - last).mean() > 2.5 * np.abs(last - before).mean()  # without a change it is 1.6
     one.page.fill("#prompt", "a sad person nodding")
     assert one.page.locator(".chips [aria-pressed=true]").count() == 0
     one.page.click("#say")
