@@ -17,7 +17,7 @@ RUN := $(if $(BARE),$(PYTHON),$(BIN)/python)
 # with nvcc here, a failed build is an error
 export LIVEACT_FORCE_CUDA ?= $(if $(shell command -v nvcc),1,0)
 
-.PHONY: extension docs lock lockcheck floors demo serve test fleet fuzz aot gpu verify budget profile campaign compare bench clean
+.PHONY: extension docs lock lockcheck floors demo serve test chromium fleet fuzz aot gpu verify budget profile campaign compare bench clean
 
 $(STAMP): pyproject.toml constraints.txt $(CSRC)
 	$(PYTHON) -m venv $(VENV)
@@ -52,6 +52,12 @@ test: $(AGENTS)  ## lint and the whole CPU test suite in JOBS=2 processes; Trito
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadfile --junitxml=out/test.xml
 	$(BIN)/python -m pytest tests/triton --junitxml=out/triton.xml
+
+chromium: $(STAMP)  ## the browser of tests/test_serve_browser.py, which `make test` passes over without one; Debian's where apt may install
+	@for name in chromium chromium-browser google-chrome; do ! command -v $$name || exit 0; done; \
+	if [ "$$(id -u)" = 0 ]; then as=env; else as="sudo -n"; fi; \
+	if command -v apt-get && $$as true 2>/dev/null && $$as apt-get update -qq && $$as apt-get install -y -qq chromium; then exit 0; fi; \
+	$(BIN)/playwright install --no-shell chromium
 
 fleet: $(STAMP)  ## the server as a fleet on a local Ray, two replicas on the CPU; `make test` passes this over without Ray
 	$(BIN)/$(PIP) -e ".[ray]"

@@ -1,4 +1,4 @@
-"""The live page in Chromium, against `liveact serve` with the small model: what a visitor sees, hears, presses and drops.
+"""The live page in Chromium, against `liveact serve` with the small model: what one sees, hears, presses and drops.
 
 `make chromium` installs the browser; without it, or without Playwright, these tests are skipped. The browser can reach
 this machine alone, obeys the page's Content-Security-Policy, and its microphone is Chromium's fake one, which beeps.
@@ -25,6 +25,7 @@ api = pytest.importorskip("playwright.sync_api", reason="Playwright is not insta
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not there: pip install liveact[test]")
 
 PATIENCE_MS = 120_000
+api.expect.set_options(timeout=PATIENCE_MS)
 BLOCK_S = 32 / 20
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
@@ -64,7 +65,9 @@ def address(tmp_path_factory):
     log = tmp_path_factory.mktemp("serve") / "log"
     command = [sys.executable, "-m", "liveact_app", "serve", "--port", "0"]
     with log.open("w") as file:
-        server = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        server = subprocess.Popen(
+            command, cwd=ROOT, stdout=file, stderr=file, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
     try:
         found = until(lambda: re.search(r"http://127\.0\.0\.1:\d+/", log.read_text()) or server.poll() is not None)
         assert found is not True, log.read_text()
@@ -194,9 +197,9 @@ def test_the_face_speaks_the_sample_and_is_saved(visit, tmp_path):
     one.page.click("#sample")
     heard = one.until(lambda: [e for e in one.events if e["type"] == "block" and e["latency_ms"] is not None])[0]
     one.until_seen(heard["at"] + 3 * BLOCK_S)
-    playing = one.page.evaluate("document.getElementById('face').currentTime")
     at, loud, pixels = one.seen()
-    assert playing >= at[-1] > at[0] + 3 * BLOCK_S and (np.diff(at) > 0).all()
+    assert one.page.evaluate("document.getElementById('face').currentTime") > at[0] + 3 * BLOCK_S
+    assert (np.diff(at) > 0).all()
     assert len(np.unique(pixels.reshape(len(pixels), -1), axis=0)) > len(pixels) / 2
     lag, alike = offset(at, loud, mouth(pixels))
     assert abs(lag) < BLOCK_S / 4 and alike > 0.4, (lag, alike)
@@ -242,7 +245,7 @@ def test_a_prompt_arrives_in_the_picture(visit):
     before, last, _, after = (
         pixels[(at >= told["at"] + k * BLOCK_S) & (at < told["at"] + (k + 1) * BLOCK_S)].mean(0) for k in range(-2, 2)
     )
-    assert np.abs(after - last).mean() > 2 * np.abs(last - before).mean()
+    assert np.abs(after - last).mean() > 2.5 * np.abs(last - before).mean()  # without a change it is 1.6
     one.page.fill("#prompt", "a sad person nodding")
     assert one.page.locator(".chips [aria-pressed=true]").count() == 0
     one.page.click("#say")
@@ -311,8 +314,7 @@ def test_a_keyboard_is_enough(visit):
     to("#emotions button:nth-child(3)")
     one.page.keyboard.press("Space")
     assert one.of("prompt")["number"] == 1
-    one.page.keyboard.press("Shift+Tab")
-    one.page.locator("#stage").focus()
+    one.page.locator("#stage").focus()  # where "Skip to the stage" leads
     to("#stop")
     one.page.keyboard.press("Enter")
     one.expect("#state-text").to_have_text("Ended")
