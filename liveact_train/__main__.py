@@ -17,6 +17,7 @@ from liveact_train.latents import LatentConfig, encode_clips
 from liveact_train.plan import PlanConfig, show_plan
 from liveact_train.probe import ProbeConfig, train_probe
 from liveact_train.runs import Diverged
+from liveact_train.shards import alone
 from liveact_train.ship import ShipConfig, ship
 from liveact_train.vae import VaeConfig, train_vae
 
@@ -57,8 +58,11 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run one stage; returns the exit code: 2 for bad input, 1 for a run that diverged, with one sentence about it."""
     options = vars(parser().parse_args(arguments))
-    config, run = STAGES[options.pop("stage")]
+    stage = options.pop("stage")
+    config, run = STAGES[stage]
     try:
+        if stage != "dit":
+            alone(stage)
         run(config(**options))
     except (InputError, Diverged) as error:
         print(f"error: {error}", file=sys.stderr)
