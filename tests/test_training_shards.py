@@ -69,6 +69,7 @@ def latents(tmp_path):
     return str(tmp_path / "latents")
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does_and_continue(latents, tmp_path, monkeypatch, capsys):
     def dit(out, steps, batch=4):
         return ["dit", "--latents", latents, "--out", str(tmp_path / out), "--batch", str(batch), "--steps", str(steps)]
