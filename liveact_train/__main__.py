@@ -2,6 +2,8 @@
 
 import argparse
 import dataclasses
+import inspect
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -17,10 +19,11 @@ from liveact_train.latents import LatentConfig, encode_clips
 from liveact_train.plan import PlanConfig, show_plan
 from liveact_train.probe import ProbeConfig, train_probe
 from liveact_train.runs import Diverged
+from liveact_train.shards import alone
 from liveact_train.ship import ShipConfig, ship
 from liveact_train.vae import VaeConfig, train_vae
 
-# One line per stage: the options are the fields of a frozen dataclass whose docstring is the help text.
+# One line per stage: the options are the fields of a frozen dataclass, whose docstring and comments are the help text.
 STAGES: dict[str, tuple[type, Callable[[Any], None]]] = {
     "data": (DataConfig, build),
     "folder": (FolderConfig, build_folder),
@@ -45,20 +48,25 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(
             name, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter
         )
+        notes = dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(config), re.MULTILINE))
         for field in dataclasses.fields(config):
             flag, kind = "--" + field.name.replace("_", "-"), type(field.default)
+            text = notes.get(field.name, kind.__name__).replace("%", "%%")
             if kind is bool:
-                command.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default)
+                command.add_argument(flag, action=argparse.BooleanOptionalAction, default=field.default, help=text)
             else:
-                command.add_argument(flag, type=kind, default=field.default, help=kind.__name__)
+                command.add_argument(flag, type=kind, default=field.default, help=text)
     return top
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one stage; returns the exit code: 2 for bad input, 1 for a run that diverged, with one sentence about it."""
     options = vars(parser().parse_args(arguments))
-    config, run = STAGES[options.pop("stage")]
+    stage = options.pop("stage")
+    config, run = STAGES[stage]
     try:
+        if stage != "dit":
+            alone(stage)
         run(config(**options))
     except (InputError, Diverged) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -24,6 +24,7 @@ from liveact_kernels import ops
 from liveact_model.config import DiTConfig
 from liveact_model.dit import DiT, KeysValues, LayerMemory, Linear, Window
 from liveact_model.schedule import coefficients, sigmas
+from liveact_train.shards import whole
 
 Memory = list[tuple[Tensor, Tensor]]
 """Per layer the keys and values of memory slots: [B, P, H, D], or [B, blocks, P, H, D] of several blocks."""
@@ -197,7 +198,7 @@ class AtOnce:
         self.dit, self.parts, self.x = dit, Parts(dit), Conditions(*(part.to(dit.dtype) for part in x))
         self.weights = {
             name: p.to(dit.dtype) if isinstance(self.parts.get_submodule(name.rpartition(".")[0]), Linear) else p
-            for name, p in self.parts.named_parameters()
+            for name, p in ((name, whole(p)) for name, p in self.parts.named_parameters())
         }
         self.image = self._call("image", self.x.image)
 

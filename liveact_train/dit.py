@@ -22,7 +22,8 @@ from liveact_model.text.words import WordEncoder
 from liveact_train.clips_at_once import Conditions, blocks_of
 from liveact_train.data.clips import BLOCK_STARTS, open_array
 from liveact_train.forcing import FORCINGS, draw_timesteps, velocity_loss
-from liveact_train.runs import Run, tensors, write_whole
+from liveact_train.runs import Run, seed_of, tensors, write_whole
+from liveact_train.shards import join
 
 TINY_TIMESTEPS = (1000.0, 850.0, 550.0)
 """Network inputs of the shipped model's denoise steps. The released schedule ends at 833: a distilled model draws a
@@ -126,6 +127,8 @@ def train_dit(c: DiTConfigStage) -> None:
         raise InputError(f"--forcing: expected one of {', '.join(FORCINGS)}, got {c.forcing!r}")
     if c.timesteps not in ("all", "sampler"):
         raise InputError(f"--timesteps: expected all or sampler, got {c.timesteps!r}")
+    shards = join()
+    own = shards.share("--batch", c.batch)
     torch.set_num_threads(c.threads)
     torch.manual_seed(c.seed)
     window = {name: getattr(c, name) for name in ("memory_slots", "block_latent_frames", "memory", "grouping")}
@@ -134,18 +137,23 @@ def train_dit(c: DiTConfigStage) -> None:
     if dit.config != data.config:
         raise InputError(f"--start: expected weights of {data.config}, found some of {dit.config}")
     dit.dtype = torch.bfloat16  # of activations; the weights stay float32 and are cast as they are used
+    shards.cut(dit)
     optimiser = torch.optim.AdamW(dit.parameters(), c.rate, betas=(0.9, 0.98), weight_decay=0.01)
-    run, held_out = Run("dit", Path(c.out), c, dit, optimiser, ema=0.998), val.batch(list(range(min(16, len(val)))))
+    run = Run("dit", Path(c.out), c, dit, optimiser, ema=0.998, shards=shards)
+    held_out = val.batch(list(range(min(16, len(val)))))
     run.average.dtype = torch.bfloat16
     run.measure = lambda: validate(run.average, *held_out)
-    run.export = lambda: save_dit(run.average, Path(c.out) / "dit.safetensors")
+    run.export = lambda: save_dit(run.average, Path(c.out) / "dit.safetensors", shards.leads)
     only = TINY_TIMESTEPS if c.timesteps == "sampler" else ()
     for rng in run:
         z, x = data.batch(rng.sample(range(len(data)), c.batch))
         t, audible = draw_timesteps(c.batch, len(data.blocks), c.forcing, only)
         keep = (torch.rand(c.batch) >= c.drop_audio).view(-1, 1, 1, 1, 1)
-        x = x._replace(audio=x.audio * keep)
-        run.update(velocity_loss(dit, z, x, t, torch.randn(z.shape), audible, c.forcing, TINY_TIMESTEPS))
+        noise, x = torch.randn(z.shape), x._replace(audio=x.audio * keep)
+        if shards.size > 1:  # what is drawn from here on, for a rollout, is this share's own
+            torch.manual_seed(seed_of(c.seed, run.step, "share", shards.index))
+        z, t, noise, x = z[own], t[own], noise[own], Conditions(*(part[own] for part in x))
+        run.update(velocity_loss(dit, z, x, t, noise, audible, c.forcing, TINY_TIMESTEPS))
 
 
 def validate(dit: DiT, z: Tensor, x: Conditions) -> dict[str, float]:
@@ -155,10 +163,11 @@ def validate(dit: DiT, z: Tensor, x: Conditions) -> dict[str, float]:
     return {f"val_{t:g}": velocity_loss(dit, z, x, torch.full(shape, t), noise, t < 1000).item() for t in WATCHED}
 
 
-def save_dit(dit: DiT, path: Path) -> None:
-    """Write the weights in float32, with the config beside them in the file."""
-    about = {"config": json.dumps(dit.config.to_dict())}
-    write_whole(path, lambda part: save_file(tensors(dit), part, about))
+def save_dit(dit: DiT, path: Path, leads: bool = True) -> None:
+    """Write the weights in float32, with the config beside them in the file; of shares the leading process writes."""
+    about, state = {"config": json.dumps(dit.config.to_dict())}, tensors(dit)
+    if leads:
+        write_whole(path, lambda part: save_file(state, part, about))
 
 
 def load_dit(path: str) -> DiT:

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from liveact_model.errors import InputError
+from liveact_train.shards import Shards, gathered, like, local, whole
 
 CHECKPOINT = "checkpoint.safetensors"
 FREE = ("data", "latents", "out", "start", "steps", "threads", "vae")
@@ -59,22 +60,25 @@ class Run:
     module     what is trained; `average` is its exponential moving average
     optimiser  of (some of) its parameters
     ema        decay of the average
+    shards     the processes that train together; each of them makes a Run of the same module
     """
 
     def __init__(
         self, name: str, folder: Path, config: Any, module: nn.Module, optimiser: torch.optim.Optimizer,
         ema: float = 0.999, warm_up: int = 100, report_every_s: float = 60.0, save_every_s: float = 300.0,
+        shards: Shards | None = None,
     ):  # fmt: skip
         self.name, self.folder, self.config, self.module, self.optimiser = name, folder, config, module, optimiser
         self.ema, self.warm_up, self.report_every_s, self.save_every_s = ema, warm_up, report_every_s, save_every_s
         self.average = copy.deepcopy(module).requires_grad_(False)
+        self.shards = shards or Shards()
         self._said = json.dumps(dataclasses.asdict(config))
         self.step = self.saved = 0
         self.loss = math.nan  # running mean
         folder.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             self._resume()
-        self._curves = _curves(folder, self.step)
+        self._curves = _curves(folder, self.step) if self.shards.leads else None
 
     @property
     def path(self) -> Path:
@@ -89,20 +93,20 @@ class Run:
             torch.manual_seed(seed_of(self.config.seed, self.step))
             yield random.Random(seed_of(self.config.seed, self.step, "choices"))
             now, done = time.monotonic(), self.step == self.config.steps
-            if now - said > self.report_every_s or done:
+            if self.shards.agree(now - said > self.report_every_s) or done:
                 said = now
                 self._report((now - began) / (self.step - first))
-            if now - written > self.save_every_s or done:
+            if self.shards.agree(now - written > self.save_every_s) or done:
                 written = now
                 self.save()
 
     def update(self, loss: Tensor) -> None:
         """Follow the gradient of a loss. Raises Diverged before anything is spoilt."""
-        value = loss.item()
+        value = self.shards.mean(loss.item())
         self._finite(value, "loss")
-        loss.backward()
+        (loss / self.shards.size).backward()
         trained = [p for group in self.optimiser.param_groups for p in group["params"]]
-        self._finite(nn.utils.clip_grad_norm_(trained, 1.0).item(), "gradient")
+        self._finite(whole(nn.utils.clip_grad_norm_(trained, 1.0)).item(), "gradient")
         self.step += 1
         rate = learning_rate(self.step, self.config.steps, self.config.rate, self.warm_up)
         for group in self.optimiser.param_groups:
@@ -111,7 +115,8 @@ class Run:
         self.optimiser.zero_grad(set_to_none=True)
         with torch.no_grad():
             weight = 1.0 - min(self.ema, self.step / (self.step + 20))
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.module.parameters()), weight)
+            average, now = (list(map(local, m.parameters())) for m in (self.average, self.module))
+            torch._foreach_lerp_(average, now, weight)
         self.loss = value if math.isnan(self.loss) else 0.98 * self.loss + 0.02 * value
 
     def measure(self) -> Mapping[str, float]:
@@ -124,7 +129,9 @@ class Run:
     def save(self) -> None:
         """Write the checkpoint beside the old one and put it in its place, whole or not at all."""
         about = {"name": self.name, "step": str(self.step), "loss": repr(self.loss), "config": self._said}
-        write_whole(self.path, lambda part: save_file(self._state(), part, about), self._kept)
+        state = self._state()
+        if self.shards.leads:
+            write_whole(self.path, lambda part: save_file(state, part, about), self._kept)
         self.saved = self.step
         self.export()
 
@@ -139,6 +146,8 @@ class Run:
 
     def _report(self, seconds: float) -> None:
         found = {"loss": self.loss, **self.measure()}
+        if not self.shards.leads:
+            return
         left = seconds * (self.config.steps - self.step) / 3600
         pace = f"{self.name} {self.step}/{self.config.steps}  {seconds:.3f} s a step  {left:.1f} h left"
         print(pace, *(f"{key} {value:.4g}" for key, value in found.items()), sep="  ", flush=True)
@@ -157,7 +166,7 @@ class Run:
     def _state(self) -> dict[str, Tensor]:
         parts = {"module": tensors(self.module), "average": tensors(self.average)}
         for name, p in self._names().items():
-            parts[f"optimiser/{name}"] = self.optimiser.state[p]
+            parts[f"optimiser/{name}"] = gathered(self.optimiser.state[p])
         return {f"{a}/{b}": t.contiguous() for a, part in parts.items() for b, t in part.items()}
 
     def _resume(self) -> None:
@@ -170,15 +179,16 @@ class Run:
             raise InputError(f"--out: expected a checkpoint of this stage in {self.path}, found {error}") from None
         for prefix, module in (("module", self.module), ("average", self.average)):
             for key, tensor in module.state_dict().items():
-                tensor.copy_(state[f"{prefix}/{key}"])
+                tensor.copy_(like(tensor, state[f"{prefix}/{key}"]))
         for name, p in self._names().items():
             prefix = f"optimiser/{name}/"
             found = {key.removeprefix(prefix): t for key, t in state.items() if key.startswith(prefix)}
-            like = {k: torch.empty_like(p) for k, t in found.items() if t.shape == p.shape}
-            self.optimiser.state[p] = {k: like[k].copy_(t) if k in like else t for k, t in found.items()}
+            empty = {k: torch.empty_like(p) for k, t in found.items() if t.shape == p.shape}
+            self.optimiser.state[p] = {k: empty[k].copy_(like(p, t)) if k in empty else t for k, t in found.items()}
         self.step = self.saved = int(about["step"])
         self.loss = float(about["loss"])
-        print(f"{self.name} continues after step {self.step}", flush=True)
+        if self.shards.leads:
+            print(f"{self.name} continues after step {self.step}", flush=True)
 
     def _same(self, about: dict[str, str]) -> None:
         if about["name"] != self.name:
@@ -192,8 +202,9 @@ class Run:
 
 
 def tensors(module: nn.Module) -> dict[str, Tensor]:
-    """A module's state as safetensors wants it: contiguous copies."""
-    return {key: t.detach().clone(memory_format=torch.contiguous_format) for key, t in module.state_dict().items()}
+    """A module's state as safetensors wants it: contiguous copies, whole; of shares all processes must ask."""
+    state = gathered(module.state_dict())
+    return {key: t.clone(memory_format=torch.contiguous_format) for key, t in state.items()}
 
 
 def write_whole(path: Path, write: Callable[[Path], None], kept: Callable[[], str] = lambda: "") -> None:

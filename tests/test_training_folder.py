@@ -28,7 +28,7 @@ def flash(seconds):
     return (seconds + 1e-9) % 1.1 < 0.3
 
 
-def record(path, seconds=6.4, times=None, fps=25, size=(96, 64), sound=True, sound_from=0.0, loud=0.5):
+def record(path, seconds=6.4, times=None, fps=25, size=(96, 64), sound=True, heard=None, loud=0.5):
     """White pictures and a tone while `flash` says so, black ones and silence otherwise; red left and right."""
     video_codec, audio_codec, rate = CODECS.get(Path(path).suffix, ("libx264", "aac", 44100))
     times = np.arange(int(seconds * fps)) / fps if times is None else times
@@ -49,22 +49,22 @@ def record(path, seconds=6.4, times=None, fps=25, size=(96, 64), sound=True, sou
             frame.pts, frame.time_base = round(at * 1000), Fraction(1, 1000)
             file.mux(video.encode(frame))
         file.mux(video.encode(None))
-        if sound:
-            at = np.arange(int(sound_from * rate), int(seconds * rate)) / rate
+        for begin, end in (heard or ((0.0, seconds),)) if sound else ():
+            at = np.arange(int(begin * rate), int(end * rate)) / rate
             wave = (np.sin(2 * np.pi * 440 * at) * flash(at) * loud * 32767).astype(np.int16)
             resampler, fifo = av.AudioResampler(voice.format.name, "stereo", rate), av.AudioFifo()
             for start in range(0, len(wave), 4096):
                 part = np.repeat(wave[start : start + 4096], 2).reshape(1, -1)
                 frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(part), format="s16", layout="stereo")
-                frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
-                frame.pts = int(sound_from * rate) + start
+                frame.sample_rate = rate
                 for out in resampler.resample(frame):
                     out.pts = None
                     fifo.write(out)
-            done = int(sound_from * rate)
+            done = int(begin * rate)
             while out := fifo.read(voice.codec_context.frame_size or 1024, True):
                 out.pts, out.time_base, done = done, Fraction(1, rate), done + out.samples
                 file.mux(voice.encode(out))
+        if sound:
             file.mux(voice.encode(None))
     return path
 
@@ -96,7 +96,8 @@ def uneven():
     "name,options",
     [
         ("a.mp4", {"fps": 20}), ("a.mov", {"fps": 24}), ("a.mkv", {"fps": 30}), ("a.webm", {"fps": 25}),
-        ("a.mp4", {"fps": 60}), ("a.mkv", {"times": uneven()}), ("a.mkv", {"sound_from": 0.7}),
+        ("a.mp4", {"fps": 60}), ("a.mkv", {"times": uneven()}), ("a.mkv", {"heard": ((0.7, 3.9),)}),
+        ("a.mkv", {"heard": ((0.0, 1.2), (2.3, 3.9))}),
     ],
 )  # fmt: skip
 def test_pictures_and_sound_share_one_clock(tmp_path, name, options):
@@ -112,7 +113,8 @@ def test_pictures_and_sound_share_one_clock(tmp_path, name, options):
     times = np.arange(len(recording.samples) // 160) * 0.01
     loud = np.abs(recording.samples[: len(times) * 160].reshape(-1, 160)).max(1) > 0.1
     sure = [k for k, t in enumerate(times) if flash(t - 0.02) == flash(t + 0.03) and t < 3.8]
-    assert [loud[k] for k in sure] == [bool(flash(times[k])) and times[k] >= options.get("sound_from", 0) for k in sure]
+    there = options.get("heard", ((0, 3.9),))
+    assert [loud[k] for k in sure] == [bool(flash(times[k])) and any(a <= times[k] < b for a, b in there) for k in sure]
 
 
 def test_clips_are_those_of_the_data_stage_and_the_same_again(videos, tmp_path, monkeypatch, capsys):
@@ -160,6 +162,16 @@ def test_several_clips_of_one_video_follow_each_other_and_short_videos_are_left_
     found = [np.load(tmp_path / "out" / n / "video.npy") for n in ("train", "val")]
     long = next(f for f in found if len(f) == 2).reshape(-1, 3, 64, 64).mean((1, 2, 3)) > 128
     assert [bool(x) for x in long] == [bool(flash(k / 20)) for k in range(2 * FRAMES)]
+
+
+def test_pictures_without_sound_make_no_clip_and_disturb_no_other(tmp_path):
+    root = library(tmp_path / "videos", ("b.mkv", "c.mkv"), fps=20)
+    record(root / "a.mkv", 12.2, fps=20, heard=((0.0, 6.1),), size=(64, 64))
+    (root / "a.txt").write_text("sad")
+    assert run(root, tmp_path / "out", "--seed", 2) == 0
+    found = np.concatenate([np.load(tmp_path / "out" / n / "video.npy") for n in ("train", "val")])
+    white = found.mean((2, 3, 4)) > 128
+    assert white.shape == (3, FRAMES) and all((row == flash(np.arange(FRAMES) / 20)).all() for row in white)
 
 
 def test_quarter_turns_are_a_players():

@@ -287,3 +287,11 @@ def test_unknown_choices_are_told(capsys):
     ):
         assert main(["dit", flag, value]) == 2
         assert capsys.readouterr().err == f"error: {flag}: {want}\n"
+
+
+def test_help_says_what_an_option_means(capsys):
+    for stage in STAGES:
+        with pytest.raises(SystemExit):
+            main([stage, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "of the videos, held out whole; one at least (default: 0.1)" in text and "peak learning rate" in text

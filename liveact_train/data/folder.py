@@ -111,7 +111,6 @@ def clips_of(path: Path, file: Any) -> np.ndarray:
     heard = int(len(samples) / encoder.sample_rate * FPS) - LOOK_AHEAD
     count = min(written, max(0, heard) // FRAMES)
     file.seek(begin + count * CLIP_VALUES)
-    file.truncate()
     rows = [mel[i * FRAMES : (i + 1) * FRAMES + LOOK_AHEAD] for i in range(count)]
     return np.stack(rows).astype(np.float16) if rows else np.zeros((0, FRAMES + LOOK_AHEAD, CHANNELS), np.float16)
 
