@@ -1,7 +1,7 @@
 """Several processes make one video: the tokens of every latent frame are shared out, the weights are not.
 
 `SeqParallel` is what the model receives: itself the ordinary case of one process, which has all the tokens. `Ranks`
-(in `ranks`) is the same for a group. This package is the only one that knows ranks and imports torch.distributed.
+(in `ranks`) is the same for a group. Nothing else of the model knows ranks or imports torch.distributed.
 """
 
 from __future__ import annotations
