@@ -36,7 +36,7 @@ $(TRITON): $(STAMP)
 	touch $(TRITON)
 
 $(AGENTS): $(TRITON)  # what has no version for this Python is left out, and its tests say so
-	$(BIN)/$(PIP) -e ".[pipecat,livekit,webrtc]"
+	$(BIN)/$(PIP) -e ".[pipecat,livekit,webrtc,train]"
 	touch $(AGENTS)
 
 demo: $(STAMP)  ## a talking video from the picture and the recording in examples/
