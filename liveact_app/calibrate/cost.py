@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 from collections.abc import Iterable
 from typing import Any
 
@@ -170,9 +171,10 @@ def _lack(chip: str) -> str:
 
     if chip not in MACHINES:
         return f"the model of kernels has no rates for {CHIPS[chip].name}"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed (pip install liveact[triton])"
     try:
         sass.tools()
-        import triton  # noqa: F401
     except (Unpredictable, ModuleNotFoundError, OSError) as error:
         return str(error)
     return ""
