@@ -133,7 +133,7 @@ def train_dit(c: DiTConfigStage) -> None:
     torch.manual_seed(c.seed)
     window = {name: getattr(c, name) for name in ("memory_slots", "block_latent_frames", "memory", "grouping")}
     data, val = (Latents(Path(c.latents) / name, **window) for name in ("train", "val"))
-    dit = load_dit(c.start) if c.start else initialise(DiT(data.config))
+    dit = load_dit(c.start, "--start") if c.start else initialise(DiT(data.config))
     if dit.config != data.config:
         raise InputError(f"--start: expected weights of {data.config}, found some of {dit.config}")
     dit.dtype = torch.bfloat16  # of activations; the weights stay float32 and are cast as they are used
@@ -170,12 +170,12 @@ def save_dit(dit: DiT, path: Path, leads: bool = True) -> None:
         write_whole(path, lambda part: save_file(state, part, about))
 
 
-def load_dit(path: str) -> DiT:
-    """Read what `save_dit` wrote."""
+def load_dit(path: str, flag: str = "weights") -> DiT:
+    """Read what `save_dit` wrote; `flag` is what an InputError names."""
     try:
         with safe_open(path, framework="pt") as file:
             dit = DiT(DiTConfig.from_dict(json.loads(file.metadata()["config"])))
             dit.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError, TypeError, KeyError) as error:
-        raise InputError(f"weights: expected {path} to be one that the dit stage wrote, found {error}") from None
+        raise InputError(f"{flag}: expected {path} to be one that the dit stage wrote, found {error}") from None
     return dit
