@@ -1,9 +1,9 @@
 """Distil the denoiser to the three released denoise steps: a many-step teacher, a student that draws as it would.
 
     regression  the student learns, at the three timesteps, where the teacher's own many steps end that pass there
-    matching    distribution matching (DMD): the student makes clips by its three steps, each step with the memory it will
-                have; a critic learns the velocities of what the student makes, and the student follows the difference
-                between the critic's and the teacher's, at every noise level. It starts best from a regressed student.
+    matching    distribution matching (DMD): the student makes clips by its three steps, each step with the memory it
+                will have; a critic learns the velocities of what the student makes, and the student follows the
+                difference between the critic's and the teacher's, at every noise level. It can start from a regressed one.
 
 Under Neighbor Forcing a denoise step of a block needs nothing but that same step of earlier blocks, so a whole clip is
 made in as many passes as there are steps.
@@ -36,7 +36,7 @@ TEACHER_SHIFT = 5.0
 """The teacher's noise levels are TEACHER_SHIFT u / (1 + (TEACHER_SHIFT - 1) u), u even from 1 to 0: with a multiple of
 four steps the released timesteps are among them (u = 1, 3/4, 1/2)."""
 ENDS = (0.1, 0.3, 0.6)
-"""How often the student's clip is taken after its first, second, third denoise step; the last one is what people see."""
+"""How often the student's clip is taken after its first, second, third denoise step; the last is what people see."""
 WATCHED_CLIPS = 16
 
 
@@ -98,7 +98,7 @@ class Clips:
         return vmap(latents_of, in_dims=(0, None))(tokens.float(), latents.shape[1:])
 
     def denoise(self, noise: list[Tensor], timesteps: tuple[float, ...], sampler: str, last: int = -1) -> list[Tensor]:
-        """What each denoise step is given and, after them, what the last one leaves: all of the clip in one pass a step.
+        """What each denoise step is given and, after them, what the last one leaves: one pass over the clip a step.
 
         noise    the initial latents [B, Z, F, Y, X] and, for "renoise", what follows each step but the last
         last     only the steps before this one are made; what it is given is then the last item
@@ -141,7 +141,7 @@ def teach(teacher: DiT, data: Latents, indices: list[int], c: DistillConfig, see
 
 
 def rollouts(teacher: DiT, data: Latents, name: str, count: int, c: DistillConfig, seed: int) -> np.ndarray:
-    """`teach` of the first `count` clips, float16 [N, 4, Z, F, Y, X]; made once, in files c.out/rollouts/`name`-*.npy."""
+    """`teach` of the first `count` clips, float16 [N, 4, Z, F, Y, X]; made once, files c.out/rollouts/`name`-*.npy."""
     count, folder, parts = min(count, len(data)), Path(c.out) / "rollouts", []
     folder.mkdir(parents=True, exist_ok=True)
     for first in range(0, count, c.batch):
@@ -228,12 +228,18 @@ def matching_gradient(real: Velocity, fake: Velocity, x0: Tensor, t: Tensor, noi
         return (ours - clean) / scale.view_as(sigma)
 
 
-def _away(teacher: DiT, critic: DiT, x0: Tensor, x: Conditions, t: Tensor, noise: Tensor, c: DistillConfig, silent: bool):
+def _away(
+    teacher: DiT, critic: DiT, x0: Tensor, x: Conditions, t: Tensor, noise: Tensor, c: DistillConfig, silent: bool
+):
     """matching_gradient of two denoisers; silent: the student heard nothing, so neither do they."""
     with torch.no_grad():
         real, fake = Clips(teacher, x, c.guidance), Clips(critic, x)
         return matching_gradient(
-            lambda noisy, t: real.velocity(noisy, t, silent), lambda noisy, t: fake.velocity(noisy, t, silent), x0, t, noise
+            lambda noisy, t: real.velocity(noisy, t, silent),
+            lambda noisy, t: fake.velocity(noisy, t, silent),
+            x0,
+            t,
+            noise,
         )
 
 
@@ -268,7 +274,9 @@ def _drawn_levels(clips: int) -> Tensor:
 
 
 @torch.no_grad()
-def _watch(pair: Pair, teacher: DiT, few: tuple[Tensor, Conditions], val: Latents, c: DistillConfig) -> dict[str, float]:
+def _watch(
+    pair: Pair, teacher: DiT, few: tuple[Tensor, Conditions], val: Latents, c: DistillConfig
+) -> dict[str, float]:
     """On held-out clips: how much the critic and the teacher differ, and how much the student's clips move."""
     z, x = few
     z = _whole_blocks(val, z)
@@ -312,11 +320,17 @@ def distill(c: DistillConfig) -> None:
     teacher = load_dit(c.teacher, "--teacher").requires_grad_(False)
     student = load_dit(c.start, "--start") if c.start else copy.deepcopy(teacher).requires_grad_(True)
     if student.config != teacher.config:
-        raise InputError(f"--start: expected weights of {teacher.config}, as the teacher's, found some of {student.config}")
-    window = {name: getattr(teacher.config, name) for name in ("memory_slots", "block_latent_frames", "memory", "grouping")}
+        raise InputError(
+            f"--start: expected weights of {teacher.config}, as the teacher's, found some of {student.config}"
+        )
+    window = {
+        name: getattr(teacher.config, name) for name in ("memory_slots", "block_latent_frames", "memory", "grouping")
+    }
     data, val = (Latents(Path(c.latents) / name, **window) for name in ("train", "val"))
     if data.config != teacher.config:
-        raise InputError(f"--teacher: expected weights of {data.config}, as the latents want, found some of {teacher.config}")
+        raise InputError(
+            f"--teacher: expected weights of {data.config}, as the latents want, found some of {teacher.config}"
+        )
     for dit in (teacher, student):
         dit.dtype = torch.bfloat16
     (_regress if c.method == "regression" else _match)(c, teacher, student, data, val)

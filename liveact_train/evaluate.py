@@ -32,7 +32,8 @@ SETTLED = 40  # video frames after which a prompt must be seen
 EXPRESSION = {"smile": 0.6, "brow_angle": 0.6, "brow_height": 0.5}
 """What an emotion is told by, and how far apart two of them count as one unit; eye_open and width follow them."""
 NODDING, WAVING = 0.04, 0.5
-"""Standard deviation of pitch (or yaw) above which a head nods (or shakes), and a raised hand: half of what is drawn."""
+"""Standard deviation of pitch (or yaw) above which a head nods (or shakes), and a raised hand: half of what
+is drawn."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,9 @@ def evaluate(c: EvaluateConfig) -> None:
         clip = make_clip(c.seed, i)
         video, truth, seen, seen_truth = w.make(clip)
         found = measures(video, seen, np.asarray(clip.attributes)[: len(seen)])
-        results.append(found | {"border_step_of_truth": border_step(truth), "latent_step_of_truth": latent_step(_tensor(truth))})
+        results.append(
+            found | {"border_step_of_truth": border_step(truth), "latent_step_of_truth": latent_step(_tensor(truth))}
+        )
         seen_of["generated"].append(seen)
         seen_of["truth"].append(seen_truth)
         still.append(all(p % 4 == 0 for p in clip.prompt_ids))
