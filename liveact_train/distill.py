@@ -3,7 +3,7 @@
     regression  the student learns, at the three timesteps, where the teacher's own many steps end that pass there
     matching    distribution matching (DMD): the student makes clips by its three steps, each step with the memory it
                 will have; a critic learns the velocities of what the student makes, and the student follows the
-                difference between the critic's and the teacher's, at every noise level. It can start from a regressed one.
+                difference between the critic's and the teacher's, at every noise level. It may begin as a regressed one.
 
 Under Neighbor Forcing a denoise step of a block needs nothing but that same step of earlier blocks, so a whole clip is
 made in as many passes as there are steps.
@@ -29,6 +29,7 @@ from liveact_model.schedule import TIMESTEPS, coefficients, sigmas
 from liveact_train.clips_at_once import AtOnce, Conditions, blocks_of
 from liveact_train.dit import Latents, load_dit, save_dit
 from liveact_train.forcing import SHIFT, latents_of, velocity_loss
+from liveact_train.optimiser import optimiser_of
 from liveact_train.runs import Run, write_whole
 
 METHODS = ("regression", "matching")
@@ -51,6 +52,7 @@ class DistillConfig:
     method: str = "regression"  # or matching
     steps: int = 1500
     rate: float = 5e-4  # peak learning rate
+    optimiser: str = "muon"  # or adam: of the matrices between layers
     batch: int = 8
     rollouts: int = 768  # clips the teacher makes once, for regression
     teacher_steps: int = 24  # denoise steps of the teacher: a multiple of four
@@ -297,7 +299,7 @@ def movement(z: Tensor) -> float:
 
 
 def _run_of(c: DistillConfig, module: nn.Module, share: int = 1) -> Run:
-    optimiser = torch.optim.AdamW(module.parameters(), c.rate, betas=(0.9, 0.98), weight_decay=0.0)
+    optimiser = optimiser_of(c.optimiser, module, c.rate)
     run = Run("distill", Path(c.out), c, module, optimiser, ema=1 - (1 - 0.995) / share)
     for part in run.average.modules():
         if isinstance(part, DiT):

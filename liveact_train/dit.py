@@ -22,6 +22,7 @@ from liveact_model.text.words import WordEncoder
 from liveact_train.clips_at_once import Conditions, blocks_of
 from liveact_train.data.clips import BLOCK_STARTS, open_array
 from liveact_train.forcing import FORCINGS, draw_timesteps, velocity_loss
+from liveact_train.optimiser import optimiser_of
 from liveact_train.runs import Run, seed_of, tensors, write_whole
 from liveact_train.shards import join
 
@@ -109,6 +110,7 @@ class DiTConfigStage:
     start: str = ""  # weights to begin from
     steps: int = 12000
     rate: float = 1.3e-3  # peak learning rate
+    optimiser: str = "muon"  # or adam: of the matrices between layers
     batch: int = 8
     forcing: str = "neighbor"  # or diffusion, teacher, self
     timesteps: str = "all"  # "sampler": only those of the three denoise steps
@@ -138,7 +140,7 @@ def train_dit(c: DiTConfigStage) -> None:
         raise InputError(f"--start: expected weights of {data.config}, found some of {dit.config}")
     dit.dtype = torch.bfloat16  # of activations; the weights stay float32 and are cast as they are used
     shards.cut(dit)
-    optimiser = torch.optim.AdamW(dit.parameters(), c.rate, betas=(0.9, 0.98), weight_decay=0.01)
+    optimiser = optimiser_of(c.optimiser, dit, c.rate)
     run = Run("dit", Path(c.out), c, dit, optimiser, ema=0.998, shards=shards)
     held_out = val.batch(list(range(min(16, len(val)))))
     run.average.dtype = torch.bfloat16
