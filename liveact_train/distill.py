@@ -3,7 +3,7 @@
     regression  the student learns, at the three timesteps, where the teacher's own many steps end that pass there
     matching    distribution matching (DMD): the student makes clips by its three steps, each step with the memory it
                 will have; a critic learns the velocities of what the student makes, and the student follows the
-                difference between the critic's and the teacher's, at every noise level. It may begin as a regressed one.
+                difference between the critic's and the teacher's, at every noise level; it may start regressed.
 
 Under Neighbor Forcing a denoise step of a block needs nothing but that same step of earlier blocks, so a whole clip is
 made in as many passes as there are steps.

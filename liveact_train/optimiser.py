@@ -52,19 +52,19 @@ def matrices(dit: DiT) -> list[nn.Parameter]:
     return [m.weight for m in dit.modules() if isinstance(m, Linear) and m is not dit.head.head]
 
 
-def optimiser_of(name: str, module: nn.Module, rate: float, flag: str = "--optimiser") -> torch.optim.Optimizer | Joined:
+def optimiser_of(name: str, module: nn.Module, rate: float) -> torch.optim.Optimizer | Joined:
     """The optimiser of OPTIMISERS called `name`; `module` is a DiT or has some in it.
 
-    Muon's steps are scaled to Adam's size, so both go by one rate. InputError naming `flag` for another name, and where
+    Muon's steps are scaled to Adam's size, so both go by one rate. InputError for another name, and where
     torch has no Muon (before 2.9).
     """
     if name not in OPTIMISERS:
-        raise InputError(f"{flag}: expected one of {', '.join(OPTIMISERS)}, got {name!r}")
+        raise InputError(f"--optimiser: expected one of {', '.join(OPTIMISERS)}, got {name!r}")
     if name == "adam":
         return torch.optim.AdamW(module.parameters(), rate, betas=BETAS, weight_decay=DECAY)
     muon: Callable[..., torch.optim.Optimizer] | None = getattr(torch.optim, "Muon", None)
     if muon is None:
-        raise InputError(f"{flag}: expected torch 2.9 or newer for muon, got {torch.__version__}; adam needs none")
+        raise InputError(f"--optimiser: expected torch 2.9 or newer for muon, got {torch.__version__}; adam needs none")
     large = [p for part in module.modules() if isinstance(part, DiT) for p in matrices(part)]
     ids = {id(p) for p in large}
     rest = [p for p in module.parameters() if id(p) not in ids]

@@ -58,6 +58,6 @@ def test_unknown_optimisers_are_told(monkeypatch):
     with pytest.raises(InputError, match=r"^--optimiser: expected one of muon, adam, got 'sgd'$"):
         optimiser_of("sgd", small.dit(), 1e-3)
     monkeypatch.delattr(torch.optim, "Muon", raising=False)
-    with pytest.raises(InputError, match="^--optimiser: expected torch 2.9 or newer for muon, got "):
+    with pytest.raises(InputError, match=r"^--optimiser: expected torch 2\.9 or newer for muon, got "):
         optimiser_of("muon", small.dit(), 1e-3)
     assert isinstance(optimiser_of("adam", small.dit(), 1e-3), torch.optim.AdamW)
