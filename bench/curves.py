@@ -2,8 +2,8 @@
 
     python bench/curves.py vae.log dit.log ... --out bench/results/cpu/training_runs.jsonl
 
-A log is what a stage of `python -m liveact_train` prints. Of each run about 60 reports are kept, evenly, with the last one; a run
-that continued is one run. A file that holds reports of several stages gives them all.
+A log is what a stage of `python -m liveact_train` prints. Of each run about 60 reports are kept, evenly, with the last
+one; a run that continued is one run. A file that holds reports of several stages gives them all.
 """
 
 import argparse
