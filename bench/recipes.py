@@ -2,19 +2,26 @@
 
     python bench/recipes.py --data data/tiny --work data/tiny/recipes --out bench/results/cpu/recipes.jsonl
 
+All begin from one common start, a denoiser trained with every memory slot hidden: it can draw and has never seen a
+past, so no recipe is ahead. Seeds differ in clips, noise and noise levels from there on.
+
 --data is a folder in which the stages data, vae, latents and probe of `python -m liveact_train` have run. One seed of
 everything first, then the next. A row that is in --out with the same settings is not measured again, and a training
 that was cut off goes on from its last checkpoint in --work. docs/recipes.py makes the tables and the picture.
 
 forcing  what a block sees of the past while it learns; then videos of many blocks, measured block by block
 sizes    memory slots / block latent frames, measured the same way (6/8 is the row "neighbor" of forcing)
-memory   trained on clips in which a colour is shown, hidden and shown again; then: which colour does the model draw?
+memory   what the long-term slots hold, alone: the picture is withheld from all blocks but the first, and reference and
+         short-term slots are hidden. Trained on clips in which a colour is shown, hidden and shown again; measured is
+         the loss of later blocks, and which colour the model draws when it comes back
+weights  with --weights FILE: which colour a trained denoiser draws, with all its slots and with some hidden
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import sys
 import time
@@ -39,7 +46,7 @@ from liveact_train.clips_at_once import AtOnce, Conditions, blocks_of
 from liveact_train.data.clips import Clip, block_starts, make_clip, open_array
 from liveact_train.data.faces import POSE, render_uint8
 from liveact_train.data.identity import SECRETS
-from liveact_train.dit import TINY_TIMESTEPS, Latents, initialise, save_dit
+from liveact_train.dit import TINY_TIMESTEPS, Latents, initialise, load_dit, save_dit
 from liveact_train.evaluate import BACKGROUND, correlation
 from liveact_train.forcing import draw_timesteps, tokens_of, velocity_errors
 from liveact_train.latents import encode_folder
@@ -51,28 +58,28 @@ LONG_SEED, RETURNING_SEED = 3001, 4001  # of held-out clips; training has 1, the
 CONTEXTS = {"neighbor": ("step",), "diffusion": ("step", "clean"), "teacher": ("clean",), "self": ("last",)}
 """What a block sees of the past in a rollout, by forcing: earlier blocks at the same denoise step, what the last
 denoise step has left behind, or the finished blocks without noise. Diffusion Forcing has learnt each of the first and the last: both."""
-LONG_TERM, ALL_BUT_REFERENCE = (2, 3), (2, 3, 4, 5)
-HIDDEN = {"as trained": (), "long-term slots hidden": LONG_TERM, "short-term, too": ALL_BUT_REFERENCE}
-"""Slots that are hidden from the trained model while a colour is read."""
+ALL_BUT_LONG_TERM, EVERY = (0, 1, 4, 5), (0, 1, 2, 3, 4, 5)
+HIDDEN = {"nothing": (), "long-term": (2, 3), "long- and short-term": (2, 3, 4, 5), "all": EVERY}
+"""Slots that are hidden from given weights while a colour is read."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
     """How large and how long: the same for all recipes."""
 
-    steps: int = 800
-    memory_steps: int = 1000
-    batch: int = 4
-    rate: float = 3e-3
+    start_steps: int = 1200  # of the common start
+    steps: int = 250  # of every recipe after it
+    batch: int = 6
+    rate: float = 3e-3  # peak learning rate of the start; of what follows, half of it
     dim: int = 96
     num_heads: int = 2
     num_layers: int = 3
     ffn_dim: int = 256
     audio_hidden: int = 96
     audio_dim: int = 48
-    clips: int = 8  # held-out videos
-    blocks: int = 16  # of each
-    returning: int = 96  # held-out clips in which a colour comes back
+    clips: int = 6  # held-out videos
+    blocks: int = 12  # of each
+    returning: int = 72  # held-out clips in which a colour comes back
     marks: int = 4  # measurements on the way
 
     def model(self) -> dict[str, int]:
@@ -92,12 +99,14 @@ class Recipe:
     batch: int
     rate: float
     model: dict[str, int]
+    start: int = 0  # steps of the common start that it goes on from
     forcing: str = "neighbor"
     memory: str = "conv"
     grouping: str = "temporal"
     memory_slots: int = 6
     block_latent_frames: int = 8
     hidden: tuple[int, ...] = ()
+    picture: bool = True  # whether all blocks see the picture, or the first one alone
     returning: bool = False  # only clips in which a colour comes back
     weight: float = 0.0  # of tokens where a secret may show, beyond 1
 
@@ -107,26 +116,43 @@ class Recipe:
 
     def window(self) -> dict:
         """Fields of DiTConfig that are compared."""
-        return {k: getattr(self, k) for k in ("memory", "grouping", "memory_slots", "block_latent_frames")}
+        return {k: getattr(self, k) for k in WINDOW}
+
+    def told(self, x: Conditions) -> Conditions:
+        """Conditions with what this recipe withholds taken away (later blocks see the picture by `image` alone)."""
+        return x if self.picture else x._replace(image=torch.zeros_like(x.image))
 
 
 NAMES = ("kind", "what", "seed")
+VIDEOS = ("forcing", "sizes")  # kinds that are measured on videos
+WINDOW = ("memory", "grouping", "memory_slots", "block_latent_frames")
 
 
 def recipes(s: Sizes, seed: int) -> list[Recipe]:
     """Everything that is compared, for one seed."""
 
-    def one(kind: str, what: str, steps: int = s.steps, **more) -> Recipe:
-        return Recipe(kind, what, seed, steps, s.batch, s.rate, s.model(), **more)
+    def one(kind: str, what: str, **more) -> Recipe:
+        return Recipe(kind, what, seed, s.steps, s.batch, s.rate / 2, s.model(), s.start_steps, **more)
 
-    memory = {"steps": s.memory_steps, "returning": True, "weight": 20.0}
+    memory = {"returning": True, "weight": 4.0, "picture": False}
     return [
         *(one("forcing", name, forcing=name) for name in CONTEXTS),
-        *(one("memory", f"{taps}, {grouping}", memory={"learnt": "conv"}.get(taps, taps), grouping=grouping, **memory)
+        *(one("memory", f"{taps}, {grouping}", memory={"learnt": "conv"}.get(taps, taps), grouping=grouping, hidden=ALL_BUT_LONG_TERM,
+              **memory)
           for taps in ("learnt", "mean") for grouping in ("temporal", "raster")),
-        one("memory", "off", hidden=LONG_TERM, **memory),
+        one("memory", "off", hidden=EVERY, **memory),
         *(one("sizes", f"{a}/{b}", memory_slots=a, block_latent_frames=b) for a, b in ((6, 6), (8, 8))),
     ]  # fmt: skip
+
+
+def common_start(s: Sizes) -> Recipe:
+    """What all go on from."""
+    return Recipe("start", "start", 0, s.start_steps, s.batch, s.rate, s.model(), hidden=EVERY)
+
+
+def folder_of(work: Path, recipe: Recipe) -> Path:
+    """Where a recipe's weights lie."""
+    return work / f"{recipe.kind}-{recipe.what}-{recipe.seed}".replace("/", "-").replace(", ", "-")
 
 
 # ---- training -------------------------------------------------------------------------------------------------------
@@ -166,8 +192,9 @@ def weights(data: Latents, prompt_ids: np.ndarray, weight: float) -> Tensor:
     return (tokens / tokens.mean()).flatten(1)
 
 
-def train(recipe: Recipe, sets: Path, folder: Path, marks: int, judge: Judge) -> tuple[DiT, list[dict], float]:
+def train(recipe: Recipe, work: Path, judge: Judge) -> tuple[DiT, list[dict], float]:
     """The averaged weights, what was measured on the way, and processor seconds of the training alone."""
+    sets, folder, marks = judge.sets / "latents", folder_of(work, recipe), judge.sizes.marks
     data = Latents(sets / "train", **recipe.window())
     ids = np.array(open_array("--data", sets / "train", "prompt_ids"))
     pool = np.flatnonzero(comes_back(ids)).tolist() if recipe.returning else list(range(len(data)))
@@ -175,10 +202,12 @@ def train(recipe: Recipe, sets: Path, folder: Path, marks: int, judge: Judge) ->
         raise InputError(f"--data: expected {recipe.batch} clips or more to train on, found {len(pool)} in {sets}/train")
     torch.manual_seed(recipe.seed)
     dit = initialise(DiT(data.config.with_(**recipe.model)))
+    if recipe.start:
+        dit.load_state_dict(load_dit(str(folder_of(work, common_start(judge.sizes)) / "dit.safetensors")).state_dict())
     dit.dtype = torch.bfloat16
     optimiser = torch.optim.AdamW(dit.parameters(), recipe.rate, betas=(0.9, 0.98), weight_decay=0.01)
     name = f"{recipe.kind}, {recipe.what}, seed {recipe.seed}"
-    run = Run(name, folder, recipe, dit, optimiser, ema=0.99, report_every_s=30.0, save_every_s=60.0)
+    run = Run(name, folder, recipe, dit, optimiser, ema=0.99, warm_up=50, report_every_s=30.0, save_every_s=60.0)
     run.average.dtype = torch.bfloat16
     notes = folder / "curve.json"
     curve = json.loads(notes.read_text()) if notes.exists() else []
@@ -188,6 +217,7 @@ def train(recipe: Recipe, sets: Path, folder: Path, marks: int, judge: Judge) ->
     for rng in run:
         chosen = rng.sample(pool, recipe.batch)
         z, x = data.batch(chosen)
+        x = recipe.told(x)
         t, audible = draw_timesteps(len(z), len(data.blocks), recipe.forcing, TINY_TIMESTEPS)
         noise = torch.randn(z.shape)
         errors = velocity_errors(dit, z, x, t, noise, audible, recipe.forcing, TINY_TIMESTEPS, recipe.hidden).mean(-1)
@@ -270,21 +300,23 @@ class Judge:
         return Latents(of / "latents", **recipe.window())
 
     def on_the_way(self, recipe: Recipe, dit: DiT) -> dict:
-        """Loss on the validation clips; of videos, the mouth of four blocks; of colours, how many are right."""
+        """Loss on the validation clips, and the mouth in videos of four blocks."""
         found: dict = {"loss": self.loss(recipe, dit)}
-        if recipe.kind == "memory":
-            found["colour"] = self.colours(recipe, dit, ())
-        else:
+        if recipe.kind in VIDEOS:
             contexts = CONTEXTS[recipe.forcing]
             found["mouth"] = {c: self.video(recipe, dit, c, 4)["mouth_all"] for c in contexts}
         return found
 
     def loss(self, recipe: Recipe, dit: DiT) -> dict[str, float]:
-        """Velocity loss at the three timesteps, every block with the memory that its recipe trains with."""
+        """Velocity loss at the three timesteps, every block with the memory that its recipe trains with.
+
+        Of a recipe of memory, that of blocks whose long-term slots are folds: from the third on.
+        """
         data = Latents(self.sets / "latents" / "val", **recipe.window())
         z, x = data.batch(list(range(min(24, len(data)))))
+        x, measured = recipe.told(x), data.blocks[2 if recipe.kind == "memory" else 0 :]
         n, g = len(data.blocks), torch.Generator().manual_seed(5)
-        noise, found = torch.randn(z.shape, generator=g), {}
+        noise = torch.randn(z.shape, generator=g)
         levels = [torch.full((len(z), n), t) for t in TINY_TIMESTEPS]
         if recipe.forcing == "diffusion":  # of each level, the blocks that drew it
             mixed = torch.randint(len(TINY_TIMESTEPS) - 1, (len(z), n), generator=g)
@@ -296,11 +328,10 @@ class Judge:
             audible = bool((t < 1000).all())
             errors = velocity_errors(dit, z, x, t, noise, audible, recipe.forcing, TINY_TIMESTEPS, recipe.hidden)
             errors = errors.mean(-1).unflatten(1, (data.blocks[-1].stop, -1)).mean(-1)
-            each = torch.stack([errors[:, b].mean(1) for b in data.blocks], 1)
+            each = torch.stack([errors[:, b].mean(1) for b in measured], 1)
             for level in parts:
-                parts[level].append(each[t == level])
-        found = {f"{t:g}": round(torch.cat(part).mean().item(), 4) for t, part in parts.items()}
-        return found
+                parts[level].append(each[t[:, n - len(measured) :] == level])
+        return {f"{t:g}": round(torch.cat(part).mean().item(), 4) for t, part in parts.items()}
 
     @torch.no_grad()
     def video(self, recipe: Recipe, dit: DiT, context: str, blocks: int) -> dict:
@@ -347,7 +378,7 @@ class Judge:
         end = starts[len(out["mouth"])]
         return rounded | {"mouth_all": round(correlation(read[:, :end].ravel(), said[:, :end].ravel()), 4)}
 
-    def colours(self, recipe: Recipe, dit: DiT, hidden: tuple[int, ...]) -> dict[str, dict]:
+    def colours(self, recipe: Recipe, dit: DiT) -> dict[str, dict]:
         """The block in which a colour comes back, made with the true past as its memory: right colours and loss.
 
         By where the colour was first seen: in the first block, with which the reference slots attend, or later. `loss`
@@ -359,11 +390,10 @@ class Judge:
         right: dict[str, list[float]] = {}
         losses: dict[str, list[tuple[float, float]]] = {}
         back, seen = comes_back(ids), first_seen(ids)
-        hidden = tuple(sorted({*recipe.hidden, *hidden}))
         for b in sorted({*back.tolist()} - {0}):
             clips = np.flatnonzero(back == b).tolist()
             z, x = data.batch(clips)
-            made, errors = block_again(AtOnce(dit, x, hidden), z, data.blocks[b], weights(data, ids[clips], 1.0))
+            made, errors = block_again(AtOnce(dit, recipe.told(x), recipe.hidden), z, data.blocks[b], weights(data, ids[clips], 1.0))
             before = data.blocks[b].start - 1
             for i, clip in enumerate(clips):
                 run = self.vae.stream()
@@ -437,21 +467,35 @@ def ruler(judge: Judge) -> dict:
             "colour": {"right": int(sum(right)), "of": len(right)}}  # fmt: skip
 
 
-def measure(recipe: Recipe, judge: Judge, folder: Path) -> dict:
+def measure(recipe: Recipe, judge: Judge, work: Path) -> dict:
     """Train one recipe and measure it: the row without the manifest."""
-    dit, curve, spent = train(recipe, judge.sets / "latents", folder, judge.sizes.marks, judge)
+    dit, curve, spent = train(recipe, work, judge)
     began, found = time.process_time(), {}
+    save_dit(dit, folder_of(work, recipe) / "dit.safetensors")
     if recipe.kind == "memory":
-        found["colour"] = {name: judge.colours(recipe, dit, hidden) for name, hidden in HIDDEN.items()}
-    else:
+        found["colour"] = judge.colours(recipe, dit)
+    elif recipe.kind in VIDEOS:
         every = {c: judge.video(recipe, dit, c, judge.sizes.blocks) for c in CONTEXTS[recipe.forcing]}
         found["blocks"] = every
-    save_dit(dit, folder / "dit.safetensors")
     return {
         "kind": recipe.kind, "what": recipe.what, "seed": recipe.seed, "settings": recipe.settings(),
         "timesteps": TINY_TIMESTEPS, "curve": curve, **found, "train_cpu_seconds": round(spent, 1),
         "measure_cpu_seconds": round(time.process_time() - began, 1),
     }  # fmt: skip
+
+
+def of_weights(path: str, judge: Judge) -> tuple[dict, dict]:
+    """Colours that given weights draw: what names the row, and what was measured."""
+    dit = load_dit(path).requires_grad_(False)
+    dit.dtype = torch.bfloat16
+    window = {name: getattr(dit.config, name) for name in WINDOW}
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    plan = {"kind": "weights", "what": Path(path).name, "seed": 0, "settings": {"sha256": digest, "window": window}}
+    found = {}
+    for name, hidden in HIDDEN.items():
+        recipe = Recipe("weights", plan["what"], 0, 0, 0, 0.0, {}, hidden=hidden, **window)
+        found[name] = judge.colours(recipe, dit)
+    return plan, {"colour": found}
 
 
 def there(rows: list[dict], like: dict) -> bool:
@@ -462,6 +506,7 @@ def there(rows: list[dict], like: dict) -> bool:
 
 def wanted(args: argparse.Namespace, s: Sizes) -> Iterator[Recipe]:
     """Recipes in the order in which they are run."""
+    yield common_start(s)
     for seed in range(args.seeds):
         yield from (r for r in recipes(s, seed) if r.kind in args.only.split(","))
 
@@ -474,6 +519,7 @@ def run(argv: Sequence[str] | None) -> int:
     parser.add_argument("--out", default=str(ROOT / "bench/results/cpu/recipes.jsonl"), metavar="FILE")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default="forcing,memory,sizes", help="kinds of rows, separated by commas")
+    parser.add_argument("--weights", metavar="FILE", help="measure these weights of the dit stage, too")
     for field in dataclasses.fields(Sizes):
         parser.add_argument("--" + field.name.replace("_", "-"), type=type(field.default), default=field.default)
     args = parser.parse_args(argv)
@@ -481,7 +527,7 @@ def run(argv: Sequence[str] | None) -> int:
     kinds = ("forcing", "memory", "sizes")
     if strange := [k for k in args.only.split(",") if k not in kinds]:
         raise InputError(f"--only: expected kinds out of {', '.join(kinds)}, got {strange[0]!r}")
-    for name in ("seeds", "steps", "memory_steps", "batch", "clips", "blocks", "returning", "marks"):
+    for name in ("seeds", "start_steps", "steps", "batch", "clips", "blocks", "returning", "marks"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name.replace('_', '-')}: expected a whole number from 1 on, got {getattr(args, name)}")
     out, data = writable(args.out), Path(args.data)
@@ -494,12 +540,15 @@ def run(argv: Sequence[str] | None) -> int:
     plan = {"kind": "ruler", "what": "truth", "seed": 0, "settings": {k: getattr(s, k) for k in ("clips", "blocks", "returning")}}
     if not there(before, plan):
         rows.add(manifest() | plan | ruler(judge))
+    if args.weights:
+        plan, found = of_weights(args.weights, judge)
+        if not there(before, plan):
+            print(json.dumps(rows.add(manifest() | plan | found)))
     for recipe in wanted(args, s):
         like = {**{name: getattr(recipe, name) for name in NAMES}, "settings": recipe.settings()}
         if there(before, like):
             continue
-        folder = Path(args.work) / f"{recipe.kind}-{recipe.what}-{recipe.seed}".replace("/", "-").replace(", ", "-")
-        row = rows.add(manifest() | measure(recipe, judge, folder))
+        row = rows.add(manifest() | measure(recipe, judge, Path(args.work)))
         print(f"{recipe.kind}, {recipe.what}, seed {recipe.seed}: {row['train_cpu_seconds']} s of a processor", flush=True)
     return 0
 

@@ -78,10 +78,12 @@ class ClipWindow(Window):
         q, k, v = (x.unflatten(0, (-1, self.blocks)) for x in (q, k, v))
         memory = self.given[layer] if self.given else self._memory(self.start[layer], k, v, taps, taps_v)
         self.seen.append(memory)
+        rows = {"q": q, "k_new": k, "v_new": v}
+        shown = torch.tensor([slot for slot in range(len(self.first)) if slot not in self.hidden], dtype=torch.long)
         if self.hidden:
-            slots = torch.tensor([slot for slot in range(len(self.first)) if slot not in self.hidden])
-            memory = tuple(m.unflatten(2, (-1, self.tokens))[:, :, slots].flatten(2, 3) for m in memory)
-        rows = {"q": q, "k_new": k, "v_new": v, "k_mem": memory[0], "v_mem": memory[1]}
+            memory = tuple(m.unflatten(2, (-1, self.tokens))[:, :, shown].flatten(2, 3) for m in memory)
+        if len(shown):
+            rows |= {"k_mem": memory[0], "v_mem": memory[1]}
         out = ops.attention(**{name: _heads(x.flatten(0, 1)) for name, x in rows.items()})
         return _unheads(out, q.shape[0] * q.shape[1])
 
