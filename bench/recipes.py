@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
+import itertools
 import json
 import sys
 import time
@@ -45,19 +46,21 @@ from liveact_model.text.words import ACTIONS
 from liveact_train.clips_at_once import AtOnce, Conditions, blocks_of
 from liveact_train.data.clips import Clip, block_starts, make_clip, open_array
 from liveact_train.data.faces import POSE, render_uint8
-from liveact_train.data.identity import SECRETS
+from liveact_train.data.identity import SECRETS, Colour, Identity
 from liveact_train.dit import TINY_TIMESTEPS, Latents, initialise, load_dit, save_dit
 from liveact_train.evaluate import BACKGROUND, correlation
 from liveact_train.forcing import draw_timesteps, tokens_of, velocity_errors
 from liveact_train.latents import encode_folder
 from liveact_train.probe import Probe, load_probe
 from liveact_train.runs import Run, write_whole
-from liveact_train.vae import load_vae, sharpness, to_video
+from liveact_train.vae import load_vae, sharpness
 
+LEAST_PIXELS = 100  # of all video frames of a block together: below that a colour is not asked for
 LONG_SEED, RETURNING_SEED = 3001, 4001  # of held-out clips; training has 1, the stages' validation 1001
 CONTEXTS = {"neighbor": ("step",), "diffusion": ("step", "clean"), "teacher": ("clean",), "self": ("last",)}
 """What a block sees of the past in a rollout, by forcing: earlier blocks at the same denoise step, what the last
-denoise step has left behind, or the finished blocks without noise. Diffusion Forcing has learnt each of the first and the last: both."""
+denoise step has left behind, or the finished blocks without noise. Diffusion Forcing has learnt both of the former and
+the latter."""
 ALL_BUT_LONG_TERM, EVERY = (0, 1, 4, 5), (0, 1, 2, 3, 4, 5)
 HIDDEN = {"nothing": (), "long-term": (2, 3), "long- and short-term": (2, 3, 4, 5), "all": EVERY}
 """Slots that are hidden from given weights while a colour is read."""
@@ -67,8 +70,9 @@ HIDDEN = {"nothing": (), "long-term": (2, 3), "long- and short-term": (2, 3, 4, 
 class Sizes:
     """How large and how long: the same for all recipes."""
 
-    start_steps: int = 1200  # of the common start
-    steps: int = 250  # of every recipe after it
+    start_steps: int = 900  # of the common start
+    steps: int = 180  # of every recipe after it
+    memory_steps: int = 300  # of those of the kind memory
     batch: int = 6
     rate: float = 3e-3  # peak learning rate of the start; of what follows, half of it
     dim: int = 96
@@ -79,8 +83,8 @@ class Sizes:
     audio_dim: int = 48
     clips: int = 6  # held-out videos
     blocks: int = 12  # of each
-    returning: int = 72  # held-out clips in which a colour comes back
-    marks: int = 4  # measurements on the way
+    returning: int = 60  # held-out clips in which a colour comes back
+    marks: int = 3  # measurements on the way
 
     def model(self) -> dict[str, int]:
         """Fields of DiTConfig."""
@@ -132,14 +136,16 @@ def recipes(s: Sizes, seed: int) -> list[Recipe]:
     """Everything that is compared, for one seed."""
 
     def one(kind: str, what: str, **more) -> Recipe:
-        return Recipe(kind, what, seed, s.steps, s.batch, s.rate / 2, s.model(), s.start_steps, **more)
+        steps = s.memory_steps if kind == "memory" else s.steps
+        return Recipe(kind, what, seed, steps, s.batch, s.rate / 2, s.model(), s.start_steps, **more)
 
     memory = {"returning": True, "weight": 4.0, "picture": False}
+    folds = [(taps, grouping) for taps in ("learnt", "mean") for grouping in ("temporal", "raster")]
+    long_term = memory | {"hidden": ALL_BUT_LONG_TERM}
     return [
         *(one("forcing", name, forcing=name) for name in CONTEXTS),
-        *(one("memory", f"{taps}, {grouping}", memory={"learnt": "conv"}.get(taps, taps), grouping=grouping, hidden=ALL_BUT_LONG_TERM,
-              **memory)
-          for taps in ("learnt", "mean") for grouping in ("temporal", "raster")),
+        *(one("memory", f"{taps}, {grouping}", grouping=grouping, memory="conv" if taps == "learnt" else taps,
+              **long_term) for taps, grouping in folds),
         one("memory", "off", hidden=EVERY, **memory),
         *(one("sizes", f"{a}/{b}", memory_slots=a, block_latent_frames=b) for a, b in ((6, 6), (8, 8))),
     ]  # fmt: skip
@@ -199,7 +205,9 @@ def train(recipe: Recipe, work: Path, judge: Judge) -> tuple[DiT, list[dict], fl
     ids = np.array(open_array("--data", sets / "train", "prompt_ids"))
     pool = np.flatnonzero(comes_back(ids)).tolist() if recipe.returning else list(range(len(data)))
     if len(pool) < recipe.batch:
-        raise InputError(f"--data: expected {recipe.batch} clips or more to train on, found {len(pool)} in {sets}/train")
+        raise InputError(
+            f"--data: expected {recipe.batch} clips or more to train on, found {len(pool)} in {sets}/train"
+        )
     torch.manual_seed(recipe.seed)
     dit = initialise(DiT(data.config.with_(**recipe.model)))
     if recipe.start:
@@ -238,15 +246,19 @@ def train(recipe: Recipe, work: Path, judge: Judge) -> tuple[DiT, list[dict], fl
 # ---- measuring ------------------------------------------------------------------------------------------------------
 
 
-def drawn_colours(clip: Clip, frames: slice) -> Tensor:
-    """The clip with its secrets in each colour of SECRETS: [6, F, 3, 64, 64] uint8."""
+def drawn_colours(clip: Clip, block: int) -> Tensor:
+    """A block with the secret of its action in each colour of SECRETS, [6, F, 3, 64, 64] uint8; others as they are."""
+    action = tuple(ACTIONS)[clip.prompt_ids[block] % len(ACTIONS)]
+    frames = slice(*block_starts(block + 2)[-2:])
     pose = {name: values[frames] for name, values in clip.pose.items()}
-    who = clip.identity
-    return torch.stack([
-        render_uint8(dataclasses.replace(
-            who, mitten=c, mark=who.mark and (c, who.mark[1]), bow=who.bow and c,
-        ), pose, clip.video.shape[-1]) for c in SECRETS.values()
-    ])  # fmt: skip
+
+    def with_(colour: Colour) -> Identity:
+        who = clip.identity
+        secret = {"wave": {"mitten": colour}, "shake": {"mark": who.mark and (colour, who.mark[1])},
+                  "nod": {"bow": who.bow and colour}}  # fmt: skip
+        return dataclasses.replace(who, **secret[action])
+
+    return torch.stack([render_uint8(with_(c), pose, clip.video.shape[-1]) for c in SECRETS.values()])
 
 
 def read_colour(video: Tensor, drawn: Tensor) -> tuple[str, int]:
@@ -290,9 +302,8 @@ class Judge:
         (folder / "prompts.json").write_text(json.dumps([c.prompts for c in clips]))
         encode_folder(self.vae, folder, folder / "latents", 4)
         if name == "returning":
-            starts = block_starts(ids.shape[1] + 1)
-            blocks = [slice(starts[b], starts[b + 1]) for b in comes_back(ids)]
-            np.save(folder / "drawn.npy", torch.stack([drawn_colours(c, b) for c, b in zip(clips, blocks)]).numpy())
+            drawn = [drawn_colours(clip, int(b)) for clip, b in zip(clips, comes_back(ids))]
+            np.save(folder / "drawn.npy", torch.stack(drawn).numpy())
         (folder / "made.json").write_text(told)
         return folder
 
@@ -365,7 +376,7 @@ class Judge:
         said, out = self.said[:, : video.shape[1]], {"mouth": [], "corner": [], "picture": [], "sharpness": []}
         starts = block_starts(self.sizes.blocks + 1)
         rows, columns = BACKGROUND
-        for a, b in zip(starts, starts[1:]):
+        for a, b in itertools.pairwise(starts):
             if b > video.shape[1]:
                 break
             mine, real = video[:, a:b], truth[:, a:b]
@@ -393,22 +404,27 @@ class Judge:
         for b in sorted({*back.tolist()} - {0}):
             clips = np.flatnonzero(back == b).tolist()
             z, x = data.batch(clips)
-            made, errors = block_again(AtOnce(dit, recipe.told(x), recipe.hidden), z, data.blocks[b], weights(data, ids[clips], 1.0))
+            made, errors = block_again(
+                AtOnce(dit, recipe.told(x), recipe.hidden), z, data.blocks[b], weights(data, ids[clips], 1.0)
+            )
             before = data.blocks[b].start - 1
             for i, clip in enumerate(clips):
                 run = self.vae.stream()
                 run.decode(z[i, :, before : before + 1])
-                colour, pixels = read_colour((run.decode(made[i]).transpose(0, 1) + 1) * 127.5, torch.tensor(drawn[clip]))
-                if pixels < 100:
+                colour, pixels = read_colour(
+                    (run.decode(made[i]).transpose(0, 1) + 1) * 127.5, torch.tensor(drawn[clip])
+                )
+                if pixels < LEAST_PIXELS:
                     continue
                 name = "first block" if seen[clip] == 0 else "later block"
                 right.setdefault(name, []).append(colour == self._secret(clip))
                 losses.setdefault(name, []).append(errors[i])
-        return {
-            name: {"right": int(sum(hits)), "of": len(hits), "loss": round(float(np.mean([a for a, _ in losses[name]])), 4),
-                   "secret": round(float(np.mean([b for _, b in losses[name]])), 4)}
-            for name, hits in sorted(right.items())
-        }  # fmt: skip
+        found = {}
+        for name, hits in sorted(right.items()):
+            block, secret = np.mean(losses[name], 0)
+            found[name] = {"right": int(sum(hits)), "of": len(hits), "loss": round(float(block), 4)}
+            found[name]["secret"] = round(float(secret), 4)
+        return found
 
     def _secret(self, clip: int) -> str:
         """The colour that comes back in a held-out clip, read off its true video."""
@@ -425,7 +441,11 @@ def block_again(clips: AtOnce, z: Tensor, frames: slice, weight: Tensor) -> tupl
     over all of it and over tokens whose weight [B, L] is above the least.
     """
     g, levels = torch.Generator().manual_seed(11), sigmas(TINY_TIMESTEPS)
-    made, errors, blocks = torch.randn(z[:, :, frames].shape, generator=g), [], len(blocks_of(z.shape[2], clips.dit.config))
+    made, errors, blocks = (
+        torch.randn(z[:, :, frames].shape, generator=g),
+        [],
+        len(blocks_of(z.shape[2], clips.dit.config)),
+    )
     per = z.shape[3] * z.shape[4] // 4
     rows = slice(frames.start * per, frames.stop * per)
     for i, timestep in enumerate(TINY_TIMESTEPS):
@@ -461,7 +481,7 @@ def ruler(judge: Judge) -> dict:
         whole = judge.decoded(torch.from_numpy(np.array(latents[clip]))[None].transpose(1, 2))[0]
         part = (whole[starts[b] : starts[b] + drawn.shape[2]] + 1) * 127.5
         colour, pixels = read_colour(part, torch.tensor(drawn[clip]))
-        if pixels >= 100:
+        if pixels >= LEAST_PIXELS:
             right.append(colour == judge._secret(clip))
     return {"blocks": {"truth": judge.measured(video), "VAE alone": judge.measured(through)},
             "colour": {"right": int(sum(right)), "of": len(right)}}  # fmt: skip
@@ -527,17 +547,26 @@ def run(argv: Sequence[str] | None) -> int:
     kinds = ("forcing", "memory", "sizes")
     if strange := [k for k in args.only.split(",") if k not in kinds]:
         raise InputError(f"--only: expected kinds out of {', '.join(kinds)}, got {strange[0]!r}")
-    for name in ("seeds", "start_steps", "steps", "batch", "clips", "blocks", "returning", "marks"):
+    for name in ("seeds", "start_steps", "steps", "memory_steps", "batch", "clips", "blocks", "returning", "marks"):
         if getattr(args, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')}: expected a whole number from 1 on, got {getattr(args, name)}")
+            raise InputError(
+                f"--{name.replace('_', '-')}: expected a whole number from 1 on, got {getattr(args, name)}"
+            )
     out, data = writable(args.out), Path(args.data)
     rows, before = Rows(out), read(out) if out.stat().st_size else []
     for part in ("latents/train/z.npy", "latents/val/z.npy", "vae/vae.safetensors", "probe/probe.safetensors"):
         if not (data / part).is_file():
-            raise InputError(f"--data: expected a folder in which the stages of training have run, {data / part} is missing")
+            raise InputError(
+                f"--data: expected a folder in which the stages of training have run, {data / part} is missing"
+            )
     torch.set_num_threads(1)
     judge = Judge(data, Path(args.work), s)
-    plan = {"kind": "ruler", "what": "truth", "seed": 0, "settings": {k: getattr(s, k) for k in ("clips", "blocks", "returning")}}
+    plan = {
+        "kind": "ruler",
+        "what": "truth",
+        "seed": 0,
+        "settings": {k: getattr(s, k) for k in ("clips", "blocks", "returning")},
+    }
     if not there(before, plan):
         rows.add(manifest() | plan | ruler(judge))
     if args.weights:
@@ -549,7 +578,9 @@ def run(argv: Sequence[str] | None) -> int:
         if there(before, like):
             continue
         row = rows.add(manifest() | measure(recipe, judge, Path(args.work)))
-        print(f"{recipe.kind}, {recipe.what}, seed {recipe.seed}: {row['train_cpu_seconds']} s of a processor", flush=True)
+        print(
+            f"{recipe.kind}, {recipe.what}, seed {recipe.seed}: {row['train_cpu_seconds']} s of a processor", flush=True
+        )
     return 0
 
 

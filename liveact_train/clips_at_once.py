@@ -152,8 +152,9 @@ class Parts(nn.Module):
         return self.dit.image_kv(image)
 
     def rollout(
-        self, noise, y, text, image: list[KeysValues], audio, timesteps: tuple[float, ...], every_step: bool, clean: bool
-    ) -> tuple[Tensor, Tensor]:
+        self, noise, y, text, image: list[KeysValues], audio, timesteps: tuple[float, ...], every_step: bool,
+        clean: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """See AtOnce.rollout."""
         c, levels, made, entered = self.dit.config, sigmas(timesteps), [], []
         empty = self.dit.window(noise.shape[-2] // 2, noise.shape[-1] // 2)
@@ -224,7 +225,7 @@ class AtOnce:
 
         noise       [B, steps, Z, F, Y, X] float32: the initial latents, then what follows each denoise step
         every_step  each denoise step has a memory of its own; else all see what the last one left behind
-        clean       all see what one more pass over the finished blocks, without noise, has left behind, whatever every_step says
+        clean       all see what one more pass over the finished blocks, without noise, left behind, whatever every_step
 
         No gradient leads through it. The forward is that of training all the same (no memory is written in place, no
         fused attention, which vmap would run sample by sample), over weights that are constants.

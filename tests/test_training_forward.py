@@ -232,7 +232,9 @@ def test_a_hidden_slot_is_seen_by_no_block_and_folded_on():
     assert (open_.run(z, t, True, seen).tokens - open_.run(z, t, True, other).tokens).abs().max() > 1e-3
     assert all(torch.equal(a, b) for one, two in zip(hidden.run(z, t, True, seen).seen, seen) for a, b in zip(one, two))
     short = AtOnce(dit, x, hidden=(4,)).run(z, t, True)
-    assert (short.tokens - open_.run(z, t, True).tokens).abs().max() > 1e-3 and short.seen[0][0].shape == seen[0][0].shape
+    assert (short.tokens - open_.run(z, t, True).tokens).abs().max() > 1e-3 and short.seen[0][0].shape == seen[0][
+        0
+    ].shape
 
 
 def test_timesteps_are_shared_by_a_clips_blocks_and_the_first_step_is_silent():
