@@ -18,9 +18,9 @@ from liveact_train.probe import Probe
 from liveact_train.vae import save_vae
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = ["--start-steps", "1", "--steps", "2", "--memory-steps", "2", "--batch", "1", "--dim", "16", "--num-heads", "1", "--num-layers", "1",
-         "--ffn-dim", "16", "--audio-hidden", "8", "--audio-dim", "8", "--clips", "1", "--blocks", "2",
-         "--returning", "2", "--marks", "1", "--seeds", "1"]  # fmt: skip
+SMALL = ["--start-steps", "1", "--steps", "2", "--memory-steps", "2", "--batch", "1", "--dim", "16", "--num-heads", "1",
+         "--num-layers", "1", "--ffn-dim", "16", "--audio-hidden", "8", "--audio-dim", "8", "--clips", "1",
+         "--blocks", "2", "--returning", "2", "--marks", "1", "--seeds", "1"]  # fmt: skip
 
 
 @pytest.fixture
