@@ -56,12 +56,15 @@ class ClipWindow(Window):
 
     start   memory that the first blocks left behind
     given   memory that the blocks see instead of what they themselves leave behind, [B, n, P, H, D]; None: their own
-    seen    per layer, the memory that each block saw
+    hidden  memory slots that no block attends to, though they are folded on
+    seen    per layer, the memory that each block was given
     """
 
-    def __init__(self, like: Window, blocks: int, start: Memory, given: Memory | None = None):
+    def __init__(
+        self, like: Window, blocks: int, start: Memory, given: Memory | None = None, hidden: tuple[int, ...] = ()
+    ):
         super().__init__(like.tokens, like.rope, grouping=like.grouping, schedule=like.schedule, first=like.first)
-        self.blocks, self.start, self.given = blocks, start, given
+        self.blocks, self.start, self.given, self.hidden = blocks, start, given, hidden
         self.seen: Memory = []
 
     def attend(
@@ -75,7 +78,12 @@ class ClipWindow(Window):
         q, k, v = (x.unflatten(0, (-1, self.blocks)) for x in (q, k, v))
         memory = self.given[layer] if self.given else self._memory(self.start[layer], k, v, taps, taps_v)
         self.seen.append(memory)
-        rows = {"q": q, "k_new": k, "v_new": v, "k_mem": memory[0], "v_mem": memory[1]}
+        rows = {"q": q, "k_new": k, "v_new": v}
+        shown = torch.tensor([slot for slot in range(len(self.first)) if slot not in self.hidden], dtype=torch.long)
+        if self.hidden:
+            memory = tuple(m.unflatten(2, (-1, self.tokens))[:, :, shown].flatten(2, 3) for m in memory)
+        if len(shown):
+            rows |= {"k_mem": memory[0], "v_mem": memory[1]}
         out = ops.attention(**{name: _heads(x.flatten(0, 1)) for name, x in rows.items()})
         return _unheads(out, q.shape[0] * q.shape[1])
 
@@ -144,8 +152,9 @@ class Parts(nn.Module):
         return self.dit.image_kv(image)
 
     def rollout(
-        self, noise, y, text, image: list[KeysValues], audio, timesteps: tuple[float, ...], every_step: bool
-    ) -> tuple[Tensor, Tensor]:
+        self, noise, y, text, image: list[KeysValues], audio, timesteps: tuple[float, ...], every_step: bool,
+        clean: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """See AtOnce.rollout."""
         c, levels, made, entered = self.dit.config, sigmas(timesteps), [], []
         empty = self.dit.window(noise.shape[-2] // 2, noise.shape[-1] // 2)
@@ -157,13 +166,18 @@ class Parts(nn.Module):
                 last = i == len(timesteps) - 1
                 if last:
                     entered.append(latent)
-                window = windows[i] if every_step or last else replace(windows[-1], layers=dict(windows[-1].layers))
+                window = windows[i if every_step else -1]
+                if clean or not (every_step or last):  # what this step leaves behind is not kept
+                    window = replace(window, layers=dict(window.layers))
                 at, hears = noise.new_full((1,), t), heard if t < 1000 else None
                 tokens = self._block(latent.to(self.dit.dtype), at, cond, text[b], image, hears, window, b == 0)
                 update = coefficients("renoise", levels[i], levels[i + 1])
                 fresh = None if last else noise[i + 1][:, frames].contiguous()
                 latent = ops.denoise_update(tokens=tokens.float(), latent=latent, noise=fresh, **update._asdict())
             made.append(latent)
+            if clean:
+                at = noise.new_zeros(1)
+                self._block(latent.to(self.dit.dtype), at, cond, text[b], image, heard, windows[-1], b == 0)
         return torch.cat(made, 1), torch.cat(entered, 1)
 
     def _block(self, latent, t, y, text, image, audio, window, first) -> Tensor:
@@ -192,21 +206,26 @@ class AtOnce:
 
     dit    float32 master weights; linear layers run in dit.dtype, gradients reach the masters
     x      conditions of the clips
+    hidden memory slots that later blocks do not see, of `run`
     """
 
-    def __init__(self, dit: DiT, x: Conditions):
+    def __init__(self, dit: DiT, x: Conditions, hidden: tuple[int, ...] = ()):
         self.dit, self.parts, self.x = dit, Parts(dit), Conditions(*(part.to(dit.dtype) for part in x))
+        self.hidden = hidden
         self.weights = {
             name: p.to(dit.dtype) if isinstance(self.parts.get_submodule(name.rpartition(".")[0]), Linear) else p
             for name, p in ((name, whole(p)) for name, p in self.parts.named_parameters())
         }
         self.image = self._call("image", self.x.image)
 
-    def rollout(self, noise: Tensor, timesteps: tuple[float, ...], every_step: bool = True) -> Rollout:
+    def rollout(
+        self, noise: Tensor, timesteps: tuple[float, ...], every_step: bool = True, clean: bool = False
+    ) -> Rollout:
         """The model's own clips, block by block through `Window`, as a Session makes them.
 
         noise       [B, steps, Z, F, Y, X] float32: the initial latents, then what follows each denoise step
         every_step  each denoise step has a memory of its own; else all see what the last one left behind
+        clean       all see what one more pass over the finished blocks, without noise, left behind, whatever every_step
 
         No gradient leads through it. The forward is that of training all the same (no memory is written in place, no
         fused attention, which vmap would run sample by sample), over weights that are constants.
@@ -215,7 +234,8 @@ class AtOnce:
         constant = {name: w.detach() for name, w in self.weights.items()}
         with torch.enable_grad():
             args = (noise, x.y, x.text, image, x.audio)
-            return Rollout(*self._call("rollout", *args, fixed=(timesteps, every_step), weights=constant))
+            fixed = (timesteps, every_step and not clean, clean)
+            return Rollout(*self._call("rollout", *args, fixed=fixed, weights=constant))
 
     def _call(
         self, part: str, *args: Any, fixed: tuple[Any, ...] = (), weights: dict[str, Tensor] | None = None
@@ -247,7 +267,7 @@ class AtOnce:
         if not later:
             return Pass(out, start, [])
         n, rows, columns = len(later), latents.shape[-2] // 2, latents.shape[-1] // 2
-        window = ClipWindow(self.dit.window(rows, columns), n, start, given)
+        window = ClipWindow(self.dit.window(rows, columns), n, start, given, self.hidden)
 
         def blocks(x: Tensor, dim: int) -> Tensor:
             """[B, ..., F, ...] -> [B * n, ..., frames of a block, ...]."""

@@ -20,7 +20,7 @@ from liveact_model.errors import InputError
 from liveact_model.image.patches import PatchEncoder
 from liveact_model.text.words import WordEncoder
 from liveact_train.clips_at_once import Conditions, blocks_of
-from liveact_train.data.clips import BLOCK_STARTS, open_array
+from liveact_train.data.clips import block_starts, open_array
 from liveact_train.forcing import FORCINGS, draw_timesteps, velocity_loss
 from liveact_train.optimiser import optimiser_of
 from liveact_train.runs import Run, seed_of, tensors, write_whole
@@ -98,7 +98,7 @@ class Latents:
 def _in_force(block: slice) -> int:
     """Which of a clip's prompts is in force in the middle of a block of latent frames."""
     middle = VIDEO_FRAMES_PER_LATENT * (block.start + block.stop) // 2
-    return sum(start <= middle for start in BLOCK_STARTS) - 1
+    return sum(start <= middle for start in block_starts(block.stop)) - 1
 
 
 @dataclass(frozen=True)
