@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,8 @@ TEACHER_SHIFT = 5.0
 four steps the released timesteps are among them (u = 1, 3/4, 1/2)."""
 ENDS = (0.1, 0.3, 0.6)
 """How often the student's clip is taken after its first, second, third denoise step; the last is what people see."""
+TAUGHT = (0.15, 0.35, 0.5)
+"""How often regression is at each denoise step."""
 WATCHED_CLIPS = 16
 
 
@@ -57,7 +60,9 @@ class DistillConfig:
     rollouts: int = 768  # clips the teacher makes once, for regression
     teacher_steps: int = 24  # denoise steps of the teacher: a multiple of four
     guidance: float = 1.5  # of the teacher: velocity without sound + guidance * (with - without)
-    critic_updates: int = 2  # of the critic after each of the student's, for matching
+    critic_updates: int = 2  # of the critic before each of the student's, for matching
+    keep: float = 1.0  # weight of regression beside matching: without it what is rare (a blink) is lost
+    made: str = ""  # folder of a run whose rollouts are used; empty: --out
     seed: int = 0
     threads: int = 1
 
@@ -143,8 +148,8 @@ def teach(teacher: DiT, data: Latents, indices: list[int], c: DistillConfig, see
 
 
 def rollouts(teacher: DiT, data: Latents, name: str, count: int, c: DistillConfig, seed: int) -> np.ndarray:
-    """`teach` of the first `count` clips, float16 [N, 4, Z, F, Y, X]; made once, files c.out/rollouts/`name`-*.npy."""
-    count, folder, parts = min(count, len(data)), Path(c.out) / "rollouts", []
+    """`teach` of the first `count` clips, float16 [N, 4, Z, F, Y, X]; made once, in files `name`-*.npy."""
+    count, folder, parts = min(count, len(data)), Path(c.made or c.out) / "rollouts", []
     folder.mkdir(parents=True, exist_ok=True)
     for first in range(0, count, c.batch):
         path, last = folder / f"{name}-{first:05d}.npy", min(first + c.batch, count)
@@ -172,9 +177,21 @@ def regression_loss(student: DiT, states: Tensor, x: Conditions, step: int) -> T
     return (found - wanted).square().mean()
 
 
+class Lessons:
+    """The teacher's clips, as a loss of a student."""
+
+    def __init__(self, teacher: DiT, data: Latents, c: DistillConfig):
+        self.data, self.made = data, rollouts(teacher, data, "train", c.rollouts, c, c.seed)
+
+    def loss(self, student: DiT, rng: random.Random, clips: int) -> Tensor:
+        """regression_loss of some clips at one of the three denoise steps."""
+        indices = rng.sample(range(len(self.made)), min(clips, len(self.made)))
+        states, (_, x) = torch.from_numpy(self.made[indices]).float(), self.data.batch(indices)
+        return regression_loss(student, states, x, rng.choices(range(3), TAUGHT)[0])
+
+
 def _regress(c: DistillConfig, teacher: DiT, student: DiT, data: Latents, val: Latents) -> None:
-    made = rollouts(teacher, data, "train", c.rollouts, c, c.seed)
-    run = _run_of(c, student)
+    lessons, run = Lessons(teacher, data, c), _run_of(c, student)
     held_out = torch.from_numpy(rollouts(teacher, val, "val", WATCHED_CLIPS, c, c.seed + 100_000)).float()
     _, x = val.batch(list(range(len(held_out))))
     run.measure = lambda: {
@@ -182,10 +199,7 @@ def _regress(c: DistillConfig, teacher: DiT, student: DiT, data: Latents, val: L
     }
     run.export = lambda: save_dit(run.average, Path(c.out) / "dit.safetensors")
     for rng in run:
-        indices = rng.sample(range(len(made)), min(c.batch, len(made)))
-        _, x_own = data.batch(indices)
-        states = torch.from_numpy(made[indices]).float()
-        run.update(regression_loss(student, states, x_own, rng.choices(range(3), (0.15, 0.35, 0.5))[0]))
+        run.update(lessons.loss(student, rng, c.batch))
 
 
 # ---- distribution matching ----------------------------------------------------------------------------------------
@@ -247,6 +261,7 @@ def _away(
 
 def _match(c: DistillConfig, teacher: DiT, student: DiT, data: Latents, val: Latents) -> None:
     pair = Pair(student, copy.deepcopy(teacher).requires_grad_(True))
+    lessons = Lessons(teacher, data, c) if c.keep else None
     run = _run_of(c, pair, share=1 + c.critic_updates)
     few = val.batch(list(range(min(WATCHED_CLIPS, len(val)))))
     run.measure = lambda: _watch(run.average, teacher, few, val, c)
@@ -266,7 +281,8 @@ def _match(c: DistillConfig, teacher: DiT, student: DiT, data: Latents, val: Lat
             x0 = student_clip(student, x, noise, last)
             t = _drawn_levels(len(z))
             away = _away(teacher, pair.critic, x0, x, t, noise[3], c, silent)
-            run.update(0.5 * (x0 - (x0 - away).detach()).square().mean())
+            loss = 0.5 * (x0 - (x0 - away).detach()).square().mean()
+            run.update(loss if lessons is None else loss + c.keep * lessons.loss(student, rng, c.batch))
 
 
 def _drawn_levels(clips: int) -> Tensor:
@@ -315,6 +331,8 @@ def distill(c: DistillConfig) -> None:
         raise InputError(f"--teacher-steps: expected a multiple of four from 4 on, got {c.teacher_steps}")
     if not math.isfinite(c.guidance) or c.guidance < 0:
         raise InputError(f"--guidance: expected a number from 0 on, got {c.guidance}")
+    if not math.isfinite(c.keep) or c.keep < 0:
+        raise InputError(f"--keep: expected a number from 0 on, got {c.keep}")
     if c.critic_updates < 1:
         raise InputError(f"--critic-updates: expected at least 1, got {c.critic_updates}")
     torch.set_num_threads(c.threads)

@@ -26,7 +26,7 @@ from liveact_model.errors import InputError
 from liveact_train.shards import Shards, gathered, like, local, whole
 
 CHECKPOINT = "checkpoint.safetensors"
-FREE = ("data", "latents", "out", "start", "steps", "teacher", "threads", "vae")
+FREE = ("data", "latents", "made", "out", "start", "steps", "teacher", "threads", "vae")
 """Fields of a config that may differ when a run continues: where things lie, how long it goes on, on how many cores."""
 
 

@@ -225,6 +225,7 @@ def test_students_learn_only_when_it_is_their_turn(folder, tmp_path, monkeypatch
         ("--teacher-steps", "6", "expected a multiple of four from 4 on, got 6"),
         ("--guidance", "-1", "expected a number from 0 on, got -1.0"),
         ("--guidance", "nan", "expected a number from 0 on, got nan"),
+        ("--keep", "-0.5", "expected a number from 0 on, got -0.5"),
         ("--critic-updates", "0", "expected at least 1, got 0"),
     ],
 )
@@ -241,3 +242,20 @@ def test_a_student_of_another_shape_is_told(folder, tmp_path, capsys):
     assert capsys.readouterr().err.startswith("error: --start: expected weights of DiTConfig(")
     assert main(command(folder, tmp_path / "out", "--teacher", str(tmp_path / "nothing"))) == 2
     assert capsys.readouterr().err.startswith("error: --teacher: expected ")
+
+
+def test_matching_keeps_what_regression_taught(folder, tmp_path, monkeypatch, capsys):
+    """On the student's turn the teacher's clips, of the run that made them, are part of the loss; with --keep 0 not."""
+    seen = []
+    loss = stage.regression_loss
+    monkeypatch.setattr(stage, "regression_loss", lambda *a: seen.append(a) or loss(*a))
+    assert main(command(folder, tmp_path / "first", "--steps", "1")) == 0
+    seen.clear()
+    capsys.readouterr()
+    matching = ["--method", "matching", "--steps", "3"]
+    assert main(command(folder, tmp_path / "with", *matching, "--made", str(tmp_path / "first"))) == 0
+    assert len(seen) == 1 and "the teacher has made" not in capsys.readouterr().out
+    assert main(command(folder, tmp_path / "without", *matching, "--keep", "0")) == 0
+    assert len(seen) == 1 and not (tmp_path / "without/rollouts").exists()
+    first, second = weights(tmp_path / "with"), weights(tmp_path / "without")
+    assert any(not torch.equal(first[k], second[k]) for k in first)
