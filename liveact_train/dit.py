@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from liveact_model.audio.windows import latent_indices
@@ -22,7 +22,8 @@ from liveact_model.text.words import WordEncoder
 from liveact_train.clips_at_once import Conditions, blocks_of
 from liveact_train.data.clips import BLOCK_STARTS, open_array
 from liveact_train.forcing import FORCINGS, draw_timesteps, velocity_loss
-from liveact_train.runs import Run, seed_of, tensors, write_whole
+from liveact_train.layers import parts_of
+from liveact_train.runs import Run, save_shares, seed_of
 from liveact_train.shards import join
 
 TINY_TIMESTEPS = (1000.0, 850.0, 550.0)
@@ -117,6 +118,7 @@ class DiTConfigStage:
     memory: str = "conv"  # or mean
     grouping: str = "temporal"  # or raster
     drop_audio: float = 0.1  # share of clips whose audio is taken away
+    checkpoint_activations: bool = False  # keep what layers take in, and make the rest again in the backward pass
     seed: int = 0
     threads: int = 1
 
@@ -137,11 +139,13 @@ def train_dit(c: DiTConfigStage) -> None:
     if dit.config != data.config:
         raise InputError(f"--start: expected weights of {data.config}, found some of {dit.config}")
     dit.dtype = torch.bfloat16  # of activations; the weights stay float32 and are cast as they are used
-    shards.cut(dit)
+    average = copy.deepcopy(dit).requires_grad_(False)
+    for model in (dit, average):
+        shards.cut(parts_of(model), dit.dtype)
+    parts_of(dit).recompute = c.checkpoint_activations
     optimiser = torch.optim.AdamW(dit.parameters(), c.rate, betas=(0.9, 0.98), weight_decay=0.01)
-    run = Run("dit", Path(c.out), c, dit, optimiser, ema=0.998, shards=shards)
+    run = Run("dit", Path(c.out), c, dit, optimiser, ema=0.998, shards=shards, average=average)
     held_out = val.batch(list(range(min(16, len(val)))))
-    run.average.dtype = torch.bfloat16
     run.measure = lambda: validate(run.average, *held_out)
     run.export = lambda: save_dit(run.average, Path(c.out) / "dit.safetensors", shards.leads)
     only = TINY_TIMESTEPS if c.timesteps == "sampler" else ()
@@ -165,9 +169,7 @@ def validate(dit: DiT, z: Tensor, x: Conditions) -> dict[str, float]:
 
 def save_dit(dit: DiT, path: Path, leads: bool = True) -> None:
     """Write the weights in float32, with the config beside them in the file; of shares the leading process writes."""
-    about, state = {"config": json.dumps(dit.config.to_dict())}, tensors(dit)
-    if leads:
-        write_whole(path, lambda part: save_file(state, part, about))
+    save_shares(path, dit.state_dict(), {"config": json.dumps(dit.config.to_dict())}, leads)
 
 
 def load_dit(path: str) -> DiT:

@@ -60,9 +60,9 @@ def velocity_loss(
     sigma = (t / 1000).repeat_interleave(lengths, 1)[:, None, :, None, None]
     clips, given = AtOnce(dit, x), None
     if forcing == "teacher":
-        given = clips.run(z, torch.zeros_like(t), True).seen
+        given = clips.run(z, torch.zeros_like(t), True, remember=True).seen
     elif forcing == "self":
         own = clips.rollout(torch.randn(len(z), len(timesteps), *z.shape[1:]), timesteps, every_step=False)
-        given = clips.run(own.entered, torch.full_like(t, timesteps[-1]), True).seen
+        given = clips.run(own.entered, torch.full_like(t, timesteps[-1]), True, remember=True).seen
     tokens = clips.run((1 - sigma) * z + sigma * noise, t, audible, given).tokens
     return (tokens.float() - vmap(tokens_of)(noise - z)).square().mean()

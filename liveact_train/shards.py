@@ -1,22 +1,24 @@
 """Several processes train one model: each keeps a share of all weights, and takes a share of every batch.
 
-The only file of training that knows ranks and imports torch.distributed. Parameters become DTensors cut along their
-first dim, and with them gradients, optimiser and average. A pass gathers them once, as plain tensors, and its gradients
-come back summed and cut: the pass of training runs under torch.vmap, where the hooks of FSDP, which gather a layer
-when it is called, cannot run.
+The only file of training that knows ranks and imports torch.distributed. Parameters are cut along their first dim by
+FSDP (`fully_shard`), and with them gradients, optimiser and average. A layer's weights are whole while it is called
+and while its gradients are made, and those of the one that follows come meanwhile; gradients come back averaged and
+cut. Linear layers travel in the type of the activations. What ops read in float32 (norms, modulations, taps: a few
+thousandths of all) is one group of its own, whole during a pass.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 
+from liveact_model.dit import Linear
 from liveact_model.errors import InputError
+from liveact_train.layers import Parts
 
 
 class Shards:
@@ -24,8 +26,8 @@ class Shards:
 
     size, index, leads = 1, 0, True
 
-    def cut(self, module: nn.Module) -> None:
-        """Make this process's shares of a module's parameters, which are the same everywhere."""
+    def cut(self, parts: Parts, dtype: torch.dtype) -> None:
+        """Keep this process's shares of a denoiser's parameters, which all have; linear layers compute in dtype."""
 
     def mean(self, value: float) -> float:
         """The mean of a number over the processes."""
@@ -53,12 +55,19 @@ class Group(Shards):
         self.leads = self.index == 0
         self._mesh = init_device_mesh("cpu", (self.size,))
 
-    def cut(self, module: nn.Module) -> None:
+    def cut(self, parts: Parts, dtype: torch.dtype) -> None:
         """See Shards."""
-        for part in module.modules():
-            for name, p in part.named_parameters(recurse=False):
-                cut = distribute_tensor(p.detach(), self._mesh, [Shard(0)])
-                setattr(part, name, nn.Parameter(cut, p.requires_grad))
+        held = [*parts.layers, parts.ends]
+        wide = {p for module in parts.modules() if isinstance(module, Linear) for p in module.parameters()}
+        small = {p for p in parts.parameters() if p not in wide}
+        alike = {"mesh": self._mesh, "reshard_after_forward": True}
+        cast = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        for part in held:
+            fully_shard(part, mp_policy=cast, ignored_params=small, **alike)
+        parts.beside = nn.ModuleList(module for part in held for module in part.held)  # a way round the parts
+        wide = {p for module in parts.modules() if isinstance(module, Linear) for p in module.parameters()}
+        fully_shard(parts, ignored_params=wide, **alike)
+        parts.sharded = True
 
     def mean(self, value: float) -> float:
         """See Shards."""
@@ -85,8 +94,8 @@ def alone(stage: str) -> None:
 
 
 def whole(t: Tensor) -> Tensor:
-    """All of a tensor of which processes keep shares; the gradients of all of them add up in it."""
-    return t.full_tensor(grad_placements=[Partial()]) if isinstance(t, DTensor) else t
+    """All of a tensor of which processes keep shares; all of them must ask."""
+    return t.full_tensor() if isinstance(t, DTensor) else t
 
 
 def local(t: Tensor) -> Tensor:
@@ -95,12 +104,7 @@ def local(t: Tensor) -> Tensor:
 
 
 def like(t: Tensor, full: Tensor) -> Tensor:
-    """`full` cut as `t` is."""
+    """`full`, which every process has, cut as `t` is."""
     if not isinstance(t, DTensor):
         return full
-    return distribute_tensor(full, t.device_mesh, t.placements)
-
-
-def gathered(state: dict[str, Any]) -> dict[str, Any]:
-    """A state with every share gathered; all processes must call it."""
-    return {key: whole(t.detach()) if isinstance(t, Tensor) else t for key, t in state.items()}
+    return distribute_tensor(full, t.device_mesh, t.placements, src_data_rank=None)

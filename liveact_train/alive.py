@@ -1,0 +1,41 @@
+"""Bytes of the tensors that are alive: what a step of training holds, counted and not estimated."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class Alive(TorchDispatchMode):
+    """Counts, while it is entered, the memory of tensors that operators make, until the last of them lets go.
+
+    now   bytes alive; `most` the most there were. With values or without: what has none counts as if it had.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._known: dict[weakref.ref, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        """Run the operator and count what it made; memory of an argument is counted once, however many views it has."""
+        made = func(*args, **(kwargs or {}))
+        for t in tree_leaves(made):
+            if isinstance(t, Tensor):
+                self._count(t.untyped_storage())
+        return made
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        ref = weakref.ref(storage, self._gone)
+        size = storage.nbytes()
+        self.now += size - self._known.get(ref, 0)  # what is freed in place is still there, without a byte
+        self._known[ref] = size
+        self.most = max(self.most, self.now)
+
+    def _gone(self, ref: weakref.ref) -> None:
+        self.now -= self._known.pop(ref, 0)

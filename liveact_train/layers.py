@@ -1,0 +1,98 @@
+"""The denoiser as training calls it: what stands in front of and behind the layers, and each layer by itself.
+
+What `DiT.forward` does in one call happens here part by part, so that a part's weights need be whole only while it
+works (`shards`), and its activations can be made again in the backward pass instead of being kept. The modules are the
+denoiser's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._pytree import tree_map
+from torch.utils.checkpoint import checkpoint
+
+from liveact_model.dit import DiT, Linear
+
+Weights = dict[str, Tensor]
+"""Tensors in the place of a Held's parameters, by their names there."""
+
+
+class Held(nn.Module):
+    """Modules whose weights are whole while something is called with them."""
+
+    def __init__(self, *modules: nn.Module):
+        super().__init__()
+        self.held = nn.ModuleList(modules)
+
+    def forward(self, call: Callable[..., Any], *args: Any) -> Any:
+        """call(*args)."""
+        return call(*args)
+
+    def cast(self, dtype: torch.dtype) -> Weights:
+        """The parameters, those of linear layers as `dtype`; gradients reach the parameters themselves."""
+        parts = dict(self.named_modules())
+        return {
+            name: p.to(dtype) if isinstance(parts[name.rpartition(".")[0]], Linear) else p
+            for name, p in self.named_parameters()
+        }
+
+
+class Parts(nn.Module):
+    """A denoiser's parts. It holds the denoiser's modules and not the denoiser, whose life it does not prolong.
+
+    recompute  keep what a layer takes in, and make its activations again in the backward pass
+    sharded    weights are shares, made whole by hooks, in the type of the activations (`shards`)
+    """
+
+    def __init__(self, dit: DiT):
+        super().__init__()
+        self.ends = Held(*(module for name, module in dit.named_children() if name != "blocks"))
+        self.layers = nn.ModuleList(Held(block) for block in dit.blocks)
+        self.recompute = self.sharded = False
+
+    def cast(self, dtype: torch.dtype) -> list[Weights | None]:
+        """Of the ends and of every layer, the weights for one step; None: their own."""
+        held = [self.ends, *self.layers]
+        return [None] * len(held) if self.sharded else [part.cast(dtype) for part in held]
+
+    def forward(self, weights: Weights | None, call: Callable[..., Any], *args: Any) -> Any:
+        """call(*args) with the ends' weights; the layers are called in it."""
+        return _called(self.ends, weights, call, *args)
+
+    def layer(self, i: int, weights: Weights | None, call: Callable[..., Any], *args: Any) -> Any:
+        """call(*args) with layer i's weights."""
+        held = self.layers[i]
+        if not self.recompute or not torch.is_grad_enabled():
+            return _called(held, weights, call, *args)
+        again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+        if weights is None:  # the hooks stand outside: they make the weights whole for the backward pass, too
+            return held(again, call, *args)
+        return again(partial(_called, held, weights, call), *args)
+
+
+def _called(held: Held, weights: Weights | None, call: Callable[..., Any], *args: Any) -> Any:
+    if weights is None:
+        return held(call, *args)
+    return functional_call(held, weights, (call, *args), tie_weights=False)
+
+
+_PARTS: WeakKeyDictionary[DiT, Parts] = WeakKeyDictionary()
+
+
+def parts_of(dit: DiT) -> Parts:
+    """The parts of a denoiser, the same ones whenever they are asked for."""
+    if dit not in _PARTS:
+        _PARTS[dit] = Parts(dit)
+    return _PARTS[dit]
+
+
+def constant(tree: Any) -> Any:
+    """Without the graph that led to it."""
+    return tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, tree)
