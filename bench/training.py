@@ -31,9 +31,11 @@ from liveact_model.session import Session
 from liveact_model.text.words import WordEncoder
 from liveact_model.vae.tiny import TinyVAE
 from liveact_train.clips_at_once import Conditions, blocks_of
-from liveact_train.dit import TINY_TIMESTEPS, initialise, tiny
+from liveact_train.dit import TINY_TIMESTEPS
 from liveact_train.forcing import tokens_of, velocity_loss
 from liveact_train.layers import Held
+from liveact_train.sizes import tiny
+from liveact_train.start import initialise
 from liveact_train.vae import picture_loss
 
 Z, CLIPS, FRAMES = 32, 8, 30

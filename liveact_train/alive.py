@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
 
@@ -22,18 +22,34 @@ class Alive(TorchDispatchMode):
         self.now = self.most = 0
         self._known: dict[weakref.ref, int] = {}
 
+    def __enter__(self) -> Alive:
+        """Count from here on, also what is freed or filled in place (as FSDP does with the weights of a layer)."""
+        self._plain = resize = torch.UntypedStorage.resize_
+
+        def resized(storage: torch.UntypedStorage, size: int) -> Any:
+            done = resize(storage, size)
+            self._count(storage)
+            return done
+
+        torch.UntypedStorage.resize_ = resized  # type: ignore[method-assign]
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        torch.UntypedStorage.resize_ = self._plain  # type: ignore[method-assign]
+        super().__exit__(*error)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Run the operator and count what it made; memory of an argument is counted once, however many views it has."""
         made = func(*args, **(kwargs or {}))
         for t in tree_leaves(made):
-            if isinstance(t, Tensor):
+            if isinstance(t, Tensor) and not is_traceable_wrapper_subclass(t):  # a share is counted, not what it is of
                 self._count(t.untyped_storage())
         return made
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         ref = weakref.ref(storage, self._gone)
         size = storage.nbytes()
-        self.now += size - self._known.get(ref, 0)  # what is freed in place is still there, without a byte
+        self.now += size - self._known.get(ref, 0)
         self._known[ref] = size
         self.most = max(self.most, self.now)
 

@@ -19,15 +19,12 @@ from torch import nn
 
 from liveact_kernels.cost import hw
 from liveact_kernels.cost.budget import recorded
-from liveact_model.config import NAMED, DiTConfig
+from liveact_model.config import DiTConfig
 from liveact_model.dit import DiT
 from liveact_model.errors import InputError
 from liveact_train.clips_at_once import blocks_of
-from liveact_train.dit import tiny
-from liveact_train.vae import VaeConfig
+from liveact_train.sizes import MODELS, SIZES
 
-MODELS = {"tiny": tiny(VaeConfig.z_dim), **NAMED}
-SIZES = {"tiny": "64*64", "liveact-18b": "512*512"}
 OPTIMISER_BYTES = {"float32": 4, "bfloat16": 2}
 WEIGHT, GATHERED, GRADIENT = 4, 2, 4  # bytes: float32 masters and gradients, bf16 where they compute
 NODE = 8  # GPUs that NVLink joins
@@ -203,7 +200,7 @@ def _check(c: PlanConfig) -> tuple[tuple[int, int], hw.Chip]:
     ):  # fmt: skip
         if value not in names:
             raise InputError(f"{flag}: expected one of {', '.join(names)}, got {value!r}")
-    sides = (c.size or SIZES[c.model]).split("*")
+    sides = (c.size or "{}*{}".format(*SIZES[c.model])).split("*")
     if len(sides) != 2 or not all(re.fullmatch("[0-9]{2,4}", s) and int(s) in range(16, 4097, 16) for s in sides):
         raise InputError(f"--size: expected W*H, both multiples of 16 from 16 to 4096, got {c.size!r}")
     least = MODELS[c.model].memory_slots

@@ -9,6 +9,8 @@ thousandths of all) is one group of its own, whole during a pass.
 
 from __future__ import annotations
 
+import os
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -20,11 +22,16 @@ from liveact_model.dit import Linear
 from liveact_model.errors import InputError
 from liveact_train.layers import Parts
 
+DEVICES = ("cpu", "cuda")
+
 
 class Shards:
     """The processes of a run: `size` of them, this one the `index`-th; `leads` whether it reports and writes."""
 
     size, index, leads = 1, 0, True
+
+    def __init__(self, device: str = "cpu"):
+        self.device = torch.device(device)
 
     def cut(self, parts: Parts, dtype: torch.dtype) -> None:
         """Keep this process's shares of a denoiser's parameters, which all have; linear layers compute in dtype."""
@@ -46,14 +53,18 @@ class Shards:
 
 
 class Group(Shards):
-    """As torchrun started them, on CPUs over gloo."""
+    """As torchrun started them: on CPUs over gloo, on GPUs, one for each process, over NCCL."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu") -> None:
+        super().__init__(device)
+        if device == "cuda":
+            self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(self.device)
         if not dist.is_initialized():
-            dist.init_process_group("gloo")
+            dist.init_process_group("nccl" if device == "cuda" else "gloo")
         self.size, self.index = dist.get_world_size(), dist.get_rank()
         self.leads = self.index == 0
-        self._mesh = init_device_mesh("cpu", (self.size,))
+        self._mesh = init_device_mesh(device, (self.size,))
 
     def cut(self, parts: Parts, dtype: torch.dtype) -> None:
         """See Shards."""
@@ -71,20 +82,24 @@ class Group(Shards):
 
     def mean(self, value: float) -> float:
         """See Shards."""
-        total = torch.tensor(value, dtype=torch.float64)
+        total = torch.tensor(value, dtype=torch.float64, device=self.device)
         dist.all_reduce(total)
         return total.item() / self.size
 
     def agree(self, flag: bool) -> bool:
         """See Shards."""
-        said = torch.tensor(flag)
+        said = torch.tensor(flag, device=self.device)
         dist.broadcast(said, 0)
         return bool(said)
 
 
-def join() -> Shards:
-    """The group that torchrun started, or this process alone."""
-    return Group() if dist.is_torchelastic_launched() else Shards()
+def join(device: str = "cpu") -> Shards:
+    """The group that torchrun started, or this process alone; InputError for a device that is not there."""
+    if device not in DEVICES:
+        raise InputError(f"--device: expected one of {', '.join(DEVICES)}, got {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device: expected a GPU that torch sees, found none")
+    return Group(device) if dist.is_torchelastic_launched() else Shards(device)
 
 
 def alone(stage: str) -> None:

@@ -10,10 +10,13 @@ from liveact_kernels.common.rope import rotate
 from liveact_model.dit import Linear
 from liveact_model.schedule import coefficients, sigmas
 from liveact_train.alive import Alive
+from liveact_train.batches import _in_force
 from liveact_train.clips_at_once import AtOnce, ClipWindow, Conditions, blocks_of
-from liveact_train.dit import TINY_TIMESTEPS, _in_force, initialise, tiny
+from liveact_train.dit import TINY_TIMESTEPS
 from liveact_train.forcing import FORCINGS, draw_timesteps, tokens_of, velocity_loss
 from liveact_train.layers import parts_of
+from liveact_train.sizes import tiny
+from liveact_train.start import initialise
 
 CLIPS = 2
 

@@ -12,12 +12,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from liveact_model.dit import Linear
-from liveact_train import dit as dit_stage
-from liveact_train import shards
+from liveact_train import batches, shards
 from liveact_train.__main__ import main
 from liveact_train.clips_at_once import AtOnce
-from liveact_train.dit import tiny
 from liveact_train.runs import Run
+from liveact_train.sizes import tiny
 
 SCRIPT = """
 import sys
@@ -76,7 +75,7 @@ def watch_whole(patch=setattr):
 def shrink(patch=setattr):
     """A denoiser of five narrow layers in the place of the shipped size."""
     small = {"dim": 32, "num_heads": 2, "num_layers": 5, "ffn_dim": 48, "audio_hidden": 16, "audio_dim": 16}
-    patch(dit_stage, "tiny", lambda z_dim, **window: tiny(z_dim, **window).with_(**small))
+    patch(batches, "tiny", lambda z_dim, **window: tiny(z_dim, **window).with_(**small))
 
 
 @pytest.fixture
