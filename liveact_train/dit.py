@@ -16,12 +16,13 @@ from liveact_model.dit import DiT
 from liveact_model.errors import InputError
 from liveact_train.batches import Latents
 from liveact_train.clips_at_once import Conditions, blocks_of
+from liveact_train.dry import dry_run
 from liveact_train.forcing import FORCINGS, draw_timesteps, velocity_loss
 from liveact_train.layers import parts_of
 from liveact_train.runs import Run, save_shares, seed_of
-from liveact_train.shards import Shards, join, like, local
+from liveact_train.shards import join
 from liveact_train.sizes import MODELS
-from liveact_train.start import Values, first_values
+from liveact_train.start import first_values, made
 
 TINY_TIMESTEPS = (1000.0, 850.0, 550.0)
 """Network inputs of the shipped model's denoise steps. The released schedule ends at 833: a distilled model draws a
@@ -67,6 +68,9 @@ def train_dit(c: DiTConfigStage) -> None:
         raise InputError(f"--timesteps: expected all or sampler, got {c.timesteps!r}")
     if c.model not in MODELS:
         raise InputError(f"--model: expected one of {', '.join(MODELS)}, got {c.model!r}")
+    if c.dry_run:
+        dry_run(c, window(c))
+        return
     shards = join(c.device)
     own = shards.share("--batch", c.batch)
     torch.set_num_threads(c.threads)
@@ -98,25 +102,6 @@ def train_dit(c: DiTConfigStage) -> None:
 def window(c: DiTConfigStage) -> dict[str, Any]:
     """What the options say of the window, by the names of a DiTConfig."""
     return {name: getattr(c, name) for name in ("memory_slots", "block_latent_frames", "memory", "grouping")}
-
-
-@torch.no_grad()
-def made(config: DiTConfig, shards: Shards, values: Values) -> tuple[DiT, DiT]:
-    """A denoiser of first values and its average, as this process holds them; one value at a time is whole.
-
-    The weights are float32 and cast as they are used; activations are bf16.
-    """
-    pair = []
-    for _ in range(2):
-        with torch.device("meta"):
-            dit = DiT(config)
-        dit.dtype = torch.bfloat16
-        shards.cut(parts_of(dit.requires_grad_(not pair)), dit.dtype)
-        pair.append(dit.to_empty(device=shards.device))
-    for (path, p), average in zip(pair[0].named_parameters(), pair[1].parameters()):
-        local(p).copy_(local(like(p, values(path).float())))
-        local(average).copy_(local(p))
-    return pair[0], pair[1]
 
 
 def _at(device: torch.device, z: Tensor, x: Conditions) -> tuple[Tensor, Conditions]:

@@ -9,7 +9,9 @@ thousandths of all) is one group of its own, whole during a pass.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
@@ -100,6 +102,26 @@ def join(device: str = "cpu") -> Shards:
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device: expected a GPU that torch sees, found none")
     return Group(device) if dist.is_torchelastic_launched() else Shards(device)
+
+
+@contextlib.contextmanager
+def pretended(size: int) -> Iterator[Shards]:
+    """A group of `size` processes of which this one alone is there: what it sends arrives nowhere, nothing comes back.
+
+    For tensors without values. Of processes that torchrun started each plays itself; InputError if they are others.
+    """
+    if dist.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) != size:
+        raise InputError(
+            f"--dry-run: expected the {os.environ['WORLD_SIZE']} processes that torchrun started, got {size}"
+        )
+    if size == 1:
+        yield Shards()
+        return
+    dist.init_process_group("fake", rank=int(os.environ.get("RANK", "0")), world_size=size)
+    try:
+        yield Group()
+    finally:
+        dist.destroy_process_group()
 
 
 def alone(stage: str) -> None:

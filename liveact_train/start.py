@@ -23,7 +23,9 @@ from liveact_model.config import TAPS, DiTConfig
 from liveact_model.dit import DiT, Linear
 from liveact_model.errors import InputError
 from liveact_model.loading import Target, check, targets, value_of
+from liveact_train.layers import parts_of
 from liveact_train.runs import seed_of
+from liveact_train.shards import Shards, like, local
 
 AUDIO = "audio"
 Values = Callable[[str], Tensor]
@@ -73,6 +75,29 @@ def first_values(model: str, config: DiTConfig, start: str, audio: str, seed: in
     if audio:
         raise InputError(f"--start-audio: expected it beside a directory in --start, got it beside {start!r}")
     return _own(config, Path(start))
+
+
+@torch.no_grad()
+def made(config: DiTConfig, shards: Shards, values: Values) -> tuple[DiT, DiT]:
+    """A denoiser of first values and its average, as this process holds them; one value at a time is whole.
+
+    The weights are float32 and cast as they are used; activations are bf16.
+    """
+    pair = []
+    for _ in range(2):
+        with torch.device("meta"):
+            dit = DiT(config)
+        dit.dtype = torch.bfloat16
+        shards.cut(parts_of(dit.requires_grad_(not pair)), dit.dtype)
+        for module in dit.modules():
+            for name, p in [*module.named_parameters(recurse=False)]:
+                there = torch.empty_like(p, device=shards.device)
+                module.register_parameter(name, nn.Parameter(there, p.requires_grad))
+        pair.append(dit)
+    for (path, p), average in zip(pair[0].named_parameters(), pair[1].parameters()):
+        local(p).copy_(local(like(p, values(path).float())))
+        local(average).copy_(local(p))
+    return pair[0], pair[1]
 
 
 def _own(config: DiTConfig, path: Path) -> Start:
