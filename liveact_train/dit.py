@@ -76,6 +76,8 @@ def train_dit(c: DiTConfigStage) -> None:
     torch.set_num_threads(c.threads)
     torch.manual_seed(c.seed)
     data, val = (Latents(Path(c.latents) / name, c.model, **window(c)) for name in ("train", "val"))
+    if c.batch > len(data):
+        raise InputError(f"--batch: expected at most the {len(data)} clips in {c.latents}, got {c.batch}")
     start = first_values(c.model, data.config, c.start, c.start_audio, c.seed)
     if shards.leads and c.model != "tiny":
         print(*(f"dit: {line}" for line in start.said), sep="\n", flush=True)

@@ -51,17 +51,18 @@ def dry_run(c: Any, window: dict[str, Any]) -> None:
     if c.dry_run < 1 or c.batch % c.dry_run:
         raise InputError(f"--dry-run: expected processes that share --batch {c.batch} evenly, got {c.dry_run}")
     began, each = time.monotonic(), c.batch // c.dry_run
-    folder = Path(c.latents) / "train"
+    folder, lines = Path(c.latents) / "train", []
     if (folder / "z.npy").exists():
         data = Latents(folder, c.model, **window)
         config, (_, frames, _, y, x) = data.config, data.arrays["z"].shape
     else:
         config, frames = MODELS[c.model].with_(**window), LATENT_FRAMES
         y, x = (side // 8 for side in reversed(SIZES[c.model]))
-        print(f"dit: no latents are in {folder}; clips as they would be at {x * 8}x{y * 8} pixels")
-    lines = ["nothing is read: --start names nothing"]
+        lines.append(f"no latents are in {folder}; clips as they would be at {x * 8}x{y * 8} pixels")
     if c.start or c.model == "tiny":
-        lines = first_values(c.model, config, c.start, c.start_audio, c.seed).said
+        lines += first_values(c.model, config, c.start, c.start_audio, c.seed).said
+    else:
+        lines.append("nothing is read: --start names nothing")
     with pretended(c.dry_run) as shards:
         found = counted(config, Clip(frames, y, x), each, shards, c)
         if not shards.leads:

@@ -3,7 +3,8 @@
 Every number is predicted, none was measured. The ops of a clip are recorded on the meta device, block by block (the
 parallel pass of training does the same work); the rest is stated here. A pass backward is two forward, recomputing
 activations one more. Weights, gradients, optimiser and average lie in equal shares on all GPUs (fully sharded); each
-layer's weights are gathered in bf16 where it computes, and the next one's beside it.
+layer's weights are gathered in bf16 where it computes, and the next one's beside it. `dit --dry-run` counts what one
+step of the stage itself holds.
 """
 
 from __future__ import annotations
@@ -169,6 +170,8 @@ def _stage(
     moments = 2 * OPTIMISER_BYTES[config.optimiser]
     layer = max(_size(block.parameters()) for block in dit.blocks)
     rest = size - sum(_size(block.parameters()) for block in dit.blocks)
+    # what is no layer, with its gradients, until the step ends; a layer, the next one, and gradients on their way
+    gathered = 2 * (rest + layer) * GATHERED + layer * (GATHERED + GRADIENT)
     kept = clip.inputs + clip.deepest if config.checkpointing else clip.saved
     memory = {
         "weights": trained * WEIGHT * size / n,
@@ -176,7 +179,7 @@ def _stage(
         "optimiser": trained * moments * size / n,
         "average": WEIGHT * size / n,
         "frozen teacher": frozen * GATHERED * size / n,
-        "gathered layers": (rest + 2 * layer) * GATHERED + layer * GATHERED if n > 1 else size * GATHERED,
+        "gathered layers": gathered if n > 1 else size * GATHERED,
         "activations": config.batch * kept,
     }
     exchange = travels / link if n > 1 else 0.0
