@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 class Alive(TorchDispatchMode):
     """Counts, while it is entered, the memory of tensors that operators make, until the last of them lets go.
 
-    now   bytes alive; `most` the most there were. With values or without: what has none counts as if it had.
+    now   bytes alive; `most` the most there were. Fake tensors count as what they stand for.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,8 @@ class Alive(TorchDispatchMode):
         """Run the operator and count what it made; memory of an argument is counted once, however many views it has."""
         made = func(*args, **(kwargs or {}))
         for t in tree_leaves(made):
-            if isinstance(t, Tensor) and not is_traceable_wrapper_subclass(t):  # a share is counted, not what it is of
+            # of a tensor in shares the one that is here; nothing on the meta device, which is where memory is spared
+            if isinstance(t, Tensor) and not is_traceable_wrapper_subclass(t) and t.device.type != "meta":
                 self._count(t.untyped_storage())
         return made
 

@@ -5,7 +5,9 @@ from itertools import pairwise
 import pytest
 import small
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from liveact_kernels.common import softmax
 from liveact_kernels.common.rope import rotate
 from liveact_model.dit import Linear
 from liveact_model.schedule import coefficients, sigmas
@@ -285,6 +287,20 @@ def test_recomputing_activations_changes_no_gradient_and_keeps_less():
         assert kept[forcing, True] < 0.5 * kept[forcing, False], kept
 
 
+def test_a_large_attention_with_gradients_never_holds_its_scores(monkeypatch):
+    g = torch.Generator().manual_seed(0)
+    rows = [torch.randn(n, 2, 16, generator=g) for n in (1024, 1040, 1040)]
+    found = {}
+    for fused, limit in ((True, softmax.FUSED), (False, 1 << 40)):
+        monkeypatch.setattr(softmax, "FUSED", limit)
+        leaves = [x.clone().requires_grad_() for x in rows]
+        with Alive() as memory:
+            softmax.attend(*leaves).square().sum().backward()
+        found[fused] = [x.grad for x in leaves]
+        assert (memory.most < 1024 * 1040 * 4) == fused  # of two heads' scores one would be more
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found[True], found[False]))
+
+
 def test_alive_counts_memory_until_the_last_view_lets_go():
     with Alive() as memory:
         a = torch.zeros(1000)
@@ -292,8 +308,14 @@ def test_alive_counts_memory_until_the_last_view_lets_go():
         assert memory.now == 4000
         del a
         assert memory.now == 4000 and b.shape == (8, 100)
-        b = torch.zeros(10, device="meta").double()
+        b = torch.zeros(10).double()
         assert memory.now == 80 and memory.most >= 4040
+        c = torch.zeros(10, device="meta")
+        b.untyped_storage().resize_(0)
+        assert memory.now == 0 and c.is_meta
+    with FakeTensorMode(), Alive() as memory:
+        d = torch.zeros(1 << 40)
+        assert memory.now == d.numel() * 4
 
 
 @pytest.mark.parametrize("first,later,said", [(6, 8, [0, 1, 2, 3]), (6, 6, [0, 1, 2, 2, 3]), (8, 8, [0, 1, 2])])

@@ -7,17 +7,21 @@ import numpy as np
 import pytest
 import released
 import torch
+import torch.distributed as dist
 from conftest import ROOT
 from safetensors.torch import load_file, save_file
 from test_training_folder import library
 
 from liveact_model.avatar import conditioning
 from liveact_model.config import NAMED
+from liveact_model.dit import DiT, rope_table
 from liveact_model.loading import load_avatar
 from liveact_train.__main__ import main
+from liveact_train.alive import Alive
 from liveact_train.batches import Latents
+from liveact_train.shards import local, pretended
 from liveact_train.sizes import MODELS
-from liveact_train.start import first_values
+from liveact_train.start import first_values, made
 
 NAME, WINDOW = "liveact-18b", {"grouping": "raster", "memory_slots": 6, "block_latent_frames": 8, "memory": "conv"}
 CONFIG = released.CONFIG
@@ -164,7 +168,7 @@ def test_two_processes_train_it_and_its_weights_generate(tmp_path, model, latent
     assert all(0 < m < 1e-2 for m in moved.values()), moved
 
 
-def test_a_dry_run_of_all_of_it_allocates_nothing_and_counts_shares(model, latents, small, capsys, monkeypatch):
+def test_a_dry_run_of_all_of_it_allocates_nothing_and_counts_shares(model, latents, small, capsys):
     arguments = ["dit", "--model", NAME, "--latents", str(latents / "latents"), "--start", str(model), "--batch", "4"]
     assert main([*arguments, "--dry-run", "4", "--checkpoint-activations", "--grouping", "raster"]) == 0
     out = capsys.readouterr().out
@@ -179,5 +183,19 @@ def test_a_dry_run_of_all_of_it_allocates_nothing_and_counts_shares(model, laten
     more = capsys.readouterr().out
     left = [float(text.rpartition("leaves behind")[2].split()[0]) for text in (out, more)]
     assert left[0] < 0.5 * left[1]
-    z, _ = Latents(latents / "latents/train", NAME, **WINDOW).batch([0])  # nothing without values is left behind
-    assert main(["dit", "--dry-run", "1", "--latents", "none"]) == 0 and torch.isfinite(z).all()
+
+
+def test_a_dry_run_leaves_nothing_without_values_behind(latents, small):
+    rope_table.cache_clear()
+    arguments = ["dit", "--model", NAME, "--latents", str(latents / "latents"), "--batch", "2", "--dry-run", "2"]
+    assert main(arguments) == 0 and not dist.is_initialized()
+    assert rope_table(CONFIG.head_dim, CONFIG.window_slots, 2, 2, CONFIG.rope_theta)[0, 0, 0].item() == 1.0
+
+
+def test_alive_counts_shares_and_not_what_they_are_of():
+    with pretended(4) as group:
+        shapes = {name: p.shape for name, p in DiT(CONFIG).named_parameters()}
+        with Alive() as memory:
+            dit, _ = made(CONFIG, group, lambda name: torch.zeros(shapes[name]))
+            held = 2 * sum(local(p).nbytes for p in dit.parameters())
+            assert memory.now == pytest.approx(held, rel=0.1)
