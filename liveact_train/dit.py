@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from liveact_model.config import DiTConfig
+from liveact_kernels.contract import with_gradients
 from liveact_model.dit import DiT
 from liveact_model.errors import InputError
+from liveact_model.schedule import TIMESTEPS
 from liveact_train.batches import Latents
 from liveact_train.clips_at_once import Conditions, blocks_of
 from liveact_train.dry import dry_run
@@ -22,7 +22,7 @@ from liveact_train.layers import parts_of
 from liveact_train.runs import Run, save_shares, seed_of
 from liveact_train.shards import join
 from liveact_train.sizes import MODELS
-from liveact_train.start import first_values, made
+from liveact_train.start import first_values, made, own_file
 
 TINY_TIMESTEPS = (1000.0, 850.0, 550.0)
 """Network inputs of the shipped model's denoise steps. The released schedule ends at 833: a distilled model draws a
@@ -54,7 +54,7 @@ class DiTConfigStage:
     grouping: str = "temporal"  # or raster
     drop_audio: float = 0.1  # share of clips whose audio is taken away
     checkpoint_activations: bool = False  # keep what layers take in, and make the rest again in the backward pass
-    device: str = "cpu"  # or cuda: under torchrun one per process
+    device: str = "cpu"  # or that of a GPU, cuda: under torchrun one for each process
     dry_run: int = 0  # on so many processes that are not there: what would be read, trained and held; nothing is
     seed: int = 0
     threads: int = 1
@@ -88,17 +88,19 @@ def train_dit(c: DiTConfigStage) -> None:
     held_out = _at(shards.device, *val.batch(list(range(min(WATCHED_CLIPS.get(c.model, 1), len(val))))))
     run.measure = lambda: validate(run.average, *held_out)
     run.export = lambda: save_dit(run.average, Path(c.out) / "dit.safetensors", shards.leads)
-    only = TINY_TIMESTEPS if c.timesteps == "sampler" else ()
-    for rng in run:
-        z, x = data.batch(rng.sample(range(len(data)), c.batch))
-        t, audible = draw_timesteps(c.batch, len(data.blocks), c.forcing, only)
-        keep = (torch.rand(c.batch) >= c.drop_audio).view(-1, 1, 1, 1, 1)
-        noise, x = torch.randn(z.shape), x._replace(audio=x.audio * keep)
-        if shards.size > 1:  # what is drawn from here on, for a rollout, is this share's own
-            torch.manual_seed(seed_of(c.seed, run.step, "share", shards.index))
-        z, x = _at(shards.device, z[own], Conditions(*(part[own] for part in x)))
-        t, noise = t[own].to(shards.device), noise[own].to(shards.device)
-        run.update(velocity_loss(dit, z, x, t, noise, audible, c.forcing, TINY_TIMESTEPS))
+    timesteps = TINY_TIMESTEPS if c.model == "tiny" else TIMESTEPS
+    only = timesteps if c.timesteps == "sampler" else ()
+    with with_gradients():
+        for rng in run:
+            z, x = data.batch(rng.sample(range(len(data)), c.batch))
+            t, audible = draw_timesteps(c.batch, len(data.blocks), c.forcing, only)
+            keep = (torch.rand(c.batch) >= c.drop_audio).view(-1, 1, 1, 1, 1)
+            noise, x = torch.randn(z.shape), x._replace(audio=x.audio * keep)
+            if shards.size > 1:  # what is drawn from here on, for a rollout, is this share's own
+                torch.manual_seed(seed_of(c.seed, run.step, "share", shards.index))
+            z, x = _at(shards.device, z[own], Conditions(*(part[own] for part in x)))
+            t, noise = t[own].to(shards.device), noise[own].to(shards.device)
+            run.update(velocity_loss(dit, z, x, t, noise, audible, c.forcing, timesteps))
 
 
 def window(c: DiTConfigStage) -> dict[str, Any]:
@@ -124,10 +126,7 @@ def save_dit(dit: DiT, path: Path, leads: bool = True) -> None:
 
 def load_dit(path: str) -> DiT:
     """Read what `save_dit` wrote."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            dit = DiT(DiTConfig.from_dict(json.loads(file.metadata()["config"])))
-            dit.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 - no mapping
-    except (SafetensorError, OSError, TypeError, KeyError) as error:
-        raise InputError(f"weights: expected {path} to be one that the dit stage wrote, found {error}") from None
+    config, values = own_file(Path(path))
+    dit = DiT(config)
+    dit.load_state_dict({key: values(key) for key in dit.state_dict()})
     return dit

@@ -31,7 +31,7 @@ class LatentConfig:
     vae: str = "data/tiny/vae/vae.safetensors"  # weights written by the vae stage
     model: str = ""  # a directory with Wan's VAE, umT5 and CLIP: they encode, and not --vae and what is built in
     wav2vec_dir: str = ""  # folder of wav2vec2, where it is not chinese-wav2vec2-base in --model
-    device: str = "cpu"  # or cuda: where --model computes
+    device: str = "cpu"  # or that of a GPU, cuda: where --model computes
     out: str = "data/tiny/latents"  # folder to write; gets the sub-folders train and val
     batch: int = 8  # clips per step
     threads: int = 1

@@ -14,8 +14,9 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -209,35 +210,50 @@ class Run:
                 raise InputError(f"{flag}: expected {old}, with which the run in {self.folder} began, got {new}")
 
 
+class Later(NamedTuple):
+    """A tensor that is there when it is asked for."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    read: Callable[[], Tensor]
+
+
 def save_shares(
     path: Path, state: Mapping[str, Tensor], about: Mapping[str, str], leads: bool = True,
     kept: Callable[[], str] = lambda: "",
 ) -> None:  # fmt: skip
     """Write tensors as safetensors, each made whole by itself; all processes must ask, the leading one writes.
 
-    No more than one tensor is whole at a time: a large model's state is many times what a process holds of it.
+    A large model's state is many times what a process holds of it.
     """
-    # wide types first, as safetensors orders them: that keeps all aligned
-    names, at = sorted(state, key=lambda key: (-state[key].itemsize, key)), 0
-    if not leads:
-        for key in names:
-            whole(state[key].detach())
+    parts = {key: Later(t.dtype, tuple(t.shape), partial(whole, t.detach())) for key, t in state.items()}
+    if leads:
+        write_whole(path, lambda part: write_tensors(part, parts, about), kept)
         return
+    for key in _in_file(parts):
+        parts[key].read()
+
+
+def _in_file(parts: Mapping[str, Later]) -> list[str]:
+    """Wide types first, as safetensors orders them: that keeps all aligned."""
+    return sorted(parts, key=lambda key: (-parts[key].dtype.itemsize, key))
+
+
+def write_tensors(path: Path, parts: Mapping[str, Later], about: Mapping[str, str]) -> None:
+    """A file of safetensors whose values are asked for one at a time."""
+    names, at = _in_file(parts), 0
     header: dict[str, Any] = {"__metadata__": dict(about)} if about else {}
     for key in names:
-        t, start = state[key], at
-        at += t.numel() * t.itemsize
-        header[key] = {"dtype": TYPES[t.dtype], "shape": list(t.shape), "data_offsets": [start, at]}
+        dtype, shape, _ = parts[key]
+        start, at = at, at + math.prod(shape) * dtype.itemsize
+        header[key] = {"dtype": TYPES[dtype], "shape": list(shape), "data_offsets": [start, at]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-
-    def write(part: Path) -> None:
-        with open(part, "wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for key in names:
-                file.write(whole(state[key].detach()).cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-
-    write_whole(path, write, kept)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for key in names:
+            value = parts[key].read().to("cpu", parts[key].dtype).contiguous()
+            file.write(value.flatten().view(torch.uint8).numpy().data)
 
 
 def write_whole(path: Path, write: Callable[[Path], None], kept: Callable[[], str] = lambda: "") -> None:

@@ -10,7 +10,6 @@ thousandths of all) is one group of its own, whole during a pass.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 
 import torch
@@ -23,8 +22,6 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from liveact_model.dit import Linear
 from liveact_model.errors import InputError
 from liveact_train.layers import Parts
-
-DEVICES = ("cpu", "cuda")
 
 
 class Shards:
@@ -55,15 +52,16 @@ class Shards:
 
 
 class Group(Shards):
-    """As torchrun started them: on CPUs over gloo, on GPUs, one for each process, over NCCL."""
+    """As torchrun started them: on CPUs over gloo, on GPUs, one for each process, over what torch has for them."""
 
     def __init__(self, device: str = "cpu") -> None:
         super().__init__(device)
-        if device == "cuda":
-            self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-            torch.cuda.set_device(self.device)
+        own = self.device.type != "cpu"
+        if own:
+            self.device = torch.device(device, dist.get_node_local_rank())
+            torch.accelerator.set_device_index(self.device.index)
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if device == "cuda" else "gloo")
+            dist.init_process_group(None if own else "gloo")
         self.size, self.index = dist.get_world_size(), dist.get_rank()
         self.leads = self.index == 0
         self._mesh = init_device_mesh(device, (self.size,))
@@ -97,10 +95,9 @@ class Group(Shards):
 
 def join(device: str = "cpu") -> Shards:
     """The group that torchrun started, or this process alone; InputError for a device that is not there."""
-    if device not in DEVICES:
-        raise InputError(f"--device: expected one of {', '.join(DEVICES)}, got {device!r}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device: expected a GPU that torch sees, found none")
+    here = torch.accelerator.current_accelerator(check_available=True)
+    if device not in (known := ["cpu"] if here is None else ["cpu", here.type]):
+        raise InputError(f"--device: expected what torch has here, {' or '.join(known)}, got {device!r}")
     return Group(device) if dist.is_torchelastic_launched() else Shards(device)
 
 
@@ -110,14 +107,15 @@ def pretended(size: int) -> Iterator[Shards]:
 
     For tensors without values. Of processes that torchrun started each plays itself; InputError if they are others.
     """
-    if dist.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) != size:
-        raise InputError(
-            f"--dry-run: expected the {os.environ['WORLD_SIZE']} processes that torchrun started, got {size}"
-        )
+    started = join()
+    if started.size > 1:
+        dist.destroy_process_group()
+        if started.size != size:
+            raise InputError(f"--dry-run: expected the {started.size} processes that torchrun started, got {size}")
     if size == 1:
         yield Shards()
         return
-    dist.init_process_group("fake", rank=int(os.environ.get("RANK", "0")), world_size=size)
+    dist.init_process_group("fake", rank=started.index, world_size=size)
     try:
         yield Group()
     finally:

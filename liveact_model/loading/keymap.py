@@ -168,6 +168,11 @@ def value_of(
     return _to_ours(target.path, [read(k).to(device) for k in target.keys], c)
 
 
+def released_of(target: Target, value: Tensor) -> list[Tensor]:
+    """`value_of` backwards: the released tensors of one parameter, in the order of the target's keys."""
+    return _to_released(target.path, value, target.shapes)
+
+
 def export(dit: DiT) -> dict[str, Tensor]:
     """The released tensors of an unquantised DiT."""
     out: dict[str, Tensor] = {}
