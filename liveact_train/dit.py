@@ -92,14 +92,14 @@ def train_dit(c: DiTConfigStage) -> None:
     only = timesteps if c.timesteps == "sampler" else ()
     with with_gradients():
         for rng in run:
-            z, x = data.batch(rng.sample(range(len(data)), c.batch))
+            z, x = data.batch(rng.sample(range(len(data)), c.batch)[own])
             t, audible = draw_timesteps(c.batch, len(data.blocks), c.forcing, only)
-            keep = (torch.rand(c.batch) >= c.drop_audio).view(-1, 1, 1, 1, 1)
-            noise, x = torch.randn(z.shape), x._replace(audio=x.audio * keep)
+            keep = (torch.rand(c.batch) >= c.drop_audio).view(-1, 1, 1, 1, 1)[own]
+            noise, x = torch.randn(c.batch, *z.shape[1:])[own], x._replace(audio=x.audio * keep)
             if shards.size > 1:  # what is drawn from here on, for a rollout, is this share's own
                 torch.manual_seed(seed_of(c.seed, run.step, "share", shards.index))
-            z, x = _at(shards.device, z[own], Conditions(*(part[own] for part in x)))
-            t, noise = t[own].to(shards.device), noise[own].to(shards.device)
+            z, x = _at(shards.device, z, x)
+            t, noise = t[own].to(shards.device), noise.to(shards.device)
             run.update(velocity_loss(dit, z, x, t, noise, audible, c.forcing, timesteps))
 
 
