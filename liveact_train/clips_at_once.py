@@ -173,7 +173,7 @@ class AtOnce:
         given     see ClipWindow, per layer
         remember  whether the memory that the blocks saw is in what comes back
         """
-        return Pass(*self.parts(self.weights[0], self._run, latents.to(self.dit.dtype), t, audible, given, remember))
+        return Pass(*self.parts(self.weights, self._run, latents.to(self.dit.dtype), t, audible, given, remember))
 
     def rollout(self, noise: Tensor, timesteps: tuple[float, ...], every_step: bool = True) -> Rollout:
         """The model's own clips, block by block through `Window`, as a Session makes them.
@@ -186,7 +186,7 @@ class AtOnce:
         """
         constants = [constant(weights) for weights in self.weights]
         with torch.enable_grad():
-            return Rollout(*self.parts(constants[0], self._rollout, noise, timesteps, every_step, constants))
+            return Rollout(*self.parts(constants, self._rollout, noise, timesteps, every_step, constants))
 
     # ---- the ends -------------------------------------------------------------------------------------------------
 
@@ -228,7 +228,8 @@ class AtOnce:
             x = self._block(i, own, k is None, x, e0, text, heard, image_k, image_v)
             return x, own.layers[0].k, own.layers[0].v
 
-        return _each(one, entered.x, entered.e0, entered.text, entered.heard, *image, *mem)
+        made = _each(one, entered.x, entered.e0, entered.text, entered.heard, *image, *mem)
+        return tuple(t.contiguous() for t in made)
 
     def _image(self, i: int, rows: Tensor) -> KeysValues:
         """Keys and values of pictures in layer i."""
@@ -264,7 +265,7 @@ class AtOnce:
         rows, seen = vmap(self.dit.image)(x.image), []
         for i in range(c.num_layers):
             args = (i, window, blocks, rows, given and given[i], remember)
-            made, saw = self.parts.layer(i, self.weights[1 + i], self._layer, *args)
+            made, saw = self.parts.layer(i, self.weights, self._layer, *args)
             blocks = [b._replace(x=x) for b, x in zip(blocks, made)]
             seen += [saw] if remember and n else []
         tokens = [self._leave(b.x, b.e, window) for b in blocks]
@@ -277,7 +278,7 @@ class AtOnce:
         layers, window = range(c.num_layers), self._window(noise)
 
         def layer(i: int, call: Callable[..., Any], *args: Any) -> Any:
-            return self.parts.layer(i, weights[1 + i], lambda *given: constant(call(*given)), *args)
+            return self.parts.layer(i, weights, lambda *given: constant(call(*given)), *args)
 
         rows = constant(vmap(self.dit.image)(x.image))
         image = [layer(i, self._image, i, rows) for i in layers]

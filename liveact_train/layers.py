@@ -57,30 +57,39 @@ class Parts(nn.Module):
         self.layers = nn.ModuleList(Held(block) for block in dit.blocks)
         self.recompute = self.sharded = False
 
-    def cast(self, dtype: torch.dtype) -> list[Weights | None]:
-        """Of the ends and of every layer, the weights for one step; None: their own."""
-        held = [self.ends, *self.layers]
-        return [None] * len(held) if self.sharded else [part.cast(dtype) for part in held]
+    def cast(self, dtype: torch.dtype) -> list[Weights]:
+        """Of the ends and of every layer, the weights for one step; [] where they are shares: then their own."""
+        return [] if self.sharded else [part.cast(dtype) for part in (self.ends, *self.layers)]
 
-    def forward(self, weights: Weights | None, call: Callable[..., Any], *args: Any) -> Any:
+    def forward(self, weights: list[Weights], call: Callable[..., Any], *args: Any) -> Any:
         """call(*args) with the ends' weights; the layers are called in it."""
-        return _called(self.ends, weights, call, *args)
+        if not weights:
+            return self.ends(call, *args)
+        names = ("ends", *(f"layers.{i}" for i in range(len(self.layers))))
+        every = {f"{name}.{key}": t for name, part in zip(names, weights) for key, t in part.items()}
+        return functional_call(_Swapped(self), every, (call, *args), tie_weights=False)
 
-    def layer(self, i: int, weights: Weights | None, call: Callable[..., Any], *args: Any) -> Any:
+    def layer(self, i: int, weights: list[Weights], call: Callable[..., Any], *args: Any) -> Any:
         """call(*args) with layer i's weights."""
         held = self.layers[i]
         if not self.recompute or not torch.is_grad_enabled():
-            return _called(held, weights, call, *args)
+            return held(call, *args)
         again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
-        if weights is None:  # the hooks stand outside: they make the weights whole for the backward pass, too
+        if not weights:  # the hooks stand outside: they make the weights whole for the backward pass, too
             return held(again, call, *args)
-        return again(partial(_called, held, weights, call), *args)
+        return again(lambda *given: functional_call(held, weights[1 + i], (call, *given), tie_weights=False), *args)
 
 
-def _called(held: Held, weights: Weights | None, call: Callable[..., Any], *args: Any) -> Any:
-    if weights is None:
-        return held(call, *args)
-    return functional_call(held, weights, (call, *args), tie_weights=False)
+class _Swapped(nn.Module):
+    """All parts while other tensors stand for their weights."""
+
+    def __init__(self, parts: Parts):
+        super().__init__()
+        self.ends, self.layers = parts.ends, parts.layers
+
+    def forward(self, call: Callable[..., Any], *args: Any) -> Any:
+        """call(*args)."""
+        return call(*args)
 
 
 _PARTS: WeakKeyDictionary[DiT, Parts] = WeakKeyDictionary()
