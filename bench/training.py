@@ -30,10 +30,11 @@ from liveact_model.image.patches import PatchEncoder
 from liveact_model.session import Session
 from liveact_model.text.words import WordEncoder
 from liveact_model.vae.tiny import TinyVAE
+from liveact_train.alive import Alive
 from liveact_train.clips_at_once import Conditions, blocks_of
 from liveact_train.dit import TINY_TIMESTEPS
 from liveact_train.forcing import tokens_of, velocity_loss
-from liveact_train.layers import Held
+from liveact_train.layers import Held, parts_of
 from liveact_train.sizes import tiny
 from liveact_train.start import initialise
 from liveact_train.vae import picture_loss
@@ -81,6 +82,22 @@ def one_after_the_other(dit: DiT, z: Tensor, x: Conditions, t: Tensor, noise: Te
     return (out.float() - vmap(tokens_of)(noise - z)).square().mean()
 
 
+def recomputed(dit: DiT, z: Tensor, x: Conditions, t: Tensor, noise: Tensor) -> Tensor:
+    """The loss of `velocity_loss`, whose activations are made again in the backward pass."""
+    parts_of(dit).recompute = True
+    try:
+        return velocity_loss(dit, z, x, t, noise, True)
+    finally:
+        parts_of(dit).recompute = False
+
+
+def most(step: Callable[[], Tensor]) -> float:
+    """MiB of tensors that a step makes, at most at a time: weights and old gradients are not among them."""
+    with Alive() as memory:
+        step().backward()
+    return memory.most / 2**20
+
+
 def seconds(step: Callable[[], Tensor], steps: int) -> float:
     """Median processor seconds of forward and backward, after one to warm up."""
     spent = []
@@ -123,11 +140,13 @@ def run(argv: Sequence[str] | None) -> int:
         noise, t = torch.randn(z.shape), torch.full((CLIPS, len(blocks_of(FRAMES, dit.config))), 850.0)
         losses: dict[str, Callable[[], Tensor]] = {
             "one pass": lambda d=dit, z=z, x=x, t=t, n=noise: velocity_loss(d, z, x, t, n, True),
+            "one pass, recomputed": lambda d=dit, z=z, x=x, t=t, n=noise: recomputed(d, z, x, t, n),
             "block by block": lambda d=dit, z=z, x=x, t=t, n=noise: one_after_the_other(d, z, x, t, n),
         }
         for form in losses if side == 64 else ["one pass"]:
             row = {"what": f"denoiser, a step of {CLIPS} clips of {FRAMES} latent frames", "form": form, "pixels": side}
-            print(json.dumps(rows.add(about | row | {"cpu_seconds": round(seconds(losses[form], args.steps), 3)})))
+            cost = {"cpu_seconds": round(seconds(losses[form], args.steps), 3), "most_mib": round(most(losses[form]))}
+            print(json.dumps(rows.add(about | row | cost)))
         vae, video = TinyVAE(Z, overlap=True).to(memory_format=torch.channels_last), torch.rand(5, 3, 13, side, side)
 
         def step(vae=vae, video=video) -> Tensor:
