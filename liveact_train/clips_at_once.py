@@ -7,7 +7,8 @@ memory, appended to their own keys and values. Of the block-wise causal mask ove
 nothing that the mask hides is computed.
 
 The first block has sizes of its own (it has no memory, and its first latent frame hears nothing): in every layer it
-goes first. A layer is called once in a pass, outside of vmap, which is what lets weights come and go (`layers`).
+goes first. A layer is called once in a pass, outside of vmap, so that its weights can come and go and its activations
+be made again (`layers`): under vmap torch cannot do the latter.
 """
 
 from __future__ import annotations

@@ -1,20 +1,25 @@
 """Two processes that train one model, against one with the same batches."""
 
+import copy
 import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import small
 import torch
 from conftest import ROOT
 from safetensors.torch import load_file
+from test_training_forward import clips, levels
 from torch import nn
 
 from liveact_model.dit import Linear
 from liveact_train import batches, shards
 from liveact_train.__main__ import main
-from liveact_train.clips_at_once import AtOnce
+from liveact_train.clips_at_once import AtOnce, Conditions
+from liveact_train.forcing import FORCINGS, velocity_loss
+from liveact_train.layers import parts_of
 from liveact_train.runs import Run
 from liveact_train.sizes import tiny
 
@@ -22,13 +27,14 @@ SCRIPT = """
 import sys
 sys.path[:0] = [{root!r}, {tests!r}]
 import torch.distributed as dist
-from test_training_shards import listen, shrink, watch_whole
+from test_training_shards import apart, listen, shrink, watch_whole
 from liveact_train.__main__ import main
+far = apart()
 heard, seen = listen(), watch_whole()
 shrink()
 codes = [main(arguments) for arguments in {runs!r}]
 if dist.get_rank() == 0:
-    print("result", __import__("json").dumps([codes, heard, seen]), flush=True)
+    print("result", __import__("json").dumps([codes, heard, seen, far]), flush=True)
 """
 
 
@@ -72,10 +78,32 @@ def watch_whole(patch=setattr):
     return seen
 
 
+def apart():
+    """How far gradients of two processes and of one lie apart in float32, at most and relative, by forcing."""
+    group, found = shards.join(), {}
+    torch.manual_seed(0)
+    whole = small.dit(small.CONFIG.with_(separate_v_taps=True)).requires_grad_(True)
+    cut = copy.deepcopy(whole)
+    group.cut(parts_of(cut), torch.float32)
+    z, x = clips(whole)
+    own = slice(group.index, group.index + 1)
+    for forcing in FORCINGS:
+        parts_of(cut).recompute = forcing != "teacher"
+        for dit, parts in ((whole, [slice(0, 1), slice(1, 2)]), (cut, [own])):
+            dit.zero_grad()
+            for part in parts:
+                torch.manual_seed(part.start)  # of a rollout's noise
+                t, noise, its = levels(dit, z, 850.0)[part], torch.ones_like(z)[part], Conditions(*(p[part] for p in x))
+                (velocity_loss(dit, z[part], its, t, noise, True, forcing, (1000.0, 850.0)) / len(parts)).backward()
+        pairs = zip(cut.parameters(), whole.parameters())
+        found[forcing] = max(((shards.whole(p.grad) - q.grad).norm() / q.grad.norm()).item() for p, q in pairs)
+    return found
+
+
 def shrink(patch=setattr):
     """A denoiser of five narrow layers in the place of the shipped size."""
-    small = {"dim": 32, "num_heads": 2, "num_layers": 5, "ffn_dim": 48, "audio_hidden": 16, "audio_dim": 16}
-    patch(batches, "tiny", lambda z_dim, **window: tiny(z_dim, **window).with_(**small))
+    sizes = {"dim": 32, "num_heads": 2, "num_layers": 5, "ffn_dim": 48, "audio_hidden": 16, "audio_dim": 16}
+    patch(batches, "tiny", lambda z_dim, **window: tiny(z_dim, **window).with_(**sizes))
 
 
 @pytest.fixture
@@ -104,11 +132,14 @@ def test_two_processes_train_as_one_does_and_continue(latents, tmp_path, monkeyp
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     done = subprocess.run(launch, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
-    codes, two, seen = json.loads(next(x for x in done.stdout.splitlines() if x.startswith("result")).partition(" ")[2])
+    codes, two, seen, far = json.loads(
+        next(x for x in done.stdout.splitlines() if x.startswith("result")).partition(" ")[2]
+    )
     assert codes == [0, 0, 0, 2] and done.stdout.count("dit continues after step 1") == 1
     assert "error: --batch: expected a multiple of the 2 processes, got 3" in done.stderr
     whole, parts = (load_file(tmp_path / n / "checkpoint.safetensors") for n in ("whole", "parts"))
     assert all(torch.equal(whole[key], parts[key]) for key in whole) and two[:3] == two[3:]
+    assert set(far) == set(FORCINGS) and max(far.values()) < 1e-5, far
     at_once = {held / layer for held, layer in seen}
     assert at_once == {1.0} and len(seen) >= 6 * 5 * 2  # of five layers, forward and backward
 
