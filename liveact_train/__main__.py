@@ -13,6 +13,7 @@ from liveact_train.data.clips import DataConfig, build
 from liveact_train.data.examples import ExampleConfig, write_examples
 from liveact_train.data.folder import FolderConfig, build_folder
 from liveact_train.decoder import DecoderConfig, tune_decoder
+from liveact_train.distill import DistillConfig, distill
 from liveact_train.dit import DiTConfigStage, train_dit
 from liveact_train.evaluate import EvaluateConfig, evaluate
 from liveact_train.latents import LatentConfig, encode_clips
@@ -31,6 +32,7 @@ STAGES: dict[str, tuple[type, Callable[[Any], None]]] = {
     "vae": (VaeConfig, train_vae),
     "latents": (LatentConfig, encode_clips),
     "dit": (DiTConfigStage, train_dit),
+    "distill": (DistillConfig, distill),
     "decoder": (DecoderConfig, tune_decoder),
     "probe": (ProbeConfig, train_probe),
     "ship": (ShipConfig, ship),

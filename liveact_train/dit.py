@@ -19,6 +19,7 @@ from liveact_train.clips_at_once import Conditions, blocks_of
 from liveact_train.dry import dry_run
 from liveact_train.forcing import FORCINGS, draw_timesteps, velocity_loss
 from liveact_train.layers import parts_of
+from liveact_train.optimiser import optimiser_of
 from liveact_train.runs import Run, save_shares, seed_of
 from liveact_train.shards import join
 from liveact_train.sizes import MODELS
@@ -45,6 +46,7 @@ class DiTConfigStage:
     start_audio: str = ""  # a directory with LiveAct's weights, whose audio is taken in the place of --start's
     steps: int = 12000
     rate: float = 1.3e-3  # peak learning rate
+    optimiser: str = "muon"  # or adam: of the matrices between layers
     batch: int = 8
     forcing: str = "neighbor"  # or diffusion, teacher, self
     timesteps: str = "all"  # "sampler": only those of the three denoise steps
@@ -83,7 +85,7 @@ def train_dit(c: DiTConfigStage) -> None:
         print(*(f"dit: {line}" for line in start.said), sep="\n", flush=True)
     dit, average = made(data.config, shards, start.values)
     parts_of(dit).recompute = c.checkpoint_activations
-    optimiser = torch.optim.AdamW(dit.parameters(), c.rate, betas=(0.9, 0.98), weight_decay=0.01)
+    optimiser = optimiser_of(c.optimiser, dit, c.rate)
     run = Run("dit", Path(c.out), c, dit, optimiser, ema=0.998, shards=shards, average=average)
     held_out = _at(shards.device, *val.batch(list(range(min(WATCHED_CLIPS.get(c.model, 1), len(val))))))
     run.measure = lambda: validate(run.average, *held_out)
@@ -124,9 +126,9 @@ def save_dit(dit: DiT, path: Path, leads: bool = True) -> None:
     save_shares(path, dit.state_dict(), {"config": json.dumps(dit.config.to_dict())}, leads)
 
 
-def load_dit(path: str) -> DiT:
-    """Read what `save_dit` wrote."""
-    config, values = own_file(Path(path))
+def load_dit(path: str, flag: str = "weights") -> DiT:
+    """Read what `save_dit` wrote; `flag` is what an InputError names."""
+    config, values = own_file(Path(path), flag)
     dit = DiT(config)
     dit.load_state_dict({key: values(key) for key in dit.state_dict()})
     return dit

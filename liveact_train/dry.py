@@ -23,6 +23,7 @@ from liveact_train.batches import Latents
 from liveact_train.clips_at_once import Conditions, blocks_of
 from liveact_train.forcing import velocity_loss
 from liveact_train.layers import parts_of
+from liveact_train.optimiser import optimiser_of
 from liveact_train.plan import GIB, PlanConfig, plan
 from liveact_train.shards import Shards, local, pretended
 from liveact_train.sizes import LATENT_FRAMES, MODELS, SIZES
@@ -82,7 +83,7 @@ def counted(config: DiTConfig, clip: Clip, clips: int, shards: Shards, c: Any) -
     with FakeTensorMode(allow_non_fake_inputs=True), Alive() as memory:
         dit, _ = made(config, shards, lambda path: torch.empty(shapes[path]))
         parts_of(dit).recompute = c.checkpoint_activations
-        optimiser = torch.optim.AdamW(dit.parameters(), c.rate)
+        optimiser = optimiser_of(c.optimiser, dit, c.rate)
         z = torch.empty(clips, config.out_dim, clip.frames, clip.y, clip.x)
         x = Conditions(
             torch.empty(clips, config.in_dim - config.out_dim, config.window_slots, clip.y, clip.x),
@@ -100,7 +101,7 @@ def counted(config: DiTConfig, clip: Clip, clips: int, shards: Shards, c: Any) -
         nn.utils.clip_grad_norm_(dit.parameters(), 1.0)
         optimiser.step()
         share = sum(local(p).numel() * p.itemsize for p in dit.parameters())
-        moments = [t for state in optimiser.state.values() for t in state.values() if t.ndim]
+        moments = [t for p in dit.parameters() for t in optimiser.state[p].values() if t.ndim]
         return Counted(share, kept - start, most - start, sum(local(t).numel() * t.itemsize for t in moments))
 
 

@@ -46,6 +46,12 @@ def tokens_of(latent: Tensor) -> Tensor:
     return latent.reshape(z, f, y // 2, 2, x // 2, 2).permute(1, 2, 4, 3, 5, 0).reshape(f * y * x // 4, 4 * z)
 
 
+def latents_of(tokens: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """What `tokens_of` undoes: [F*Y*X/4, 4*Z] -> [Z, F, Y, X] = shape."""
+    z, f, y, x = shape
+    return tokens.reshape(f, y // 2, x // 2, 2, 2, z).permute(5, 0, 1, 3, 2, 4).reshape(shape)
+
+
 def velocity_loss(
     dit: DiT, z: Tensor, x: Conditions, t: Tensor, noise: Tensor, audible: bool, forcing: str = "neighbor",
     timesteps: tuple[float, ...] = (),

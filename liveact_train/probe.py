@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from liveact_model.errors import InputError
 from liveact_train.data.clips import open_array
 from liveact_train.data.faces import POSE
 from liveact_train.runs import Run, save_shares
@@ -95,7 +97,11 @@ def train_probe(config: ProbeConfig) -> None:
 
 
 def load_probe(path: str) -> Probe:
-    """Read what `train_probe` wrote."""
+    """Read what `train_probe` wrote; InputError if it is nothing of the kind."""
     probe = Probe()
-    probe.load_state_dict(load_file(path))
+    try:
+        probe.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        found = str(error).splitlines()[0]
+        raise InputError(f"--probe: expected {path} to be what the probe stage wrote, found {found}") from None
     return probe.eval()

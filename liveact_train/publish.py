@@ -33,7 +33,7 @@ class PublishConfig:
 
 def publish(c: PublishConfig) -> None:
     """The `publish` stage. Files of the released directory are linked where the disk can, else copied."""
-    config, values = own_file(Path(c.dit))
+    config, values = own_file(Path(c.dit), "--dit")
     source, out = Path(c.model), Path(c.out)
     if not source.is_dir():
         raise InputError(f"--model: expected a released model's directory, got {c.model!r}")

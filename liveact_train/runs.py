@@ -28,8 +28,13 @@ from liveact_train.shards import Shards, like, local, whole
 CHECKPOINT = "checkpoint.safetensors"
 TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64"}
 """Names that safetensors has for the types of a run's tensors."""
-FREE = ("checkpoint_activations", "data", "device", "latents", "out", "start", "steps", "threads", "vae")
+FREE = (
+    "checkpoint_activations", "data", "device", "dry_run", "latents", "out", "start", "start_audio", "steps", "teacher",
+    "threads", "vae",
+)  # fmt: skip
 """Fields of a config that may differ when a run continues: where things lie, how long it goes on, on what it runs."""
+ONCE = {"model": "tiny", "optimiser": "adam"}
+"""What was so before a config had these fields."""
 
 
 class Diverged(RuntimeError):
@@ -202,8 +207,7 @@ class Run:
         if about["name"] != self.name:
             found = f"found one of {about['name']}"
             raise InputError(f"--out: expected a checkpoint of the stage {self.name} in {self.folder}, {found}")
-        new = {field.name: field.default for field in dataclasses.fields(self.config)}  # what an older run did not have
-        before, now = new | json.loads(about["config"]), json.loads(self._said)
+        before, now = ONCE | json.loads(about["config"]), ONCE | json.loads(self._said)
         for key in sorted(before | now):
             if key not in FREE and before.get(key) != now.get(key):
                 flag, old, new = "--" + key.replace("_", "-"), before.get(key), now.get(key)

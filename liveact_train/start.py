@@ -100,17 +100,17 @@ def made(config: DiTConfig, shards: Shards, values: Values) -> tuple[DiT, DiT]:
     return pair[0], pair[1]
 
 
-def own_file(path: Path) -> tuple[DiTConfig, Values]:
-    """Sizes and values in a file that the dit stage wrote."""
+def own_file(path: Path, flag: str) -> tuple[DiTConfig, Values]:
+    """Sizes and values in a file that the dit stage wrote; `flag` is what an InputError names."""
     try:
         file = safe_open(str(path), framework="pt")
         return DiTConfig.from_dict(json.loads(file.metadata()["config"])), file.get_tensor
     except (SafetensorError, OSError, TypeError, KeyError) as error:
-        raise InputError(f"weights: expected {path} to be one that the dit stage wrote, found {error}") from None
+        raise InputError(f"{flag}: expected {path} to be one that the dit stage wrote, found {error}") from None
 
 
 def _own(config: DiTConfig, path: Path) -> Start:
-    found, values = own_file(path)
+    found, values = own_file(path, "--start")
     if found != config:
         raise InputError(f"--start: expected weights of {config}, found some of {found}")
     return Start(values, [f"all values from {path}"])

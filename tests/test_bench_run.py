@@ -15,6 +15,7 @@ import tiny
 import torch
 from manifest import SCHEMA, manifest
 from peers import PEERS
+from safetensors.torch import save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -22,6 +23,7 @@ from liveact_kernels import ops
 from liveact_kernels.contract import REGISTRY
 from liveact_kernels.cost import hw
 from liveact_model.errors import InputError
+from liveact_train.probe import Probe
 
 QUICK = ["--device", "cpu", "--seconds", "0.001"]
 
@@ -276,3 +278,21 @@ def test_what_is_timed_copies_nothing_from_the_host(op, monkeypatch):
     for call, given in calls:
         with _Uploads(given):
             call(**given)
+
+
+def test_a_long_run_says_what_it_saw(capsys, tmp_path):
+    out, probe = tmp_path / "rows.jsonl", tmp_path / "probe.safetensors"
+    torch.manual_seed(0)
+    save_file(Probe().state_dict(), probe)
+    assert long_run.main(["--minutes", "0.3", "--out", str(out), "--probe", str(probe)]) == 0
+    row = json.loads(out.read_text())
+    assert row["video_frames"] == 373 and len(row["mouth_correlation_by_tenth"]) == 10
+    assert len(row["face_psnr_to_first_tenth"]) == 9 and len(row["background_by_tenth"]) == 10
+    assert row["blinks_per_minute"] == 0 and row["mouth"] == "probe" and row["rss_mib_end"] > 50
+    capsys.readouterr()
+    for arguments, said in (
+        (["--minutes", "0"], "--minutes: expected a number above 0, got 0"),
+        (["--probe", str(tmp_path / "no")], "to be what the probe stage wrote, found "),
+    ):
+        assert long_run.main(arguments) == 2
+        assert said in capsys.readouterr().err

@@ -135,6 +135,7 @@ def uploads_stay_with_their_replica(http):
 
 @pytest.mark.parametrize("flags, sentence", [
     (["--replicas", "2"], "--replicas: expected --ray beside it"),
+    (["--linger", "5"], "--linger: expected --ray beside it"),
     (["--ray", "--replicas", "3-2"], "--replicas: expected N or N-M from 1 to 1024"),
     (["--ray", "--replicas", "0"], "--replicas: expected N or N-M from 1 to 1024"),
     (["--ray", "--tls-cert", "a.pem"], "--tls-cert: expected no --ray beside it"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from liveact_app.arguments import picture_size, real_number, whole_number
 from liveact_app.generate.options import add_method
-from liveact_app.serve.start import SMALL_SESSIONS, VARIABLE, job_of, opened, settings_of, warm
+from liveact_app.serve.start import LINGER_S, SMALL_SESSIONS, VARIABLE, job_of, opened, settings_of, warm
 from liveact_model.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add("--ray", action="store_true", help="a fleet on Ray Serve, one replica a GPU (docs/deploy.md)")
     add("--replicas", type=replica_counts, default=(1, 1), metavar="N[-M]",
         help="with --ray: how many, and up to how many when sessions come (default: 1)")  # fmt: skip
-    add("--linger", type=real_number(0, 86400), default=120, metavar="S",
-        help="with --ray: a replica that has become too many stays so long (default: 120 s)")  # fmt: skip
+    add("--linger", type=real_number(0, 86400), metavar="S",
+        help=f"with --ray: a replica that has become too many stays so long (default: {LINGER_S} s)")  # fmt: skip
     add("--log-prompts", action="store_true", help="write prompts to the log, which nothing does otherwise")
     add("--size", type=picture_size, metavar="W*H", help="largest picture, pixels (default: the model's)")
     add_method(parser.add_argument_group("how to make it"))
@@ -76,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
     tls = _tls(args)
     if args.replicas != (1, 1):
         raise InputError("--replicas: expected --ray beside it, one process serves with one model")
+    if args.linger is not None:
+        raise InputError("--linger: expected --ray beside it, one process has no replicas that could become too many")
     if here.size > 1:
         return _share(args, here, tls)
     from liveact_app.serve.run import listen, serve

@@ -24,7 +24,7 @@ from ray.serve.config import AutoscalingConfig, HTTPOptions, RequestRouterConfig
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
 from liveact_app.say import note
-from liveact_app.serve.start import settings_of
+from liveact_app.serve.start import LINGER_S, settings_of
 from liveact_model.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,10 +72,11 @@ def application(args: argparse.Namespace) -> serve.Application:
     args.token = settings.token  # one for all: a replica would make up its own
     least, most = args.replicas
     scale: dict[str, Any] = {"num_replicas": least}
+    linger = LINGER_S if args.linger is None else args.linger
     if least != most:
         scale = {"autoscaling_config": AutoscalingConfig(
             min_replicas=least, max_replicas=most, target_ongoing_requests=BUSY_SHARE * settings.sessions,
-            metrics_interval_s=LOOK_S, look_back_period_s=SEEN_S, upscale_delay_s=UP_S, downscale_delay_s=args.linger,
+            metrics_interval_s=LOOK_S, look_back_period_s=SEEN_S, upscale_delay_s=UP_S, downscale_delay_s=linger,
         )}  # fmt: skip
     deployment = serve.deployment(
         Replica, name=NAME, max_ongoing_requests=settings.sessions + OTHERS, graceful_shutdown_wait_loop_s=LOOK_S,

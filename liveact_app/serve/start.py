@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from liveact_app.serve.workdir import Workdir
 
 VARIABLE = "LIVEACT_TOKEN"
+LINGER_S = 120
 SMALL_SESSIONS = 4
 
 
@@ -75,6 +76,8 @@ def settings_of(args: argparse.Namespace, ranks: int = 1) -> Settings:
     if token is None and not is_loopback(args.host):
         token = secrets.token_urlsafe(24)
         note(f"others can reach {args.host!r}, so clients must show this token: {token}")
+    if token is not None and (token != token.strip() or not all(" " <= letter <= "~" for letter in token)):
+        raise InputError("--token: expected letters, digits and signs of ASCII, which a header can hold, got others")
     if ranks > 1 and (args.sessions or 1) > 1:
         raise InputError(f"--sessions: expected 1, since {ranks} processes share it, got {args.sessions}")
     sessions = args.sessions or (SMALL_SESSIONS if args.model in AVATARS and ranks == 1 else 1)

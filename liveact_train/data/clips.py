@@ -46,8 +46,13 @@ class Clip:
     prompts: list[str]
 
 
-def make_clip(seed: int, index: int, switch: float = 0.6, silence: float = 0.05) -> Clip:
-    """Draw and render clip `index` of the set `seed`; the same two numbers always give the same clip."""
+def make_clip(
+    seed: int, index: int, switch: float = 0.6, silence: float = 0.05, asked: tuple[str, str] | None = None
+) -> Clip:
+    """Draw and render clip `index` of the set `seed`; the same two numbers always give the same clip.
+
+    asked: an emotion and an action for all of it, instead of random ones.
+    """
     rng = random.Random(f"{seed}/{index}")
     identity = random_identity(rng)
     seconds = (FRAMES + LOOK_AHEAD) / FPS
@@ -57,7 +62,7 @@ def make_clip(seed: int, index: int, switch: float = 0.6, silence: float = 0.05)
     else:
         samples = random_speech(seconds, rng)
     mel = MelEncoder().encode(torch.from_numpy(samples), FPS)[:, 0]
-    segments = random_segments(rng, BLOCK_STARTS, switch)
+    segments = [(0, *asked)] if asked else random_segments(rng, BLOCK_STARTS, switch)
     pose = move(mel, FRAMES, segments, random_pose(rng), rng)
     emotions, actions = list(EMOTIONS), list(ACTIONS)
     return Clip(
