@@ -16,7 +16,7 @@ from liveact_model.errors import InputError
 from liveact_model.image.patches import PatchEncoder
 from liveact_model.text.words import WordEncoder
 from liveact_train.clips_at_once import Conditions, blocks_of
-from liveact_train.data.clips import BLOCK_STARTS, open_array
+from liveact_train.data.clips import block_starts, open_array
 from liveact_train.sizes import MODELS, tiny
 
 
@@ -90,4 +90,4 @@ def texts_of(prompts: list[list[str]]) -> list[str]:
 def _in_force(block: slice) -> int:
     """Which of a clip's prompts is in force in the middle of a block of latent frames."""
     middle = VIDEO_FRAMES_PER_LATENT * (block.start + block.stop) // 2
-    return sum(start <= middle for start in BLOCK_STARTS) - 1
+    return sum(start <= middle for start in block_starts(block.stop)) - 1

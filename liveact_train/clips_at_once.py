@@ -62,12 +62,16 @@ class ClipWindow(Window):
 
     start   memory that the first blocks left behind in this layer
     given   memory that the blocks see instead of what they themselves leave behind, [B, n, P, H, D]; None: their own
-    seen    the memory that each block saw
+    hidden  memory slots that no block attends to, though they are folded on
+    seen    the memory that each block was given
     """
 
-    def __init__(self, like: Window, blocks: int, start: tuple[Tensor, Tensor], given: tuple[Tensor, Tensor] | None):
+    def __init__(
+        self, like: Window, blocks: int, start: tuple[Tensor, Tensor], given: tuple[Tensor, Tensor] | None = None,
+        hidden: tuple[int, ...] = (),
+    ):  # fmt: skip
         super().__init__(like.tokens, like.rope, grouping=like.grouping, schedule=like.schedule, first=like.first)
-        self.blocks, self.start, self.given = blocks, start, given
+        self.blocks, self.start, self.given, self.hidden = blocks, start, given, hidden
         self.seen: tuple[Tensor, Tensor] | None = None
 
     def attend(
@@ -80,7 +84,12 @@ class ClipWindow(Window):
         """Attention of all blocks: q, k, v [B * n, L, H, D] -> [B * n, L, H, D]."""
         q, k, v = (x.unflatten(0, (-1, self.blocks)) for x in (q, k, v))
         memory = self.seen = self.given or self._memory(self.start, k, v, taps, taps_v)
-        rows = {"q": q, "k_new": k, "v_new": v, "k_mem": memory[0], "v_mem": memory[1]}
+        rows = {"q": q, "k_new": k, "v_new": v}
+        if self.hidden:
+            shown = [slot for slot in range(len(self.first)) if slot not in self.hidden]
+            memory = tuple(m.unflatten(2, (-1, self.tokens))[:, :, shown].flatten(2, 3) for m in memory)
+        if memory[0].shape[2]:
+            rows |= {"k_mem": memory[0], "v_mem": memory[1]}
         out = ops.attention(**{name: _heads(x.flatten(0, 1)) for name, x in rows.items()})
         return _unheads(out, q.shape[0] * q.shape[1])
 
@@ -157,10 +166,13 @@ class AtOnce:
 
     dit    float32 master weights; linear layers run in dit.dtype, gradients reach the masters
     x      conditions of the clips
+    hidden memory slots that later blocks do not see, of `run`
+    Made where no gradients are wanted, its weights are constants.
     """
 
-    def __init__(self, dit: DiT, x: Conditions):
+    def __init__(self, dit: DiT, x: Conditions, hidden: tuple[int, ...] = ()):
         self.dit, self.parts, self.x = dit, parts_of(dit), Conditions(*(part.to(dit.dtype) for part in x))
+        self.hidden = hidden
         self.weights = self.parts.cast(dit.dtype)
 
     def run(
@@ -176,18 +188,22 @@ class AtOnce:
         """
         return Pass(*self.parts(self.weights, self._run, latents.to(self.dit.dtype), t, audible, given, remember))
 
-    def rollout(self, noise: Tensor, timesteps: tuple[float, ...], every_step: bool = True) -> Rollout:
+    def rollout(
+        self, noise: Tensor, timesteps: tuple[float, ...], every_step: bool = True, clean: bool = False
+    ) -> Rollout:
         """The model's own clips, block by block through `Window`, as a Session makes them.
 
         noise       [B, steps, Z, F, Y, X] float32: the initial latents, then what follows each denoise step
         every_step  each denoise step has a memory of its own; else all see what the last one left behind
+        clean       all see what one more pass over the finished blocks, without noise, left behind, whatever every_step
 
         No gradient leads through it. The forward is that of training all the same (no memory is written in place, no
         fused attention, which vmap would run sample by sample).
         """
         constants = [constant(weights) for weights in self.weights]
         with torch.enable_grad():
-            return Rollout(*self.parts(constants, self._rollout, noise, timesteps, every_step, constants))
+            args = (noise, timesteps, every_step and not clean, clean, constants)
+            return Rollout(*self.parts(constants, self._rollout, *args))
 
     # ---- the ends -------------------------------------------------------------------------------------------------
 
@@ -243,7 +259,10 @@ class AtOnce:
         if len(blocks) == 1:
             return [first], None
         n = len(blocks[1].x) // len(first)
-        clip, image = ClipWindow(window, n, (start[0], start[1]), given), tree_map(lambda t: _repeat(t, n), image)
+        clip, image = (
+            ClipWindow(window, n, (start[0], start[1]), given, self.hidden),
+            tree_map(lambda t: _repeat(t, n), image),
+        )
         _, _, e0, text, heard = blocks[1]
         later = _each(partial(self._block, i, clip, False), blocks[1].x, e0, text, heard, *image)
         return [first, later], clip.seen if remember else None
@@ -274,7 +293,7 @@ class AtOnce:
             tokens[1] = tokens[1].unflatten(0, (-1, n)).flatten(1, 2)
         return torch.cat(tokens, 1), seen
 
-    def _rollout(self, noise: Tensor, timesteps: tuple[float, ...], every_step: bool, weights: list):
+    def _rollout(self, noise: Tensor, timesteps: tuple[float, ...], every_step: bool, clean: bool, weights: list):
         c, x, levels, made, ends = self.dit.config, self.x, sigmas(timesteps), [], []
         layers, window = range(c.num_layers), self._window(noise)
 
@@ -284,6 +303,18 @@ class AtOnce:
         rows = constant(vmap(self.dit.image)(x.image))
         image = [layer(i, self._image, i, rows) for i in layers]
         memories: list[Any] = [[(None, None)] * c.num_layers for _ in timesteps]
+
+        def step(latent: Tensor, t: float, y: Tensor, text: Tensor, audio: Tensor | None, memory: list, keep: bool):
+            """Velocity tokens of a block at a denoise step; `keep` what it leaves behind."""
+            at = noise.new_full((len(noise), 1), t)
+            entered = constant(self._enter(latent.to(self.dit.dtype), at, y, text, audio))
+            for i in layers:
+                out, *left = layer(i, self._alone, i, window, entered, image[i], memory[i])
+                entered = entered._replace(x=out)
+                if keep:
+                    memory[i] = tuple(left)
+            return constant(self._leave(entered.x, entered.e, window)).float()
+
         for b, frames in enumerate(blocks_of(noise.shape[3], c)):
             y = x.y[:, :, : c.memory_slots] if b == 0 else x.y[:, :, c.memory_slots : c.window_slots]
             audio, latent = x.audio[:, max(1, frames.start) : frames.stop], noise[:, 0, :, frames].contiguous()
@@ -291,19 +322,14 @@ class AtOnce:
                 last = s == len(timesteps) - 1
                 if last:
                     ends.append(latent)
-                memory, at = memories[s if every_step else -1], noise.new_full((len(noise), 1), t)
-                heard = audio if t < 1000 else None
-                entered = constant(self._enter(latent.to(self.dit.dtype), at, y, x.text[:, b], heard))
-                for i in layers:
-                    out, *left = layer(i, self._alone, i, window, entered, image[i], memory[i])
-                    entered = entered._replace(x=out)
-                    if every_step or last:
-                        memory[i] = tuple(left)
-                tokens = constant(self._leave(entered.x, entered.e, window)).float()
+                memory, keep = memories[s if every_step else -1], (every_step or last) and not clean
+                tokens = step(latent, t, y, x.text[:, b], audio if t < 1000 else None, memory, keep)
                 update = coefficients("renoise", levels[s], levels[s + 1])._asdict()
                 fresh = None if last else noise[:, s + 1, :, frames].contiguous()
                 latent = _each(partial(_denoised, update), tokens, latent, fresh)
             made.append(latent)
+            if clean:
+                step(latent, 0.0, y, x.text[:, b], audio, memories[-1], True)
         return torch.cat(made, 2), torch.cat(ends, 2)
 
 

@@ -52,19 +52,20 @@ def latents_of(tokens: Tensor, shape: tuple[int, ...]) -> Tensor:
     return tokens.reshape(f, y // 2, x // 2, 2, 2, z).permute(5, 0, 1, 3, 2, 4).reshape(shape)
 
 
-def velocity_loss(
+def velocity_errors(
     dit: DiT, z: Tensor, x: Conditions, t: Tensor, noise: Tensor, audible: bool, forcing: str = "neighbor",
-    timesteps: tuple[float, ...] = (),
+    timesteps: tuple[float, ...] = (), hidden: tuple[int, ...] = (),
 ) -> Tensor:  # fmt: skip
-    """Mean squared error of the velocities of clips z [B, Z, F, Y, X] at timesteps t [B, blocks]; noise like z.
+    """Squared errors [B, L, 4 * Z] of the velocities of clips z [B, Z, F, Y, X] at timesteps t [B, blocks].
 
-    Activations are dit.dtype. `timesteps` are the sampler's, of the rollout that "self" sees.
+    noise is like z. Activations are dit.dtype. `timesteps` are the sampler's, of the rollout that "self" sees; `hidden`
+    are memory slots that no block sees.
     """
     blocks = blocks_of(z.shape[2], dit.config)
     z, noise = (latents[:, :, : blocks[-1].stop] for latents in (z, noise))
     lengths = torch.tensor([b.stop - b.start for b in blocks], device=t.device)
     sigma = (t / 1000).repeat_interleave(lengths, 1, output_size=blocks[-1].stop)[:, None, :, None, None]
-    clips, given = AtOnce(dit, x), None
+    clips, given = AtOnce(dit, x, hidden), None
     if forcing == "teacher":
         given = clips.run(z, torch.zeros_like(t), True, remember=True).seen
     elif forcing == "self":
@@ -72,4 +73,12 @@ def velocity_loss(
         own = clips.rollout(drawn, timesteps, every_step=False)
         given = clips.run(own.entered, torch.full_like(t, timesteps[-1]), True, remember=True).seen
     tokens = clips.run((1 - sigma) * z + sigma * noise, t, audible, given).tokens
-    return (tokens.float() - vmap(tokens_of)(noise - z)).square().mean()
+    return (tokens.float() - vmap(tokens_of)(noise - z)).square()
+
+
+def velocity_loss(
+    dit: DiT, z: Tensor, x: Conditions, t: Tensor, noise: Tensor, audible: bool, forcing: str = "neighbor",
+    timesteps: tuple[float, ...] = (), hidden: tuple[int, ...] = (),
+) -> Tensor:  # fmt: skip
+    """The mean of `velocity_errors`."""
+    return velocity_errors(dit, z, x, t, noise, audible, forcing, timesteps, hidden).mean()

@@ -36,11 +36,11 @@ class Held(nn.Module):
         return call(*args)
 
     def cast(self, dtype: torch.dtype) -> Weights:
-        """The parameters, those of linear layers as `dtype`; gradients reach the parameters themselves."""
-        parts = dict(self.named_modules())
+        """The parameters, those of linear layers as `dtype`; gradients, where any are wanted, reach the parameters."""
+        parts, wanted = dict(self.named_modules()), torch.is_grad_enabled()
         return {
             name: p.to(dtype) if isinstance(parts[name.rpartition(".")[0]], Linear) else p
-            for name, p in self.named_parameters()
+            for name, p in ((name, p if wanted else p.detach()) for name, p in self.named_parameters())
         }
 
 

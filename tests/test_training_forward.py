@@ -188,12 +188,13 @@ def test_a_forcing_decides_what_a_block_sees():
     assert torch.allclose(base["teacher"], AtOnce(dit, x).run(noisy, t, True, clean).tokens[:, last], atol=1e-6)
 
 
-@pytest.mark.parametrize("every_step", [True, False])
-def test_a_rollout_is_the_samplers(every_step):
+@pytest.mark.parametrize("context", ["step", "last", "clean"])
+def test_a_rollout_is_the_samplers(context):
+    every_step = context == "step"
     dit, steps = small.dit(sizes()), (1000.0, 937.5, 833.3)
     z, x = clips(dit, later=2)
     noise = torch.randn(CLIPS, 3, *z.shape[1:], generator=torch.Generator().manual_seed(2))
-    made = AtOnce(dit, x).rollout(noise, steps, every_step)
+    made = AtOnce(dit, x).rollout(noise, steps, every_step, context == "clean")
     c, level = dit.config, sigmas(steps)
     for i in range(CLIPS):
         windows = [dit.window(2, 2) for _ in steps]
@@ -209,13 +210,37 @@ def test_a_rollout_is_the_samplers(every_step):
                 before = {n: (m.k.clone(), m.v.clone()) for n, m in window.layers.items()}
                 with torch.no_grad():
                     v = dit(latent, y, dit.at(t), prompt, heard if s else None, window, b == 0)
-                if not every_step and s < 2:  # only the last step's keys and values stay
+                if context == "clean" or (context == "last" and s < 2):  # only the last step's or pass's stay
                     window.layers = {n: type(window.layers[n])(*kv) for n, kv in before.items()}
                 a = coefficients("renoise", level[s], level[s + 1])
                 v = v.reshape(-1, 2, 2, 2, 2, small.Z).permute(5, 0, 1, 3, 2, 4).reshape(latent.shape)
                 latent = a.c_latent * latent + a.c_velocity * v
                 latent = latent + a.c_noise * noise[i, s + 1][:, f] if s < 2 else latent
             assert torch.allclose(made.latents[i][:, f], latent, atol=1e-4), b
+            if context == "clean":
+                with torch.no_grad():
+                    dit(latent, y, dit.at(torch.zeros(1)), prompt, heard, windows[-1], b == 0)
+
+
+def test_a_hidden_slot_is_seen_by_no_block_and_folded_on():
+    dit = small.dit(sizes())
+    z, x = clips(dit)
+    t = levels(dit, z, 500.0)
+    seen = AtOnce(dit, x).run(z, t, True, remember=True).seen
+    other = [tuple(m.clone() for m in memory) for memory in seen]
+    for memory in other:
+        for m in memory:
+            m[:, :, 2 * 4 : 4 * 4] += 1.0  # slots 2 and 3 of 4 tokens each
+    hidden = AtOnce(dit, x, hidden=(2, 3))
+    assert torch.equal(hidden.run(z, t, True, seen).tokens, hidden.run(z, t, True, other).tokens)
+    open_ = AtOnce(dit, x)
+    assert (open_.run(z, t, True, seen).tokens - open_.run(z, t, True, other).tokens).abs().max() > 1e-3
+    given = hidden.run(z, t, True, seen, True).seen
+    assert all(torch.equal(a, b) for one, two in zip(given, seen) for a, b in zip(one, two))
+    short = AtOnce(dit, x, hidden=(4,)).run(z, t, True, remember=True)
+    assert (short.tokens - open_.run(z, t, True).tokens).abs().max() > 1e-3 and short.seen[0][0].shape == seen[0][
+        0
+    ].shape
 
 
 def test_timesteps_are_shared_by_a_clips_blocks_and_the_first_step_is_silent():

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from liveact_model.audio.mel import CHANNELS, MelEncoder
+from liveact_model.config import BLOCK_VIDEO_FRAMES, FIRST_BLOCK_VIDEO_FRAMES
 from liveact_model.errors import InputError
 from liveact_model.text.words import ACTIONS, EMOTIONS
 from liveact_train.data.faces import POSE, render_uint8
@@ -28,7 +29,14 @@ from liveact_train.data.processes import FPS
 from liveact_train.data.speech import SAMPLE_RATE, random_speech
 
 FRAMES = 117  # 30 latent frames: blocks of 6, 8, 8 and 8
-BLOCK_STARTS = (0, 21, 53, 85)  # first video frame of each block
+
+
+def block_starts(blocks: int) -> tuple[int, ...]:
+    """First video frame of each block of the released sizes."""
+    return tuple(max(0, FIRST_BLOCK_VIDEO_FRAMES + BLOCK_VIDEO_FRAMES * (i - 1)) for i in range(blocks))
+
+
+BLOCK_STARTS = block_starts(4)
 LOOK_AHEAD = 2  # video frames of audio the model may see past the end
 SIZE = 64
 
@@ -42,28 +50,32 @@ class Clip:
     video: Tensor
     mel: Tensor
     attributes: Tensor
+    pose: dict[str, Tensor]
     prompt_ids: list[int]
     prompts: list[str]
 
 
 def make_clip(
-    seed: int, index: int, switch: float = 0.6, silence: float = 0.05, asked: tuple[str, str] | None = None
-) -> Clip:
-    """Draw and render clip `index` of the set `seed`; the same two numbers always give the same clip.
+    seed: int, index: int, switch: float = 0.6, silence: float = 0.05, blocks: int = 4, returning: float = 0.5,
+    asked: tuple[str, str] | None = None,
+) -> Clip:  # fmt: skip
+    """Draw and render clip `index` of the set `seed`; the same arguments always give the same clip.
 
-    asked: an emotion and an action for all of it, instead of random ones.
+    `blocks` says how long it is; of `returning`, see `random_segments`; `asked` is an emotion and an action for all of it,
+    instead of random ones.
     """
     rng = random.Random(f"{seed}/{index}")
     identity = random_identity(rng)
-    seconds = (FRAMES + LOOK_AHEAD) / FPS
+    *starts, frames = block_starts(blocks + 1)
+    seconds = (frames + LOOK_AHEAD) / FPS
     if rng.random() < silence:
         noise = np.random.RandomState(rng.getrandbits(31)).standard_normal(int(seconds * SAMPLE_RATE))
         samples = (noise * 10 ** rng.uniform(-5.0, -3.0)).astype(np.float32)
     else:
         samples = random_speech(seconds, rng)
     mel = MelEncoder().encode(torch.from_numpy(samples), FPS)[:, 0]
-    segments = [(0, *asked)] if asked else random_segments(rng, BLOCK_STARTS, switch)
-    pose = move(mel, FRAMES, segments, random_pose(rng), rng)
+    segments = [(0, *asked)] if asked else random_segments(rng, tuple(starts), switch, returning)
+    pose = move(mel, frames, segments, random_pose(rng), rng)
     emotions, actions = list(EMOTIONS), list(ACTIONS)
     return Clip(
         identity=identity,
@@ -71,6 +83,7 @@ def make_clip(
         video=render_uint8(identity, pose, SIZE),
         mel=mel,
         attributes=torch.stack([pose[name] for name in POSE], 1),
+        pose=pose,
         prompt_ids=[emotions.index(emotion) * len(actions) + actions.index(act) for _, emotion, act in segments],
         prompts=[random_prompt(emotion, act, rng) for _, emotion, act in segments],
     )
