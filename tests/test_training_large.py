@@ -175,6 +175,7 @@ def test_two_processes_train_it_and_its_weights_generate(tmp_path, model, latent
 
 def test_a_dry_run_of_all_of_it_allocates_nothing_and_counts_shares(model, latents, small, capsys):
     arguments = ["dit", "--model", NAME, "--latents", str(latents / "latents"), "--start", str(model), "--batch", "4"]
+    arguments += ["--optimiser", "adam"]
     assert main([*arguments, "--dry-run", "4", "--checkpoint-activations", "--grouping", "raster"]) == 0
     out = capsys.readouterr().out
     size = sum(p.numel() for p in load_avatar(str(model), "float32").dit.parameters())
