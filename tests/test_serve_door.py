@@ -167,8 +167,8 @@ def test_a_token_is_made_up_for_a_host_that_others_reach(monkeypatch, capsys):
 BAD_OPTIONS = [
     (["--port", "99999"], "--port: expected a whole number from 0 to 65535"),
     (["--token", "short"], "--token: string should have at least 8 characters"),
-    (["--token", "schlüssel-wort"], "--token: expected letters, digits and signs of ASCII, which a header can hold"),
-    (["--token", "a space at the end "], "--token: expected letters, digits and signs of ASCII, which a header can hold"),
+    (["--token", "schlüssel-wort"], "--token: expected letters, digits and signs of ASCII, which a header"),
+    (["--token", "a space at the end "], "--token: expected letters, digits and signs of ASCII, which a header"),
     (["--sessions", "0"], "--sessions: expected a whole number from 1 to 256"),
     (["--host", "no.such.host.invalid"], "--host: expected a name or address of this machine"),
     (["--tls-cert", "x.pem"], "--tls-cert: expected --tls-key beside it"),

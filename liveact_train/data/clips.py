@@ -61,8 +61,8 @@ def make_clip(
 ) -> Clip:  # fmt: skip
     """Draw and render clip `index` of the set `seed`; the same arguments always give the same clip.
 
-    `blocks` says how long it is; of `returning`, see `random_segments`; `asked` is an emotion and an action for all of it,
-    instead of random ones.
+    `blocks` says how long it is; of `returning`, see `random_segments`; `asked` is an emotion and an action for all of
+    it, instead of random ones.
     """
     rng = random.Random(f"{seed}/{index}")
     identity = random_identity(rng)
