@@ -47,12 +47,13 @@ from liveact_train.clips_at_once import AtOnce, Conditions, blocks_of
 from liveact_train.data.clips import Clip, block_starts, make_clip, open_array
 from liveact_train.data.faces import POSE, render_uint8
 from liveact_train.data.identity import SECRETS, Colour, Identity
-from liveact_train.dit import TINY_TIMESTEPS, Latents, initialise, load_dit, save_dit
+from liveact_train.dit import TINY_TIMESTEPS, Latents, load_dit, save_dit
 from liveact_train.evaluate import BACKGROUND, correlation
 from liveact_train.forcing import draw_timesteps, tokens_of, velocity_errors
 from liveact_train.latents import encode_folder
 from liveact_train.probe import Probe, load_probe
 from liveact_train.runs import Run, write_whole
+from liveact_train.start import initialise
 from liveact_train.vae import load_vae, sharpness
 
 LEAST_PIXELS = 100  # of all video frames of a block together: below that a colour is not asked for

@@ -30,9 +30,13 @@ from liveact_model.image.patches import PatchEncoder
 from liveact_model.session import Session
 from liveact_model.text.words import WordEncoder
 from liveact_model.vae.tiny import TinyVAE
-from liveact_train.clips_at_once import AtOnce, Conditions, Parts, blocks_of
-from liveact_train.dit import TINY_TIMESTEPS, initialise, tiny
+from liveact_train.alive import Alive
+from liveact_train.clips_at_once import Conditions, blocks_of
+from liveact_train.dit import TINY_TIMESTEPS
 from liveact_train.forcing import tokens_of, velocity_loss
+from liveact_train.layers import Held, parts_of
+from liveact_train.sizes import tiny
+from liveact_train.start import initialise
 from liveact_train.vae import picture_loss
 
 Z, CLIPS, FRAMES = 32, 8, 30
@@ -61,25 +65,37 @@ def clips(dit: DiT, side: int) -> tuple[Tensor, Conditions]:
 
 def one_after_the_other(dit: DiT, z: Tensor, x: Conditions, t: Tensor, noise: Tensor) -> Tensor:
     """The loss of `velocity_loss` by generation's own loop over the blocks, through `Window` with a graph."""
-    both, parts, c = AtOnce(dit, x), Parts(dit), dit.config
+    c = dit.config
     sigma = (t[:, 0] / 1000).view(-1, 1, 1, 1, 1)
 
-    class Loop(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.dit = dit
+    def loop(latent: Tensor, t: Tensor, y: Tensor, text: Tensor, image: Tensor, audio: Tensor) -> Tensor:
+        window, out, pictures = dit.window(z.shape[-2] // 2, z.shape[-1] // 2), [], dit.image_kv(image)
+        for b, f in enumerate(blocks_of(FRAMES, c)):
+            cond = y[:, : c.memory_slots] if b == 0 else y[:, c.memory_slots :]
+            rest = dit.at(t), dit.prompt(text[b], pictures), dit.hear(audio[max(1, f.start) : f.stop])
+            out.append(dit(latent[:, f].contiguous(), cond, *rest, window, b == 0))
+        return torch.cat(out)
 
-        def forward(self, latent, t, y, text, image, audio):
-            window, out, pictures = dit.window(z.shape[-2] // 2, z.shape[-1] // 2), [], parts.image(image)
-            for b, f in enumerate(blocks_of(FRAMES, c)):
-                cond = y[:, : c.memory_slots] if b == 0 else y[:, c.memory_slots :]
-                heard = audio[max(1, f.start) : f.stop]
-                out.append(parts._block(latent[:, f].contiguous(), t, cond, text[b], pictures, heard, window, b == 0))
-            return torch.cat(out)
-
-    loop, noisy = Loop(), ((1 - sigma) * z + sigma * noise).to(dit.dtype)
-    out = vmap(lambda *sample: functional_call(loop, both.weights, sample))(noisy, t[:, :1], *both.x)
+    held, clips_ = Held(dit), [part.to(dit.dtype) for part in x]
+    weights, noisy = held.cast(dit.dtype), ((1 - sigma) * z + sigma * noise).to(dit.dtype)
+    out = vmap(lambda *sample: functional_call(held, weights, (loop, *sample)))(noisy, t[:, :1], *clips_)
     return (out.float() - vmap(tokens_of)(noise - z)).square().mean()
+
+
+def recomputed(dit: DiT, z: Tensor, x: Conditions, t: Tensor, noise: Tensor) -> Tensor:
+    """The loss of `velocity_loss`, whose activations are made again in the backward pass."""
+    parts_of(dit).recompute = True
+    try:
+        return velocity_loss(dit, z, x, t, noise, True)
+    finally:
+        parts_of(dit).recompute = False
+
+
+def most(step: Callable[[], Tensor]) -> float:
+    """MiB of tensors that a step makes, at most at a time: weights and old gradients are not among them."""
+    with Alive() as memory:
+        step().backward()
+    return memory.most / 2**20
 
 
 def seconds(step: Callable[[], Tensor], steps: int) -> float:
@@ -124,11 +140,13 @@ def run(argv: Sequence[str] | None) -> int:
         noise, t = torch.randn(z.shape), torch.full((CLIPS, len(blocks_of(FRAMES, dit.config))), 850.0)
         losses: dict[str, Callable[[], Tensor]] = {
             "one pass": lambda d=dit, z=z, x=x, t=t, n=noise: velocity_loss(d, z, x, t, n, True),
+            "one pass, recomputed": lambda d=dit, z=z, x=x, t=t, n=noise: recomputed(d, z, x, t, n),
             "block by block": lambda d=dit, z=z, x=x, t=t, n=noise: one_after_the_other(d, z, x, t, n),
         }
         for form in losses if side == 64 else ["one pass"]:
             row = {"what": f"denoiser, a step of {CLIPS} clips of {FRAMES} latent frames", "form": form, "pixels": side}
-            print(json.dumps(rows.add(about | row | {"cpu_seconds": round(seconds(losses[form], args.steps), 3)})))
+            cost = {"cpu_seconds": round(seconds(losses[form], args.steps), 3), "most_mib": round(most(losses[form]))}
+            print(json.dumps(rows.add(about | row | cost)))
         vae, video = TinyVAE(Z, overlap=True).to(memory_format=torch.channels_last), torch.rand(5, 3, 13, side, side)
 
         def step(vae=vae, video=video) -> Tensor:

@@ -19,6 +19,7 @@ from liveact_train.evaluate import EvaluateConfig, evaluate
 from liveact_train.latents import LatentConfig, encode_clips
 from liveact_train.plan import PlanConfig, show_plan
 from liveact_train.probe import ProbeConfig, train_probe
+from liveact_train.publish import PublishConfig, publish
 from liveact_train.runs import Diverged
 from liveact_train.shards import alone
 from liveact_train.ship import ShipConfig, ship
@@ -35,6 +36,7 @@ STAGES: dict[str, tuple[type, Callable[[Any], None]]] = {
     "decoder": (DecoderConfig, tune_decoder),
     "probe": (ProbeConfig, train_probe),
     "ship": (ShipConfig, ship),
+    "publish": (PublishConfig, publish),
     "evaluate": (EvaluateConfig, evaluate),
     "examples": (ExampleConfig, write_examples),
     "plan": (PlanConfig, show_plan),

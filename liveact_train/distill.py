@@ -77,8 +77,8 @@ class Clips:
     """Passes of a denoiser over clips [B, Z, F, Y, X] that have one noise level, with guidance on the sound."""
 
     def __init__(self, dit: DiT, x: Conditions, guidance: float = 1.0):
-        self.heard, self.guidance = _at_once(dit, x), guidance
-        self._silence = lambda: _at_once(dit, x._replace(audio=torch.zeros_like(x.audio)))
+        self.heard, self.guidance = AtOnce(dit, x), guidance
+        self._silence = lambda: AtOnce(dit, x._replace(audio=torch.zeros_like(x.audio)))
 
     @functools.cached_property
     def unheard(self) -> AtOnce:
@@ -119,14 +119,6 @@ class Clips:
                 latent = latent + add * noise[i + 1]
             states.append(latent)
         return states
-
-
-def _at_once(dit: DiT, x: Conditions) -> AtOnce:
-    """Where no gradient is wanted, weights that are constants: passes run as in training, as AtOnce.rollout's do."""
-    clips = AtOnce(dit, x)
-    if not torch.is_grad_enabled():
-        clips.weights = {name: w.detach() for name, w in clips.weights.items()}
-    return clips
 
 
 def _whole_blocks(data: Latents, z: Tensor) -> Tensor:

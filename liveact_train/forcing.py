@@ -63,14 +63,15 @@ def velocity_errors(
     """
     blocks = blocks_of(z.shape[2], dit.config)
     z, noise = (latents[:, :, : blocks[-1].stop] for latents in (z, noise))
-    lengths = torch.tensor([b.stop - b.start for b in blocks])
-    sigma = (t / 1000).repeat_interleave(lengths, 1)[:, None, :, None, None]
+    lengths = torch.tensor([b.stop - b.start for b in blocks], device=t.device)
+    sigma = (t / 1000).repeat_interleave(lengths, 1, output_size=blocks[-1].stop)[:, None, :, None, None]
     clips, given = AtOnce(dit, x, hidden), None
     if forcing == "teacher":
-        given = clips.run(z, torch.zeros_like(t), True).seen
+        given = clips.run(z, torch.zeros_like(t), True, remember=True).seen
     elif forcing == "self":
-        own = clips.rollout(torch.randn(len(z), len(timesteps), *z.shape[1:]), timesteps, every_step=False)
-        given = clips.run(own.entered, torch.full_like(t, timesteps[-1]), True).seen
+        drawn = torch.randn(len(z), len(timesteps), *z.shape[1:]).to(z.device)
+        own = clips.rollout(drawn, timesteps, every_step=False)
+        given = clips.run(own.entered, torch.full_like(t, timesteps[-1]), True, remember=True).seen
     tokens = clips.run((1 - sigma) * z + sigma * noise, t, audible, given).tokens
     return (tokens.float() - vmap(tokens_of)(noise - z)).square()
 

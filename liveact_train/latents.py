@@ -1,5 +1,7 @@
 """Encode all clips once, so that the diffusion model and the decoder train on latents.
 
+With `--model`, a directory in the released layout, its own encoders and VAE do it, see `encoders`.
+
 A folder of latents holds z.npy [N, 30, z, 8, 8] float16 (the clip), y.npy [N, 3, z, 8, 8] float16 (the conditioning:
 the reference picture followed by grey video frames, whose latents are all the same from the third on), reference.npy
 [N, 3, 64, 64] uint8 (video frame 0), and the mel, attributes, prompt_ids and prompts files of the clips, unchanged
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from liveact_model.vae.tiny import TinyVAE
 from liveact_train.data.clips import open_array
+from liveact_train.encoders import encode_released
 from liveact_train.vae import load_vae, to_video
 
 
@@ -26,6 +29,9 @@ class LatentConfig:
 
     data: str = "data/tiny"  # folder written by the data stage
     vae: str = "data/tiny/vae/vae.safetensors"  # weights written by the vae stage
+    model: str = ""  # a directory with Wan's VAE, umT5 and CLIP: they encode, and not --vae and what is built in
+    wav2vec_dir: str = ""  # folder of wav2vec2, where it is not chinese-wav2vec2-base in --model
+    device: str = "cpu"  # or that of a GPU, cuda: where --model computes
     out: str = "data/tiny/latents"  # folder to write; gets the sub-folders train and val
     batch: int = 8  # clips per step
     threads: int = 1
@@ -68,6 +74,9 @@ def encode_folder(vae: TinyVAE, source: Path, target: Path, batch: int) -> None:
 def encode_clips(config: LatentConfig) -> None:
     """Run the stage over both sets."""
     torch.set_num_threads(config.threads)
+    if config.model:
+        encode_released(config.model, config.wav2vec_dir, Path(config.data), Path(config.out), config.device)
+        return
     vae = load_vae(config.vae)
     for name in ("val", "train"):
         encode_folder(vae, Path(config.data) / name, Path(config.out) / name, config.batch)

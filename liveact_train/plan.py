@@ -3,7 +3,8 @@
 Every number is predicted, none was measured. The ops of a clip are recorded on the meta device, block by block (the
 parallel pass of training does the same work); the rest is stated here. A pass backward is two forward, recomputing
 activations one more. Weights, gradients, optimiser and average lie in equal shares on all GPUs (fully sharded); each
-layer's weights are gathered in bf16 where it computes, and the next one's beside it.
+layer's weights are gathered in bf16 where it computes, and the next one's beside it. `dit --dry-run` counts what one
+step of the stage itself holds.
 """
 
 from __future__ import annotations
@@ -19,15 +20,12 @@ from torch import nn
 
 from liveact_kernels.cost import hw
 from liveact_kernels.cost.budget import recorded
-from liveact_model.config import NAMED, DiTConfig
+from liveact_model.config import DiTConfig
 from liveact_model.dit import DiT
 from liveact_model.errors import InputError
 from liveact_train.clips_at_once import blocks_of
-from liveact_train.dit import tiny
-from liveact_train.vae import VaeConfig
+from liveact_train.sizes import MODELS, SIZES
 
-MODELS = {"tiny": tiny(VaeConfig.z_dim), **NAMED}
-SIZES = {"tiny": "64*64", "liveact-18b": "512*512"}
 OPTIMISER_BYTES = {"float32": 4, "bfloat16": 2}
 WEIGHT, GATHERED, GRADIENT = 4, 2, 4  # bytes: float32 masters and gradients, bf16 where they compute
 NODE = 8  # GPUs that NVLink joins
@@ -172,6 +170,8 @@ def _stage(
     moments = 2 * OPTIMISER_BYTES[config.optimiser]
     layer = max(_size(block.parameters()) for block in dit.blocks)
     rest = size - sum(_size(block.parameters()) for block in dit.blocks)
+    # what is no layer, with its gradients, until the step ends; a layer, the next one, and gradients on their way
+    gathered = 2 * (rest + layer) * GATHERED + layer * (GATHERED + GRADIENT)
     kept = clip.inputs + clip.deepest if config.checkpointing else clip.saved
     memory = {
         "weights": trained * WEIGHT * size / n,
@@ -179,7 +179,7 @@ def _stage(
         "optimiser": trained * moments * size / n,
         "average": WEIGHT * size / n,
         "frozen teacher": frozen * GATHERED * size / n,
-        "gathered layers": (rest + 2 * layer) * GATHERED + layer * GATHERED if n > 1 else size * GATHERED,
+        "gathered layers": gathered if n > 1 else size * GATHERED,
         "activations": config.batch * kept,
     }
     exchange = travels / link if n > 1 else 0.0
@@ -203,7 +203,7 @@ def _check(c: PlanConfig) -> tuple[tuple[int, int], hw.Chip]:
     ):  # fmt: skip
         if value not in names:
             raise InputError(f"{flag}: expected one of {', '.join(names)}, got {value!r}")
-    sides = (c.size or SIZES[c.model]).split("*")
+    sides = (c.size or "{}*{}".format(*SIZES[c.model])).split("*")
     if len(sides) != 2 or not all(re.fullmatch("[0-9]{2,4}", s) and int(s) in range(16, 4097, 16) for s in sides):
         raise InputError(f"--size: expected W*H, both multiples of 16 from 16 to 4096, got {c.size!r}")
     least = MODELS[c.model].memory_slots

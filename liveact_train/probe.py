@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from liveact_model.errors import InputError
 from liveact_train.data.clips import open_array
 from liveact_train.data.faces import POSE
-from liveact_train.runs import Run, tensors, write_whole
+from liveact_train.runs import Run, save_shares
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def train_probe(config: ProbeConfig) -> None:
     probe.std.copy_(flat.std(0))
     optimizer = torch.optim.AdamW(probe.parameters(), config.rate)
     run = Run("probe", out, config, probe, optimizer, ema=0.99)
-    run.export = lambda: write_whole(out / "probe.safetensors", lambda part: save_file(tensors(run.average), part))
+    run.export = lambda: save_shares(out / "probe.safetensors", run.average.state_dict(), {})
     for rng in run:
         clips = torch.randint(len(videos), (config.batch,)).numpy()
         frames = torch.randint(videos.shape[1], (config.batch,)).numpy()

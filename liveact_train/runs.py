@@ -14,20 +14,27 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from liveact_model.errors import InputError
-from liveact_train.shards import Shards, gathered, like, local, whole
+from liveact_train.shards import Shards, like, local, whole
 
 CHECKPOINT = "checkpoint.safetensors"
-FREE = ("data", "latents", "made", "out", "start", "steps", "teacher", "threads", "vae")
-"""Fields of a config that may differ when a run continues: where things lie, how long it goes on, on how many cores."""
+TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64"}
+"""Names that safetensors has for the types of a run's tensors."""
+FREE = (
+    "checkpoint_activations", "data", "device", "dry_run", "latents", "made", "out", "start", "start_audio", "steps", "teacher",
+    "threads", "vae",
+)  # fmt: skip
+"""Fields of a config that may differ when a run continues: where things lie, how long it goes on, on what it runs."""
+ONCE = {"model": "tiny", "optimiser": "adam"}
+"""What was so before a config had these fields."""
 
 
 class Diverged(RuntimeError):
@@ -61,16 +68,17 @@ class Run:
     optimiser  of (some of) its parameters
     ema        decay of the average
     shards     the processes that train together; each of them makes a Run of the same module
+    average    a copy of the module that takes no gradients, where the module itself cannot be copied
     """
 
     def __init__(
         self, name: str, folder: Path, config: Any, module: nn.Module, optimiser: torch.optim.Optimizer,
         ema: float = 0.999, warm_up: int = 100, report_every_s: float = 60.0, save_every_s: float = 300.0,
-        shards: Shards | None = None,
+        shards: Shards | None = None, average: nn.Module | None = None,
     ):  # fmt: skip
         self.name, self.folder, self.config, self.module, self.optimiser = name, folder, config, module, optimiser
         self.ema, self.warm_up, self.report_every_s, self.save_every_s = ema, warm_up, report_every_s, save_every_s
-        self.average = copy.deepcopy(module).requires_grad_(False)
+        self.average = average or copy.deepcopy(module).requires_grad_(False)
         self.shards = shards or Shards()
         self._said = json.dumps(dataclasses.asdict(config))
         self.step = self.saved = 0
@@ -104,7 +112,7 @@ class Run:
         """Follow the gradient of a loss. Raises Diverged before anything is spoilt."""
         value = self.shards.mean(loss.item())
         self._finite(value, "loss")
-        (loss / self.shards.size).backward()
+        loss.backward()  # several processes: gradients come back as their mean
         trained = [p for group in self.optimiser.param_groups for p in group["params"]]
         self._finite(whole(nn.utils.clip_grad_norm_(trained, 1.0)).item(), "gradient")
         self.step += 1
@@ -129,9 +137,7 @@ class Run:
     def save(self) -> None:
         """Write the checkpoint beside the old one and put it in its place, whole or not at all."""
         about = {"name": self.name, "step": str(self.step), "loss": repr(self.loss), "config": self._said}
-        state = self._state()
-        if self.shards.leads:
-            write_whole(self.path, lambda part: save_file(state, part, about), self._kept)
+        save_shares(self.path, self._state(), about, self.shards.leads, self._kept)
         self.saved = self.step
         self.export()
 
@@ -164,47 +170,94 @@ class Run:
         return {ids[id(p)]: p for group in self.optimiser.param_groups for p in group["params"]}
 
     def _state(self) -> dict[str, Tensor]:
-        parts = {"module": tensors(self.module), "average": tensors(self.average)}
+        parts = {"module": self.module.state_dict(), "average": self.average.state_dict()}
         for name, p in self._names().items():
-            parts[f"optimiser/{name}"] = gathered(self.optimiser.state[p])
-        return {f"{a}/{b}": t.contiguous() for a, part in parts.items() for b, t in part.items()}
+            parts[f"optimiser/{name}"] = self.optimiser.state[p]
+        return {f"{a}/{b}": t for a, part in parts.items() for b, t in part.items()}
 
     def _resume(self) -> None:
         try:
             with safe_open(str(self.path), framework="pt") as file:
                 about = file.metadata()
                 self._same(about)
-                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+                self._take(file)
         except (SafetensorError, OSError) as error:
             raise InputError(f"--out: expected a checkpoint of this stage in {self.path}, found {error}") from None
-        for prefix, module in (("module", self.module), ("average", self.average)):
-            for key, tensor in module.state_dict().items():
-                tensor.copy_(like(tensor, state[f"{prefix}/{key}"]))
-        for name, p in self._names().items():
-            prefix = f"optimiser/{name}/"
-            found = {key.removeprefix(prefix): t for key, t in state.items() if key.startswith(prefix)}
-            empty = {k: torch.empty_like(p) for k, t in found.items() if t.shape == p.shape}
-            self.optimiser.state[p] = {k: empty[k].copy_(like(p, t)) if k in empty else t for k, t in found.items()}
         self.step = self.saved = int(about["step"])
         self.loss = float(about["loss"])
         if self.shards.leads:
             print(f"{self.name} continues after step {self.step}", flush=True)
 
+    def _take(self, file: Any) -> None:
+        """A checkpoint's values, one at a time."""
+        for prefix, module in (("module", self.module), ("average", self.average)):
+            for key, tensor in module.state_dict().items():
+                tensor.copy_(like(tensor, file.get_tensor(f"{prefix}/{key}")))
+        keys = list(file.keys())
+        for name, p in self._names().items():
+            prefix = f"optimiser/{name}/"
+            state = self.optimiser.state[p] = {}
+            for key in (k for k in keys if k.startswith(prefix)):
+                t = file.get_tensor(key)
+                state[key.removeprefix(prefix)] = (
+                    torch.empty_like(p, requires_grad=False).copy_(like(p, t)) if t.shape == p.shape else t
+                )
+
     def _same(self, about: dict[str, str]) -> None:
         if about["name"] != self.name:
             found = f"found one of {about['name']}"
             raise InputError(f"--out: expected a checkpoint of the stage {self.name} in {self.folder}, {found}")
-        before, now = json.loads(about["config"]), json.loads(self._said)
+        before, now = ONCE | json.loads(about["config"]), ONCE | json.loads(self._said)
         for key in sorted(before | now):
             if key not in FREE and before.get(key) != now.get(key):
                 flag, old, new = "--" + key.replace("_", "-"), before.get(key), now.get(key)
                 raise InputError(f"{flag}: expected {old}, with which the run in {self.folder} began, got {new}")
 
 
-def tensors(module: nn.Module) -> dict[str, Tensor]:
-    """A module's state as safetensors wants it: contiguous copies, whole; of shares all processes must ask."""
-    state = gathered(module.state_dict())
-    return {key: t.clone(memory_format=torch.contiguous_format) for key, t in state.items()}
+class Later(NamedTuple):
+    """A tensor that is there when it is asked for."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    read: Callable[[], Tensor]
+
+
+def save_shares(
+    path: Path, state: Mapping[str, Tensor], about: Mapping[str, str], leads: bool = True,
+    kept: Callable[[], str] = lambda: "",
+) -> None:  # fmt: skip
+    """Write tensors as safetensors, each made whole by itself; all processes must ask, the leading one writes.
+
+    A large model's state is many times what a process holds of it.
+    """
+    parts = {key: Later(t.dtype, tuple(t.shape), partial(whole, t.detach())) for key, t in state.items()}
+    if leads:
+        write_whole(path, lambda part: write_tensors(part, parts, about), kept)
+        return
+    for key in _in_file(parts):
+        parts[key].read()
+
+
+def _in_file(parts: Mapping[str, Later]) -> list[str]:
+    """Wide types first, as safetensors orders them: that keeps all aligned."""
+    return sorted(parts, key=lambda key: (-parts[key].dtype.itemsize, key))
+
+
+def write_tensors(path: Path, parts: Mapping[str, Later], about: Mapping[str, str]) -> None:
+    """A file of safetensors whose values are asked for one at a time."""
+    names, at = _in_file(parts), 0
+    header: dict[str, Any] = {"__metadata__": dict(about)} if about else {}
+    for key in names:
+        dtype, shape, _ = parts[key]
+        start, at = at, at + math.prod(shape) * dtype.itemsize
+        header[key] = {"dtype": TYPES[dtype], "shape": list(shape), "data_offsets": [start, at]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for key in names:
+            value = parts[key].read().to("cpu", parts[key].dtype).contiguous()
+            file.write(value.flatten().view(torch.uint8).numpy().data)
 
 
 def write_whole(path: Path, write: Callable[[Path], None], kept: Callable[[], str] = lambda: "") -> None:

@@ -31,6 +31,7 @@ VARIABLE = re.compile(r"LIVEACT_\w+|CUDA_\w+|TRITON_\w+|NCCL_\w+|(LOCAL_)?RANK|W
 CHAINS = ("os.environ", "os.getenv", "os.putenv", "torch.cuda", "torch.mps", "torch.xpu", "torch.backends")
 RANKS = {"rank", "local_rank", "world_size"}
 OF_MODEL = {"scope"}  # all that the model may take from the dispatcher: it labels calls and chooses nothing
+OF_TRAINING = {"scope", "with_gradients"}  # training needs gradients, whatever the backend is that has them
 PARALLEL = "liveact_model/parallel/"  # the one home of ranks in the model
 SHARDS = "liveact_train/shards.py"  # and in training
 
@@ -80,7 +81,8 @@ def named(tree, path="liveact_model/x.py"):
             chains = (*CHAINS, *(() if ranks else ("torch.distributed",)), *BACKEND_LIBRARIES)
             found = next((m for m in modules for c in chains if m == c or m.startswith(c + ".")), None)
             if any(m.startswith("liveact_kernels.contract") for m in modules):
-                found = found or next((a.name for a in node.names if a.name not in OF_MODEL), None)
+                may = OF_TRAINING if path.startswith("liveact_train/") else OF_MODEL
+                found = found or next((a.name for a in node.names if a.name not in may), None)
         elif isinstance(node, ast.Attribute):
             chain = ast.unparse(node)
             wanted = (*CHAINS, *(() if ranks else ("torch.distributed",)))

@@ -103,7 +103,9 @@ def test_every_recipe_is_measured_once(recipes, data, capfd, monkeypatch):
 
 def test_weights_are_measured_with_slots_hidden(recipes, data, capfd):
     from liveact_model.dit import DiT
-    from liveact_train.dit import initialise, save_dit, tiny
+    from liveact_train.dit import save_dit
+    from liveact_train.sizes import tiny
+    from liveact_train.start import initialise
 
     save_dit(initialise(DiT(tiny(8))), data / "dit.safetensors")
     assert start(recipes, data, "--only", "sizes", "--weights", str(data / "dit.safetensors")) == 0

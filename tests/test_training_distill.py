@@ -15,8 +15,9 @@ from liveact_train import distill as stage
 from liveact_train.__main__ import main
 from liveact_train.clips_at_once import AtOnce
 from liveact_train.distill import Clips, DistillConfig, matching_gradient, regression_loss, student_clip, teach
-from liveact_train.dit import Latents, initialise, load_dit, save_dit
+from liveact_train.dit import Latents, load_dit, save_dit
 from liveact_train.forcing import latents_of, tokens_of
+from liveact_train.start import initialise
 
 
 def test_tokens_and_latents_are_the_same_thing():

@@ -5,13 +5,20 @@ from itertools import pairwise
 import pytest
 import small
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from liveact_kernels.common import softmax
 from liveact_kernels.common.rope import rotate
 from liveact_model.dit import Linear
 from liveact_model.schedule import coefficients, sigmas
-from liveact_train.clips_at_once import AtOnce, Conditions, blocks_of
-from liveact_train.dit import TINY_TIMESTEPS, _in_force, initialise, tiny
+from liveact_train.alive import Alive
+from liveact_train.batches import _in_force
+from liveact_train.clips_at_once import AtOnce, ClipWindow, Conditions, blocks_of
+from liveact_train.dit import TINY_TIMESTEPS
 from liveact_train.forcing import FORCINGS, draw_timesteps, tokens_of, velocity_loss
+from liveact_train.layers import parts_of
+from liveact_train.sizes import tiny
+from liveact_train.start import initialise
 
 CLIPS = 2
 
@@ -76,11 +83,9 @@ def test_one_pass_is_attention_over_appended_memory_with_a_mask():
     q, k, v = (torch.randn(CLIPS, n, 8 * tokens, heads, d, generator=g) for _ in range(3))
     start = tuple(torch.randn(CLIPS, 6 * tokens, heads, d, generator=g) for _ in range(2))
     taps, taps_v = (torch.randn(5, heads, d, generator=g) * 0.1 + 0.2 for _ in range(2))
-    from liveact_train.clips_at_once import ClipWindow
-
-    window = ClipWindow(dit.window(2, 2), n, [start])
+    window = ClipWindow(dit.window(2, 2), n, start, None)
     flat = [x.flatten(0, 1) for x in (q, k, v)]
-    got = window.together(0, *flat, taps, taps_v).unflatten(0, (CLIPS, n))
+    got = window.together(*flat, taps, taps_v).unflatten(0, (CLIPS, n))
     rope = window.rope.unflatten(0, (-1, tokens))
     for i in range(CLIPS):
         ks, vs = [start[0][i]], [start[1][i]]
@@ -153,8 +158,8 @@ def test_a_forcing_decides_what_a_block_sees():
         torch.manual_seed(9)
         seen = {}
 
-        def keep(self, latents, t, audible, given=None):
-            seen["pass"] = plain(self, latents, t, audible, given)
+        def keep(self, *args, **options):
+            seen["pass"] = plain(self, *args, **options)
             return seen["pass"]
 
         plain = AtOnce.run
@@ -178,7 +183,7 @@ def test_a_forcing_decides_what_a_block_sees():
         assert torch.equal(tokens(forcing, t, other), base[forcing]), forcing
         assert torch.equal(tokens(forcing, lower, noise), base[forcing]), forcing
     assert (base["teacher"] - base["self"]).abs().max() > 1e-3
-    clean = AtOnce(dit, x).run(z, levels(dit, z, 0.0), True).seen
+    clean = AtOnce(dit, x).run(z, levels(dit, z, 0.0), True, remember=True).seen
     noisy = 0.5 * z + 0.5 * noise
     assert torch.allclose(base["teacher"], AtOnce(dit, x).run(noisy, t, True, clean).tokens[:, last], atol=1e-6)
 
@@ -221,7 +226,7 @@ def test_a_hidden_slot_is_seen_by_no_block_and_folded_on():
     dit = small.dit(sizes())
     z, x = clips(dit)
     t = levels(dit, z, 500.0)
-    seen = AtOnce(dit, x).run(z, t, True).seen
+    seen = AtOnce(dit, x).run(z, t, True, remember=True).seen
     other = [tuple(m.clone() for m in memory) for memory in seen]
     for memory in other:
         for m in memory:
@@ -230,8 +235,9 @@ def test_a_hidden_slot_is_seen_by_no_block_and_folded_on():
     assert torch.equal(hidden.run(z, t, True, seen).tokens, hidden.run(z, t, True, other).tokens)
     open_ = AtOnce(dit, x)
     assert (open_.run(z, t, True, seen).tokens - open_.run(z, t, True, other).tokens).abs().max() > 1e-3
-    assert all(torch.equal(a, b) for one, two in zip(hidden.run(z, t, True, seen).seen, seen) for a, b in zip(one, two))
-    short = AtOnce(dit, x, hidden=(4,)).run(z, t, True)
+    given = hidden.run(z, t, True, seen, True).seen
+    assert all(torch.equal(a, b) for one, two in zip(given, seen) for a, b in zip(one, two))
+    short = AtOnce(dit, x, hidden=(4,)).run(z, t, True, remember=True)
     assert (short.tokens - open_.run(z, t, True).tokens).abs().max() > 1e-3 and short.seen[0][0].shape == seen[0][
         0
     ].shape
@@ -262,10 +268,8 @@ def test_blocks_fill_the_memory_first_and_leave_a_rest_out():
 
 
 def test_a_block_alone_is_refused():
-    from liveact_train.clips_at_once import ClipWindow
-
     dit = small.dit()
-    window = ClipWindow(dit.window(2, 2), 1, [])
+    window = ClipWindow(dit.window(2, 2), 1, (torch.zeros(1), torch.zeros(1)), None)
     with pytest.raises(RuntimeError, match=r"under torch\.vmap"):
         window.attend(0, 8, *(torch.zeros(32, 2, 16) for _ in range(3)), torch.zeros(5, 2, 16), None)
 
@@ -281,11 +285,62 @@ def test_linear_layers_run_in_the_models_dtype_and_keep_float32_masters():
     dit.dtype = torch.bfloat16
     z, x = clips(dit, later=1)
     clips_ = AtOnce(dit, x)
-    assert {w.dtype for n, w in clips_.weights.items() if "norm" not in n and n.endswith("qkv.weight")} == {
-        torch.bfloat16
-    }
+    found = {n: w.dtype for weights in clips_.weights for n, w in weights.items()}
+    assert {d for n, d in found.items() if n.endswith("qkv.weight")} == {torch.bfloat16}
+    assert {d for n, d in found.items() if "norm" in n or "taps" in n or "modulation" in n} == {torch.float32}
     assert clips_.run(z, levels(dit, z, 500.0), True).tokens.dtype == torch.bfloat16
     assert {m.weight.dtype for m in dit.modules() if isinstance(m, Linear)} == {torch.float32}
+
+
+def test_recomputing_activations_changes_no_gradient_and_keeps_less():
+    kept, gradients = {}, {}
+    for again in (False, True):
+        dit = small.dit(sizes(separate_v_taps=True).with_(num_layers=4)).requires_grad_(True)
+        dit.dtype = torch.bfloat16
+        parts_of(dit).recompute = again
+        z, x = clips(dit)
+        for forcing in ("neighbor", "self"):
+            torch.manual_seed(0)
+            with Alive() as memory:
+                t, noise = levels(dit, z, 850.0), torch.ones_like(z)
+                loss = velocity_loss(dit, z, x, t, noise, True, forcing, (1000.0, 850.0))
+                kept[forcing, again] = memory.now
+                loss.backward()
+        gradients[again] = {n: p.grad for n, p in dit.named_parameters()}
+    assert all(torch.equal(g, gradients[True][n]) for n, g in gradients[False].items())
+    for forcing in ("neighbor", "self"):
+        assert kept[forcing, True] < 0.5 * kept[forcing, False], kept
+
+
+def test_a_large_attention_with_gradients_never_holds_its_scores(monkeypatch):
+    g = torch.Generator().manual_seed(0)
+    rows = [torch.randn(n, 2, 16, generator=g) for n in (1024, 1040, 1040)]
+    found = {}
+    for fused, limit in ((True, softmax.FUSED), (False, 1 << 40)):
+        monkeypatch.setattr(softmax, "FUSED", limit)
+        leaves = [x.clone().requires_grad_() for x in rows]
+        with Alive() as memory:
+            softmax.attend(*leaves).square().sum().backward()
+        found[fused] = [x.grad for x in leaves]
+        assert (memory.most < 1024 * 1040 * 4) == fused  # of two heads' scores one would be more
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found[True], found[False]))
+
+
+def test_alive_counts_memory_until_the_last_view_lets_go():
+    with Alive() as memory:
+        a = torch.zeros(1000)
+        b = a.view(10, 100)[2:]
+        assert memory.now == 4000
+        del a
+        assert memory.now == 4000 and b.shape == (8, 100)
+        b = torch.zeros(10).double()
+        assert memory.now == 80 and memory.most >= 4040
+        c = torch.zeros(10, device="meta")
+        b.untyped_storage().resize_(0)
+        assert memory.now == 0 and c.is_meta
+    with FakeTensorMode(), Alive() as memory:
+        d = torch.zeros(1 << 40)
+        assert memory.now == d.numel() * 4
 
 
 @pytest.mark.parametrize("first,later,said", [(6, 8, [0, 1, 2, 3]), (6, 6, [0, 1, 2, 2, 3]), (8, 8, [0, 1, 2])])

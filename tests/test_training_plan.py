@@ -9,9 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from liveact_model.dit import DiT
 from liveact_train.__main__ import main
 from liveact_train.clips_at_once import Conditions
-from liveact_train.dit import initialise
 from liveact_train.forcing import velocity_loss
-from liveact_train.plan import GIB, MODELS, PlanConfig, clip_cost, plan
+from liveact_train.plan import GIB, PlanConfig, clip_cost, plan
+from liveact_train.sizes import MODELS
+from liveact_train.start import initialise
 
 
 @pytest.fixture(scope="module")

@@ -1,33 +1,40 @@
 """Two processes that train one model, against one with the same batches."""
 
+import copy
 import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import small
 import torch
 from conftest import ROOT
 from safetensors.torch import load_file
+from test_training_forward import clips, levels
 from torch import nn
 
-from liveact_train import dit as dit_stage
-from liveact_train import shards
+from liveact_model.dit import Linear
+from liveact_train import batches, shards
 from liveact_train.__main__ import main
-from liveact_train.dit import tiny
+from liveact_train.clips_at_once import AtOnce, Conditions
+from liveact_train.forcing import FORCINGS, velocity_loss
+from liveact_train.layers import parts_of
 from liveact_train.runs import Run
+from liveact_train.sizes import tiny
 
 SCRIPT = """
 import sys
 sys.path[:0] = [{root!r}, {tests!r}]
 import torch.distributed as dist
-from test_training_shards import listen, shrink
+from test_training_shards import apart, listen, shrink, watch_whole
 from liveact_train.__main__ import main
-heard = listen()
+far = apart()
+heard, seen = listen(), watch_whole()
 shrink()
 codes = [main(arguments) for arguments in {runs!r}]
 if dist.get_rank() == 0:
-    print("result", __import__("json").dumps([codes, heard]), flush=True)
+    print("result", __import__("json").dumps([codes, heard, seen, far]), flush=True)
 """
 
 
@@ -50,10 +57,53 @@ def listen(patch=setattr):
     return heard
 
 
+def watch_whole(patch=setattr):
+    """(bytes of whole weights of layers, those of one layer) whenever a layer is at work, forward or backward."""
+    seen, layer, whole = [], AtOnce._layer, {}
+
+    def note():
+        sizes = {i: sum(t.untyped_storage().nbytes() for t in tensors) for i, tensors in whole.items()}
+        seen.append([sum(sizes.values()), max(sizes.values())])
+
+    def called(self, i, *args):
+        block = self.dit.blocks[i]
+        whole[i] = [m.weight for m in block.modules() if isinstance(m, Linear)]
+        note()
+        (first, *rest), saw = layer(self, i, *args)
+        if first.requires_grad:
+            first.register_hook(lambda grad: note())
+        return [first, *rest], saw
+
+    patch(AtOnce, "_layer", called)
+    return seen
+
+
+def apart():
+    """How far gradients of two processes and of one lie apart in float32, at most and relative, by forcing."""
+    group, found = shards.join(), {}
+    torch.manual_seed(0)
+    whole = small.dit(small.CONFIG.with_(separate_v_taps=True)).requires_grad_(True)
+    cut = copy.deepcopy(whole)
+    group.cut(parts_of(cut), torch.float32)
+    z, x = clips(whole)
+    own = slice(group.index, group.index + 1)
+    for forcing in FORCINGS:
+        parts_of(cut).recompute = forcing != "teacher"
+        for dit, parts in ((whole, [slice(0, 1), slice(1, 2)]), (cut, [own])):
+            dit.zero_grad()
+            for part in parts:
+                torch.manual_seed(part.start)  # of a rollout's noise
+                t, noise, its = levels(dit, z, 850.0)[part], torch.ones_like(z)[part], Conditions(*(p[part] for p in x))
+                (velocity_loss(dit, z[part], its, t, noise, True, forcing, (1000.0, 850.0)) / len(parts)).backward()
+        pairs = zip(cut.parameters(), whole.parameters())
+        found[forcing] = max(((shards.whole(p.grad) - q.grad).norm() / q.grad.norm()).item() for p, q in pairs)
+    return found
+
+
 def shrink(patch=setattr):
-    """A denoiser of two narrow layers in the place of the shipped size."""
-    small = {"dim": 32, "num_heads": 2, "num_layers": 2, "ffn_dim": 48, "audio_hidden": 16, "audio_dim": 16}
-    patch(dit_stage, "tiny", lambda z_dim, **window: tiny(z_dim, **window).with_(**small))
+    """A denoiser of five narrow layers in the place of the shipped size."""
+    sizes = {"dim": 32, "num_heads": 2, "num_layers": 5, "ffn_dim": 48, "audio_hidden": 16, "audio_dim": 16}
+    patch(batches, "tiny", lambda z_dim, **window: tiny(z_dim, **window).with_(**sizes))
 
 
 @pytest.fixture
@@ -71,19 +121,27 @@ def latents(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_does_and_continue(latents, tmp_path, monkeypatch, capsys):
-    def dit(out, steps, batch=4):
-        return ["dit", "--latents", latents, "--out", str(tmp_path / out), "--batch", str(batch), "--steps", str(steps)]
+    def dit(out, steps, batch=4, *more):
+        files = ["--latents", latents, "--out", str(tmp_path / out)]
+        return ["dit", *files, "--batch", str(batch), "--steps", str(steps), *more]
 
-    script, runs = tmp_path / "two.py", [dit("whole", 3), dit("parts", 1), dit("parts", 3), dit("odd", 3, 3)]
+    again = ("--checkpoint-activations",)
+    runs = [dit("whole", 3), dit("parts", 1, 4, *again), dit("parts", 3, 4, *again), dit("odd", 3, 3)]
+    script = tmp_path / "two.py"
     script.write_text(SCRIPT.format(root=str(ROOT), tests=str(ROOT / "tests"), runs=runs))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     done = subprocess.run(launch, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
-    codes, two = json.loads(next(x for x in done.stdout.splitlines() if x.startswith("result")).partition(" ")[2])
+    codes, two, seen, far = json.loads(
+        next(x for x in done.stdout.splitlines() if x.startswith("result")).partition(" ")[2]
+    )
     assert codes == [0, 0, 0, 2] and done.stdout.count("dit continues after step 1") == 1
     assert "error: --batch: expected a multiple of the 2 processes, got 3" in done.stderr
     whole, parts = (load_file(tmp_path / n / "checkpoint.safetensors") for n in ("whole", "parts"))
     assert all(torch.equal(whole[key], parts[key]) for key in whole) and two[:3] == two[3:]
+    assert set(far) == set(FORCINGS) and max(far.values()) < 1e-5, far
+    at_once = {held / layer for held, layer in seen}
+    assert at_once == {1.0} and len(seen) >= 6 * 5 * 2  # of five layers, forward and backward
 
     one = listen(monkeypatch.setattr)
     shrink(monkeypatch.setattr)

@@ -13,6 +13,9 @@ SCORES, ROWS = 1 << 17, 128
 """Scores of one head that are held at a time, and queries at least: 512 KiB stay in the cache, and are memory that the
 allocator has at hand; what is larger it may hand back to the system after every call, page by page."""
 
+FUSED = 1 << 20
+"""Scores of one head from which on a pass with gradients, too, takes the fused form, which never holds them all."""
+
 LEAST = 1 << 22
 """Multiply-adds of one head's product from which on head by head is faster."""
 
@@ -39,12 +42,13 @@ def small_integers(g: torch.Generator, shape: tuple[int, ...], d: Dims) -> Tenso
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(D) + bias) v.  q [..., L, H, D], k and v [..., R, H, D], bias [R] or None.
 
-    Under autograd the products are written out: on a CPU the fused backward takes half of a training step.
+    Under autograd the products of small calls are written out: on a CPU their fused backward takes half of a training
+    step.
     """
     if _worth_heads(q, k):
         return _by_heads(q, k, v, bias)
     q, k, v = (x.transpose(-2, -3) for x in (q, k, v))
-    if not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() or q.shape[-2] * k.shape[-2] >= FUSED:
         mask = None if bias is None else bias.to(q.dtype).expand(q.shape[-2], -1)
         shape = q.shape
         if q.ndim == 3:  # without a batch torch writes the whole score matrix out: 25 GB in float32 at 416x720

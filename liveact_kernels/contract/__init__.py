@@ -24,6 +24,7 @@ from .dispatch import (
     scope,
     unusable,
     use,
+    with_gradients,
 )
 from .op import REGISTRY, Op
 from .spec import (
@@ -53,4 +54,5 @@ __all__ = [
     "Recorder", "Rel", "T", "Tolerance", "Ulp", "backend_of", "bf16", "capability", "cast", "check", "chosen_for",
     "compute_kind", "distrusted", "f32", "found", "fp8", "int8", "lacks_instructions", "mark", "missing",
     "parse_backends", "poisoned", "reason", "record", "scope", "small", "to_fp8", "u8", "unusable", "use",
+    "with_gradients",
 ]  # fmt: skip

@@ -208,6 +208,11 @@ def use(**backends: str) -> Iterator[None]:
         STATE.epoch += 1
 
 
+def with_gradients() -> contextlib.AbstractContextManager[None]:
+    """Inside, every op runs on the backend that has gradients and goes through torch's transforms: for training."""
+    return use(all="torch")
+
+
 @contextlib.contextmanager
 def scope(label: str) -> Iterator[None]:
     """Name the calls inside: session > block > step > layer. An NVTX range when NVTX is on; nothing while tracing."""

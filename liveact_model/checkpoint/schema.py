@@ -170,6 +170,10 @@ class Released(_Loose):
     intermediate_dim: int | None = _whole(1, _WIDE, default=None)
     context_tokens: int | None = _whole(1, _WIDE, default=None)
     output_dim: int | None = _whole(1, _WIDE, default=None)
+    # what training adds where it has not kept to the released memory
+    memory: Literal["conv", "mean"] | None = Field(None, description="'conv' or 'mean'")
+    grouping: Literal["raster", "temporal"] | None = Field(None, description="'raster' or 'temporal'")
+    separate_v_taps: bool | None = Field(None, description="true or false")
 
     @model_validator(mode="before")
     @classmethod

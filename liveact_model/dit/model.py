@@ -125,11 +125,18 @@ class DiT(nn.Module):
         first   whether this is the first block of the video (its slots are 0.., later ones are 6..)
         """
         frames = latent.shape[1]
-        x = window.parallel.shard(patchify(torch.cat((latent, y))), frames)
-        x = self.patch(self.patch.accept(x))
-        rope = window.positions(frames, first)
+        x, rope = self.enter(latent, y, window), window.positions(frames, first)
         for i, block in enumerate(self.walk(STEP)):
             with scope(f"layer[{i}]"):
                 heard = None if audio is None else audio[i]
                 x = block(x, time.layers[i], rope, window, i, prompt, heard, frames)
-        return window.parallel.unshard(self.head(x, *time.head), frames)
+        return self.leave(x, time.head, window, frames)
+
+    def enter(self, latent: Tensor, y: Tensor, window: Window) -> Tensor:
+        """What `forward` hands the first layer: [L, C], of this process's tokens."""
+        x = window.parallel.shard(patchify(torch.cat((latent, y))), latent.shape[1])
+        return self.patch(self.patch.accept(x))
+
+    def leave(self, x: Tensor, head: tuple[Tensor, Tensor], window: Window, frames: int) -> Tensor:
+        """What `forward` makes of the last layer's result [L, C] of `frames` latent frames."""
+        return window.parallel.unshard(self.head(x, *head), frames)

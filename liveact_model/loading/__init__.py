@@ -8,15 +8,16 @@ from pathlib import Path
 
 from ..dit import Precision
 from .blueprint import Blueprint, Opened
-from .keymap import infer_config, load
+from .keymap import Target, check, infer_config, load, released_of, targets, value_of
 from .plans import file_of, read_plan
 from .published import SOURCES, Source, lacks
-from .released import named
+from .released import encoders, named
 from .weights import ASSETS, AVATARS, load_avatar, open_avatar, save_ours
 
 __all__ = [
-    "ASSETS", "AVATARS", "SOURCES", "Blueprint", "Opened", "Source", "convert", "file_of", "infer_config", "lacks",
-    "load", "load_avatar", "named", "open_avatar", "read_plan", "save_ours",
+    "ASSETS", "AVATARS", "SOURCES", "Blueprint", "Opened", "Source", "Target", "check", "convert", "encoders",
+    "file_of", "infer_config", "lacks", "load", "load_avatar", "named", "open_avatar", "read_plan", "released_of",
+    "save_ours", "targets", "value_of",
 ]  # fmt: skip
 
 

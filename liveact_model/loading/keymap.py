@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -147,9 +147,8 @@ def fill(
     A file's tensor is read through a mapping of its own, so that its pages need not stay beside the codes. How much
     memory that saves has not been settled.
     """
-    path, keys, _ = target
-    read = state.take if isinstance(state, Tensors) else state.__getitem__
-    value = _to_ours(path, [read(k).to(device) for k in keys], dit.config)
+    path = target.path
+    value = value_of(target, state, dit.config, device)
     module, name = _owner(dit, path)
     linear = isinstance(module, Linear)
     value = value.to(plan.dtype if linear else torch.float32).contiguous()
@@ -159,6 +158,19 @@ def fill(
         setattr(module, name, nn.Parameter(value, requires_grad=False))
     if isinstance(module, Linear) and name == "bias":
         module.to_precision(plan.of(path.removesuffix(".bias")))
+
+
+def value_of(
+    target: Target, state: Mapping[str, Tensor], c: DiTConfig, device: torch.device | None = None
+) -> Tensor:
+    """The value of one parameter from released tensors, in their type."""
+    read = state.take if isinstance(state, Tensors) else state.__getitem__
+    return _to_ours(target.path, [read(k).to(device) for k in target.keys], c)
+
+
+def released_of(target: Target, value: Tensor) -> list[Tensor]:
+    """`value_of` backwards: the released tensors of one parameter, in the order of the target's keys."""
+    return _to_released(target.path, value, target.shapes)
 
 
 def export(dit: DiT) -> dict[str, Tensor]:
@@ -205,9 +217,13 @@ _FROM_CONFIG = ("text_len", "clip_tokens", "audio_window", "eps", "rope_theta", 
                 "separate_v_taps", "audio_channels")  # fmt: skip
 
 
-def check(state: Mapping[str, Tensor], config: DiTConfig, what: str) -> None:
-    """Raise InputError naming the first key that is missing, of another shape or type than `config` says, or extra."""
-    wanted = {key: shape for target in targets(config) for key, shape in zip(target.keys, target.shapes)}
+def check(state: Mapping[str, Tensor], config: DiTConfig, what: str, without: Container[str] = ()) -> None:
+    """Raise InputError naming the first key that is missing, of another shape or type than `config` says, or extra.
+
+    without  paths of parameters that the state need not have
+    """
+    asked = (target for target in targets(config) if target.path not in without)
+    wanted = {key: shape for target in asked for key, shape in zip(target.keys, target.shapes)}
     used = (key for key in state if key in wanted or not any(part in key for part in UNUSED))
     check_keys(_Part(state, used), wanted, what)
 

@@ -1,9 +1,11 @@
 """Clips from a folder of recorded videos with sound and captions, in the layout of the data stage.
 
-video.npy, mel.npy and prompts.json are as `clips` describes them; what only a drawn face has (attributes, prompt_ids)
-is left out. A video gives as many clips as follow each other whole in it. Clips lie in the order of the files' names,
-never in that of the disk, and whole videos are held out by the seed; which clips a training step sees depends on
-its seed and number. So the same folder gives the same bytes, and a run that is cut off continues bit for bit.
+video.npy, mel.npy and prompts.json are as `clips` describes them, pictures of any square size; what only a drawn face
+has (attributes, prompt_ids) is left out. sound.npy [N, 95200] int16 is what the clips and the two video frames after
+them sound like, mono at 16 kHz, for encoders other than mel. A video gives as many clips as follow each other whole in
+it. Clips lie in the order of the files' names, never in that of the disk, and whole videos are held out by the seed;
+which clips a training step sees depends on its seed and number. So the same folder gives the same bytes, and a run that
+is cut off continues bit for bit.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import random
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,10 +26,11 @@ from liveact_model.errors import InputError
 from liveact_train.data.clips import BLOCK_STARTS, FRAMES, LOOK_AHEAD, SIZE
 from liveact_train.data.processes import FPS
 from liveact_train.data.recordings import SUFFIXES, Recording
+from liveact_train.data.speech import SAMPLE_RATE
 
 CAPTIONS = "captions.jsonl"
 SECONDS = (FRAMES + LOOK_AHEAD) / FPS  # of pictures and sound that a clip takes
-CLIP_VALUES = FRAMES * 3 * SIZE * SIZE
+CLIP_SAMPLES = round(SECONDS * SAMPLE_RATE)
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class FolderConfig:
 
     videos: str = "videos"  # folder of .mp4, .mkv, .mov and .webm, each with a .txt or a line in captions.jsonl
     out: str = "data/videos"  # folder to write; gets the sub-folders train and val
+    pixels: int = SIZE  # side of the square pictures; a multiple of 16
     val_share: float = 0.1  # of the videos, held out whole; one at least
     seed: int = 1  # chooses them
 
@@ -94,12 +98,19 @@ def _listed(path: Path, names: set[str]) -> dict[str, str]:
     return out
 
 
-def clips_of(path: Path, file: Any) -> np.ndarray:
-    """Append the whole clips of a video, uint8 [117, 3, 64, 64] each, to an open file; returns mel [clips, 119, 128].
+class Heard(NamedTuple):
+    """The sound of a video's clips: mel [clips, 119, 128] float16, samples [clips, 95200] int16."""
+
+    mel: np.ndarray
+    sound: np.ndarray
+
+
+def clips_of(path: Path, file: Any, pixels: int) -> Heard:
+    """Append the whole clips of a video, uint8 [117, 3, pixels, pixels] each, to an open file; returns their sound.
 
     The sound is brought to the level of training as a whole, as `liveact generate` does with a recording.
     """
-    begin, recording, held, written = file.tell(), Recording(path, SIZE, FPS), [], 0
+    begin, recording, held, written = file.tell(), Recording(path, pixels, FPS), [], 0
     for picture in recording:
         held.append(picture)
         if len(held) == FRAMES:
@@ -110,9 +121,16 @@ def clips_of(path: Path, file: Any) -> np.ndarray:
     # the last row may be of a started video frame
     heard = int(len(samples) / encoder.sample_rate * FPS) - LOOK_AHEAD
     count = min(written, max(0, heard) // FRAMES)
-    file.seek(begin + count * CLIP_VALUES)
-    rows = [mel[i * FRAMES : (i + 1) * FRAMES + LOOK_AHEAD] for i in range(count)]
-    return np.stack(rows).astype(np.float16) if rows else np.zeros((0, FRAMES + LOOK_AHEAD, CHANNELS), np.float16)
+    file.seek(begin + count * FRAMES * 3 * pixels * pixels)
+    made = Heard(
+        np.zeros((count, FRAMES + LOOK_AHEAD, CHANNELS), np.float16), np.zeros((count, CLIP_SAMPLES), np.int16)
+    )
+    for i in range(count):
+        made.mel[i] = mel[i * FRAMES : (i + 1) * FRAMES + LOOK_AHEAD]
+        first = round(i * FRAMES / FPS * SAMPLE_RATE)
+        part = recording.samples[first : first + CLIP_SAMPLES]
+        made.sound[i, : len(part)] = (part.clip(-1, 1) * 32767).round()
+    return made
 
 
 def build_folder(config: FolderConfig) -> None:
@@ -120,21 +138,24 @@ def build_folder(config: FolderConfig) -> None:
     videos, out = list_videos(Path(config.videos)), Path(config.out)
     if not 0 < config.val_share < 1:
         raise InputError(f"--val-share: expected more than 0 and less than 1, got {config.val_share}")
+    if config.pixels < 16 or config.pixels > 4096 or config.pixels % 16:
+        raise InputError(f"--pixels: expected a multiple of 16 from 16 to 4096, got {config.pixels}")
     said = captions(Path(config.videos), videos)
     if any((out / name / "attributes.npy").exists() for name in ("train", "val")):
         raise InputError(f"--out: expected another folder than that of drawn clips, got {config.out!r}")
     part = out / "part"
     try:
         part.mkdir(parents=True, exist_ok=True)
-        mels = _read(videos, part / "video.raw")
-        held_out = _held_out([i for i, mel in enumerate(mels) if len(mel)], config)
+        heard = _read(videos, part / "video.raw", config.pixels)
+        held_out = _held_out([i for i, one in enumerate(heard) if len(one.mel)], config)
         for name in ("train", "val"):
             _write(
                 part / name,
                 part / "video.raw",
-                mels,
+                heard,
                 said,
-                [(i in held_out) == (name == "val") for i in range(len(mels))],
+                [(i in held_out) == (name == "val") for i in range(len(heard))],
+                config.pixels,
             )
         for name in ("train", "val"):
             (out / name).mkdir(exist_ok=True)
@@ -146,19 +167,20 @@ def build_folder(config: FolderConfig) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _read(videos: list[Path], raw: Path) -> list[np.ndarray]:
-    mels: list[np.ndarray] = []
+def _read(videos: list[Path], raw: Path, pixels: int) -> list[Heard]:
+    heard: list[Heard] = []
     with open(raw, "wb") as file:
         for i, video in enumerate(videos):
-            mels.append(clips_of(video, file))
-            if not len(mels[-1]):
+            heard.append(clips_of(video, file, pixels))
+            if not len(heard[-1].mel):
                 print(
                     f"folder: {video.name} is left out, no clip of {SECONDS:g} s is in it",
                     flush=True,
                 )
             if i % 20 == 19 or i == len(videos) - 1:
-                print(f"folder: {i + 1} of {len(videos)} videos, {sum(map(len, mels))} clips", flush=True)
-    return mels
+                count = sum(len(one.mel) for one in heard)
+                print(f"folder: {i + 1} of {len(videos)} videos, {count} clips", flush=True)
+    return heard
 
 
 def _held_out(usable: list[int], config: FolderConfig) -> set[int]:
@@ -170,15 +192,18 @@ def _held_out(usable: list[int], config: FolderConfig) -> set[int]:
     return set(random.Random(f"held out {config.seed}").sample(usable, count))
 
 
-def _write(folder: Path, raw: Path, mels: list[np.ndarray], said: list[str], chosen: list[bool]) -> None:
+def _write(folder: Path, raw: Path, heard: list[Heard], said: list[str], chosen: list[bool], pixels: int) -> None:
     """One set of clips from the raw pictures of all."""
     folder.mkdir(exist_ok=True)
-    keep = np.flatnonzero(np.repeat(chosen, [len(mel) for mel in mels]))
-    videos = np.memmap(raw, np.uint8, "r", shape=(sum(map(len, mels)), FRAMES, 3, SIZE, SIZE))
+    counts = [len(one.mel) for one in heard]
+    keep = np.flatnonzero(np.repeat(chosen, counts))
+    videos = np.memmap(raw, np.uint8, "r", shape=(sum(counts), FRAMES, 3, pixels, pixels))
     target = np.lib.format.open_memmap(folder / "video.npy", "w+", np.uint8, (len(keep), *videos.shape[1:]))
     for to, at in enumerate(keep):
         target[to] = videos[at]
     target.flush()
-    np.save(folder / "mel.npy", np.concatenate([mel for mel, here in zip(mels, chosen) if here]))
-    prompts = [[text] * len(BLOCK_STARTS) for text, mel, here in zip(said, mels, chosen) if here for _ in mel]
+    for name in Heard._fields:
+        parts = [getattr(one, name) for one, here in zip(heard, chosen) if here]
+        np.save(folder / f"{name}.npy", np.concatenate(parts))
+    prompts = [[text] * len(BLOCK_STARTS) for text, n, here in zip(said, counts, chosen) if here for _ in range(n)]
     (folder / "prompts.json").write_text(json.dumps(prompts))
