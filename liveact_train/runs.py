@@ -29,10 +29,10 @@ CHECKPOINT = "checkpoint.safetensors"
 TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64"}
 """Names that safetensors has for the types of a run's tensors."""
 FREE = (
-    "checkpoint_activations", "data", "device", "dry_run", "latents", "made", "out", "start", "start_audio", "steps", "teacher",
-    "threads", "vae",
+    "checkpoint_activations", "data", "device", "dry_run", "latents", "made", "out", "start", "start_audio", "steps",
+    "teacher", "threads", "vae",
 )  # fmt: skip
-"""Fields of a config that may differ when a run continues: where things lie, how long it goes on, on what it runs."""
+"""Fields of a config that may differ when a run continues: where things lie, how long and on what it runs."""
 ONCE = {"model": "tiny", "optimiser": "adam"}
 """What was so before a config had these fields."""
 
