@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from liveact_model.avatar import Avatar
+from liveact_model.errors import InputError
 from liveact_model.loading import load_avatar
 from liveact_model.session import Session
 from liveact_train.data.clips import BLOCK_STARTS, Clip, make_clip
@@ -142,6 +143,11 @@ def _tensor(video: np.ndarray) -> Tensor:
     return torch.from_numpy(video).float().permute(3, 0, 1, 2)[None] / 127.5 - 1
 
 
+def _strip(video: np.ndarray, first: int = 0) -> np.ndarray:
+    """Ten of the video frames [F, H, W, 3] from `first` on, side by side."""
+    return np.concatenate(video[np.linspace(first, len(video) - 1, 10).round().astype(int)], 1)
+
+
 class _Watched:
     """Generated clips and their truths, as pixels and as the probe reads them."""
 
@@ -176,7 +182,7 @@ def _asked(w: _Watched, rows: list[np.ndarray]) -> dict[str, dict[str, float]]:
                 }
             )
             if i == 0:
-                rows += [np.concatenate(v[SETTLED + 1 :: 7][:10], 1) for v in (truth, video)]
+                rows += [_strip(v, SETTLED) for v in (truth, video)]
         out[name] = {key: round(float(np.mean([f[key] for f in found])), 4) for key in found[0]}
     return out
 
@@ -184,6 +190,9 @@ def _asked(w: _Watched, rows: list[np.ndarray]) -> dict[str, dict[str, float]]:
 @torch.no_grad()
 def evaluate(c: EvaluateConfig) -> None:
     """The `evaluate` stage: prints the means, writes them and a contact sheet (truth above generated)."""
+    if c.clips < 1 or c.blocks < 2:
+        flag, least, got = ("--clips", 1, c.clips) if c.clips < 1 else ("--blocks", 2, c.blocks)
+        raise InputError(f"{flag}: expected at least {least}, got {got}")
     w = _Watched(c, load_avatar(c.model), load_probe(c.probe))
     rows, asked_rows, results, seen_of, still = [], [], [], {"generated": [], "truth": []}, []
     for i in range(c.clips):
@@ -196,7 +205,7 @@ def evaluate(c: EvaluateConfig) -> None:
         seen_of["generated"].append(seen)
         seen_of["truth"].append(seen_truth)
         still.append(all(p % 4 == 0 for p in clip.prompt_ids))
-        rows += [np.concatenate(v[: len(v) : len(v) // 10][:10], 1) for v in (truth, video)]
+        rows += [_strip(v) for v in (truth, video)]
     summary = {k: round(float(np.mean([r[k] for r in results])), 4) for k in results[0]}
     own = {name: {k: round(v, 4) for k, v in by_itself(s, still).items()} for name, s in seen_of.items()}
     asked = _asked(w, asked_rows) if c.asked else {}
