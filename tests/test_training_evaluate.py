@@ -38,7 +38,7 @@ def test_blinks_are_counted_once():
     for start in (3, 20, 40):
         closing[start : start + 4] = BLINKS.shape
     assert blinks(closing) == 3
-    closing[21] = 0.4  # a reading that flickers is still one blink
+    closing[40:45] = (0.9, 0.9, 0.4, 0.9, 0.9)  # a reading that flickers is still one blink
     assert blinks(closing) == 3
     assert blinks(0.4 * closing) == 0
 
