@@ -12,8 +12,8 @@ from liveact_model.loading import ASSETS, load_avatar, save_ours
 from liveact_model.schedule import TIMESTEPS
 from liveact_train.data.faces import render, still_pose
 from liveact_train.data.identity import random_identity
-from liveact_train.distill import teacher_timesteps
 from liveact_train.dit import load_dit
+from liveact_train.passes import teacher_timesteps
 
 FACES, SPARE = 500, 1.09
 """Faces drawn to see how much detail the VAE loses of its own kind; what is above the worst by SPARE is doubted. docs/

@@ -13,10 +13,12 @@ from liveact_model.dit import DiT
 from liveact_model.schedule import TIMESTEPS
 from liveact_train import distill as stage
 from liveact_train.__main__ import main
-from liveact_train.clips_at_once import AtOnce
-from liveact_train.distill import Clips, DistillConfig, matching_gradient, regression_loss, student_clip, teach
+from liveact_train.clips_at_once import AtOnce, blocks_of
+from liveact_train.distill import DistillConfig, regression_loss, teach
 from liveact_train.dit import Latents, load_dit, save_dit
 from liveact_train.forcing import latents_of, tokens_of
+from liveact_train.matching import matching_gradient, student_clip
+from liveact_train.passes import Clips, teacher_timesteps
 from liveact_train.start import initialise
 
 
@@ -27,7 +29,7 @@ def test_tokens_and_latents_are_the_same_thing():
 
 @pytest.mark.parametrize("steps", [4, 16, 24])
 def test_the_released_timesteps_are_among_the_teachers(steps):
-    found = stage.teacher_timesteps(steps)
+    found = teacher_timesteps(steps)
     assert len(found) == steps and found[0] == 1000 and found[-1] > 0
     assert sorted(set(found), reverse=True) == list(found)
     assert [found[0], found[steps // 4], found[steps // 2]] == pytest.approx(TIMESTEPS)
@@ -85,7 +87,7 @@ class Few:
 
     def __init__(self, dit, later=1):
         self.z, self.x = clips(dit, later)
-        self.config, self.blocks = dit.config, stage.blocks_of(self.z.shape[2], dit.config)
+        self.config, self.blocks = dit.config, blocks_of(self.z.shape[2], dit.config)
 
     def batch(self, indices):
         return self.z, self.x
@@ -98,7 +100,7 @@ def test_regression_asks_for_where_the_teacher_went():
     states = teach(dit, few, [0, 1], DistillConfig(teacher_steps=4, guidance=1.0), 3)
     assert states.shape[1] == 4
     with torch.no_grad():
-        path = Clips(dit, few.x).denoise([states[:, 0]], stage.teacher_timesteps(4), "euler")
+        path = Clips(dit, few.x).denoise([states[:, 0]], teacher_timesteps(4), "euler")
     torch.testing.assert_close(states, torch.stack([path[0], path[1], path[2], path[4]], 1))
     straight = states.clone()
     for i, t in enumerate(TIMESTEPS):
@@ -228,10 +230,12 @@ def test_students_learn_only_when_it_is_their_turn(folder, tmp_path, monkeypatch
         ("--guidance", "nan", "expected a number from 0 on, got nan"),
         ("--keep", "-0.5", "expected a number from 0 on, got -0.5"),
         ("--critic-updates", "0", "expected at least 1, got 0"),
+        ("--batch", "4", "expected at most the 3 clips in {latents}, got 4"),
     ],
 )
 def test_unknown_choices_are_told(folder, tmp_path, capsys, flag, value, want):
     assert main(command(folder, tmp_path / "out", flag, value)) == 2
+    want = want.format(latents=folder / "latents")
     assert capsys.readouterr().err == f"error: {flag}: {want}\n" and not (tmp_path / "out").exists()
 
 
