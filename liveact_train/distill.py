@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import math
 import random
 from dataclasses import dataclass
@@ -75,6 +76,12 @@ def rollouts(teacher: DiT, data: Latents, name: str, count: int, c: DistillConfi
     """`teach` of the first `count` clips, float16 [N, 4, Z, F, Y, X]; made once, in files `name`-*.npy."""
     count, folder, parts = min(count, len(data)), Path(c.made or c.out) / "rollouts", []
     folder.mkdir(parents=True, exist_ok=True)
+    made_by = json.dumps([_fingerprint(teacher), c.teacher_steps, c.guidance, c.batch, c.seed])
+    about = folder / "about.json"
+    if about.exists() and about.read_text() != made_by:
+        flag, settings = "--made" if c.made else "--out", "this teacher, --teacher-steps, --guidance, --batch, --seed"
+        raise InputError(f"{flag}: expected clips made by {settings} in {folder}, found others")
+    write_whole(about, lambda part: part.write_text(made_by))
     for first in range(0, count, c.batch):
         path, last = folder / f"{name}-{first:05d}.npy", min(first + c.batch, count)
         if not path.exists():
@@ -83,6 +90,11 @@ def rollouts(teacher: DiT, data: Latents, name: str, count: int, c: DistillConfi
             print(f"distill: the teacher has made {last} of {count} {name} clips", flush=True)
         parts.append(np.load(path, mmap_mode="r"))
     return np.concatenate(parts)
+
+
+def _fingerprint(dit: DiT) -> float:
+    """A number that other weights would not have."""
+    return sum(p.double().square().sum().item() for p in dit.parameters())
 
 
 def _save(array: np.ndarray, path: Path) -> None:

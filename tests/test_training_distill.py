@@ -264,3 +264,11 @@ def test_matching_keeps_what_regression_taught(folder, tmp_path, monkeypatch, ca
     assert len(seen) == 1 and not (tmp_path / "without/rollouts").exists()
     first, second = weights(tmp_path / "with"), weights(tmp_path / "without")
     assert any(not torch.equal(first[k], second[k]) for k in first)
+
+
+def test_clips_of_another_teacher_or_guidance_are_told(folder, tmp_path, capsys):
+    assert main(command(folder, tmp_path / "first", "--steps", "1")) == 0
+    capsys.readouterr()
+    for more in (["--guidance", "2"], ["--batch", "3"]):
+        assert main(command(folder, tmp_path / "second", "--made", str(tmp_path / "first"), *more)) == 2
+        assert capsys.readouterr().err.startswith("error: --made: expected clips made by this teacher, ")
