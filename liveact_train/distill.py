@@ -25,7 +25,7 @@ from liveact_train.clips_at_once import Conditions
 from liveact_train.dit import Latents, load_dit, save_dit
 from liveact_train.matching import ENDS, Matching, Pair
 from liveact_train.optimiser import optimiser_of
-from liveact_train.passes import Clips, teacher_timesteps
+from liveact_train.passes import Clips, Weaker, teacher_timesteps
 from liveact_train.runs import Run, write_whole
 
 METHODS = ("regression", "matching")
@@ -50,6 +50,8 @@ class DistillConfig:
     rollouts: int = 768  # clips the teacher makes once, for regression
     teacher_steps: int = 24  # denoise steps of the teacher: a multiple of four
     guidance: float = 1.5  # of the teacher: velocity without sound + guidance * (with - without)
+    weaker: str = ""  # weights of an earlier state of the teacher, for autoguidance of the clips it makes
+    weaker_guidance: float = 2.5  # velocity of --weaker + this * (the teacher's - that)
     critic_updates: int = 2  # of the critic before each of the student's, for matching
     keep: float = 1.0  # weight of regression beside matching: without it what is rare (a blink) is lost
     made: str = ""  # folder of a run whose rollouts are used; empty: --out
@@ -62,34 +64,53 @@ def _whole_blocks(data: Latents, z: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def teach(teacher: DiT, data: Latents, indices: list[int], c: DistillConfig, seed: int) -> Tensor:
+def teach(
+    teacher: DiT, data: Latents, indices: list[int], c: DistillConfig, seed: int, weaker: Weaker | None = None
+) -> Tensor:
     """The teacher's clips at the released timesteps and at the end: [B, 1 + 3, Z, F, Y, X]."""
     z, x = data.batch(indices)
     noise = torch.randn(_whole_blocks(data, z).shape, generator=torch.Generator().manual_seed(seed))
     timesteps = teacher_timesteps(c.teacher_steps)
-    states = Clips(teacher, x, c.guidance).denoise([noise], timesteps, "euler")
+    states = Clips(teacher, x, c.guidance, weaker).denoise([noise], timesteps, "euler")
     kept = [min(range(len(timesteps)), key=lambda i: abs(timesteps[i] - t)) for t in TIMESTEPS]
     return torch.stack([states[i] for i in (*kept, -1)], 1)
 
 
 def rollouts(teacher: DiT, data: Latents, name: str, count: int, c: DistillConfig, seed: int) -> np.ndarray:
     """`teach` of the first `count` clips, float16 [N, 4, Z, F, Y, X]; made once, in files `name`-*.npy."""
+    weaker = _weaker(c, teacher)
     count, folder, parts = min(count, len(data)), Path(c.made or c.out) / "rollouts", []
     folder.mkdir(parents=True, exist_ok=True)
-    made_by = json.dumps([_fingerprint(teacher), c.teacher_steps, c.guidance, c.batch, c.seed])
+    made_by = json.dumps(
+        [_fingerprint(teacher), c.teacher_steps, c.guidance, c.batch, c.seed]
+        + ([_fingerprint(weaker.dit), weaker.guidance] if weaker else [])
+    )
     about = folder / "about.json"
     if about.exists() and about.read_text() != made_by:
-        flag, settings = "--made" if c.made else "--out", "this teacher, --teacher-steps, --guidance, --batch, --seed"
+        flag = "--made" if c.made else "--out"
+        settings = "this teacher, --teacher-steps, --guidance, --weaker, --batch, --seed"
         raise InputError(f"{flag}: expected clips made by {settings} in {folder}, found others")
     write_whole(about, lambda part: part.write_text(made_by))
     for first in range(0, count, c.batch):
         path, last = folder / f"{name}-{first:05d}.npy", min(first + c.batch, count)
         if not path.exists():
-            made = teach(teacher, data, list(range(first, last)), c, seed + first).half().numpy()
+            made = teach(teacher, data, list(range(first, last)), c, seed + first, weaker).half().numpy()
             write_whole(path, functools.partial(_save, made))
             print(f"distill: the teacher has made {last} of {count} {name} clips", flush=True)
         parts.append(np.load(path, mmap_mode="r"))
     return np.concatenate(parts)
+
+
+def _weaker(c: DistillConfig, teacher: DiT) -> Weaker | None:
+    if not c.weaker:
+        return None
+    dit = load_dit(c.weaker, "--weaker").requires_grad_(False)
+    if dit.config != teacher.config:
+        raise InputError(
+            f"--weaker: expected weights of {teacher.config}, as the teacher's, found some of {dit.config}"
+        )
+    dit.dtype = teacher.dtype
+    return Weaker(dit, c.weaker_guidance)
 
 
 def _fingerprint(dit: DiT) -> float:
@@ -172,10 +193,9 @@ def distill(c: DistillConfig) -> None:
         raise InputError(f"--method: expected one of {', '.join(METHODS)}, got {c.method!r}")
     if c.teacher_steps < 4 or c.teacher_steps % 4:
         raise InputError(f"--teacher-steps: expected a multiple of four from 4 on, got {c.teacher_steps}")
-    if not math.isfinite(c.guidance) or c.guidance < 0:
-        raise InputError(f"--guidance: expected a number from 0 on, got {c.guidance}")
-    if not math.isfinite(c.keep) or c.keep < 0:
-        raise InputError(f"--keep: expected a number from 0 on, got {c.keep}")
+    for flag, value in (("guidance", c.guidance), ("weaker-guidance", c.weaker_guidance), ("keep", c.keep)):
+        if not math.isfinite(value) or value < 0:
+            raise InputError(f"--{flag}: expected a number from 0 on, got {value}")
     if c.critic_updates < 1:
         raise InputError(f"--critic-updates: expected at least 1, got {c.critic_updates}")
     torch.set_num_threads(c.threads)

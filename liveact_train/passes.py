@@ -7,6 +7,7 @@ made in as many passes as there are steps.
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,11 +29,24 @@ def teacher_timesteps(steps: int) -> tuple[float, ...]:
     return tuple(1000.0 * TEACHER_SHIFT * x / (1.0 + (TEACHER_SHIFT - 1.0) * x) for x in u)
 
 
-class Clips:
-    """Passes of a denoiser over clips [B, Z, F, Y, X] that have one noise level, with guidance on the sound."""
+class Weaker(NamedTuple):
+    """A denoiser that has learnt less, and how far beyond the better one to go: 1 is the better one itself."""
 
-    def __init__(self, dit: DiT, x: Conditions, guidance: float = 1.0):
+    dit: DiT
+    guidance: float
+
+
+class Clips:
+    """Passes of a denoiser over clips [B, Z, F, Y, X] that have one noise level, with guidance.
+
+    guidance  on the sound: without it + guidance * (with it - without)
+    weaker    what both draw too little of (sway, blinks), the weaker one draws even less of: following their difference
+              beyond the better one brings it back (autoguidance, arXiv 2406.02507)
+    """
+
+    def __init__(self, dit: DiT, x: Conditions, guidance: float = 1.0, weaker: Weaker | None = None):
         self.heard, self.guidance = AtOnce(dit, x), guidance
+        self.weaker = weaker and (AtOnce(weaker.dit, x), weaker.guidance)
         self._silence = lambda: AtOnce(dit, x._replace(audio=torch.zeros_like(x.audio)))
 
     @functools.cached_property
@@ -47,11 +61,13 @@ class Clips:
         """
         audible = bool((t < 1000).all())
         plain = self.unheard if silent else self.heard
-        found = self._run(plain, latents, t, audible)
-        if silent or not audible or self.guidance == 1.0:
-            return found
-        without = self._run(self.unheard, latents, t, True)
-        return without + self.guidance * (found - without)
+        found = velocity = self._run(plain, latents, t, audible)
+        if audible and not silent and self.guidance != 1.0:
+            velocity = velocity + (self.guidance - 1.0) * (found - self._run(self.unheard, latents, t, True))
+        if self.weaker and not silent:
+            weaker, beyond = self.weaker
+            velocity = velocity + (beyond - 1.0) * (found - self._run(weaker, latents, t, audible))
+        return velocity
 
     def _run(self, clips: AtOnce, latents: Tensor, t: Tensor, audible: bool) -> Tensor:
         blocks = len(blocks_of(latents.shape[2], clips.dit.config))

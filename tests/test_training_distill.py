@@ -18,7 +18,7 @@ from liveact_train.distill import DistillConfig, regression_loss, teach
 from liveact_train.dit import Latents, load_dit, save_dit
 from liveact_train.forcing import latents_of, tokens_of
 from liveact_train.matching import matching_gradient, student_clip
-from liveact_train.passes import Clips, teacher_timesteps
+from liveact_train.passes import Clips, Weaker, teacher_timesteps
 from liveact_train.start import initialise
 
 
@@ -91,6 +91,22 @@ class Few:
 
     def batch(self, indices):
         return self.z, self.x
+
+
+def test_autoguidance_goes_beyond_the_better_model_away_from_the_weaker_one():
+    dit, weaker = small.dit(sizes()), small.dit(sizes())
+    with torch.no_grad():
+        weaker.head.head.weight.mul_(0.5)
+    z, x = clips(dit, later=1)
+    for t in (600.0, 1000.0):
+        t = torch.full((CLIPS,), t)
+        with torch.no_grad():
+            good, weak, loud = (Clips(*model).velocity(z, t) for model in ((dit, x), (weaker, x), (dit, x, 2.0)))
+            for beyond in (1.0, 2.5):
+                found = Clips(dit, x, 1.0, Weaker(weaker, beyond)).velocity(z, t)
+                torch.testing.assert_close(found, weak + beyond * (good - weak), atol=1e-4, rtol=1e-4)
+            both = Clips(dit, x, 2.0, Weaker(weaker, 2.5)).velocity(z, t)
+        torch.testing.assert_close(both, loud + 1.5 * (good - weak), atol=1e-4, rtol=1e-4)
 
 
 def test_regression_asks_for_where_the_teacher_went():
@@ -228,6 +244,7 @@ def test_students_learn_only_when_it_is_their_turn(folder, tmp_path, monkeypatch
         ("--teacher-steps", "6", "expected a multiple of four from 4 on, got 6"),
         ("--guidance", "-1", "expected a number from 0 on, got -1.0"),
         ("--guidance", "nan", "expected a number from 0 on, got nan"),
+        ("--weaker-guidance", "inf", "expected a number from 0 on, got inf"),
         ("--keep", "-0.5", "expected a number from 0 on, got -0.5"),
         ("--critic-updates", "0", "expected at least 1, got 0"),
         ("--batch", "4", "expected at most the 3 clips in {latents}, got 4"),
@@ -245,6 +262,9 @@ def test_a_student_of_another_shape_is_told(folder, tmp_path, capsys):
     save_dit(initialise(DiT(other)), tmp_path / "other.safetensors")
     assert main(command(folder, tmp_path / "out", "--start", str(tmp_path / "other.safetensors"))) == 2
     assert capsys.readouterr().err.startswith("error: --start: expected weights of DiTConfig(")
+    assert main(command(folder, tmp_path / "out", "--weaker", str(tmp_path / "other.safetensors"))) == 2
+    assert capsys.readouterr().err.startswith("error: --weaker: expected weights of DiTConfig(")
+    assert not (tmp_path / "out").exists()
     assert main(command(folder, tmp_path / "out", "--teacher", str(tmp_path / "nothing"))) == 2
     assert capsys.readouterr().err.startswith("error: --teacher: expected ")
 
@@ -269,6 +289,7 @@ def test_matching_keeps_what_regression_taught(folder, tmp_path, monkeypatch, ca
 def test_clips_of_another_teacher_or_guidance_are_told(folder, tmp_path, capsys):
     assert main(command(folder, tmp_path / "first", "--steps", "1")) == 0
     capsys.readouterr()
-    for more in (["--guidance", "2"], ["--batch", "3"]):
+    weaker = ["--weaker", str(folder / "teacher.safetensors")]
+    for more in (["--guidance", "2"], ["--batch", "3"], weaker):
         assert main(command(folder, tmp_path / "second", "--made", str(tmp_path / "first"), *more)) == 2
         assert capsys.readouterr().err.startswith("error: --made: expected clips made by this teacher, ")
