@@ -229,8 +229,8 @@ def train(recipe: Recipe, work: Path, judge: Judge) -> tuple[DiT, list[dict], fl
         x = recipe.told(x)
         t, audible = draw_timesteps(len(z), len(data.blocks), recipe.forcing, TINY_TIMESTEPS)
         noise = torch.randn(z.shape)
-        errors = velocity_errors(dit, z, x, t, noise, audible, recipe.forcing, TINY_TIMESTEPS, recipe.hidden).mean(-1)
-        run.update((errors * weights(data, ids[chosen], recipe.weight)).mean())
+        errors = velocity_errors(dit, z, x, t, noise, audible, recipe.forcing, TINY_TIMESTEPS, recipe.hidden)
+        run.update((errors.square().mean(-1) * weights(data, ids[chosen], recipe.weight)).mean())
         if run.step in at:
             spent, measuring = spent + time.process_time() - began, time.process_time()
             found = judge.on_the_way(recipe, run.average)
@@ -339,7 +339,7 @@ class Judge:
             torch.manual_seed(5)
             audible = bool((t < 1000).all())
             errors = velocity_errors(dit, z, x, t, noise, audible, recipe.forcing, TINY_TIMESTEPS, recipe.hidden)
-            errors = errors.mean(-1).unflatten(1, (data.blocks[-1].stop, -1)).mean(-1)
+            errors = errors.square().mean(-1).unflatten(1, (data.blocks[-1].stop, -1)).mean(-1)
             each = torch.stack([errors[:, b].mean(1) for b in measured], 1)
             for level in parts:
                 parts[level].append(each[t[:, n - len(measured) :] == level])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from liveact_model.schedule import TIMESTEPS
 from liveact_train.batches import Latents
 from liveact_train.clips_at_once import Conditions, blocks_of
 from liveact_train.dry import dry_run
+from liveact_train.emphasis import emphasis
 from liveact_train.forcing import FORCINGS, draw_timesteps, velocity_loss
 from liveact_train.layers import parts_of
 from liveact_train.optimiser import optimiser_of
@@ -54,6 +56,9 @@ class DiTConfigStage:
     block_latent_frames: int = 8  # of every later block
     memory: str = "conv"  # or mean
     grouping: str = "temporal"  # or raster
+    vae: str = ""  # weights of the vae stage: errors then count by what its decoder makes of them, eyes more
+    pose_weight: float = 0.0  # how much more errors of pose and lids count, as --data tells them; 80, say
+    data: str = "data/tiny"  # folder written by the data stage, for --pose-weight
     drop_audio: float = 0.1  # share of clips whose audio is taken away
     checkpoint_activations: bool = False  # keep what layers take in, and make the rest again in the backward pass
     device: str = "cpu"  # or that of a GPU, cuda: under torchrun one for each process
@@ -73,6 +78,10 @@ def train_dit(c: DiTConfigStage) -> None:
     if c.dry_run:
         dry_run(c, window(c))
         return
+    if (c.vae or c.pose_weight) and c.model != "tiny":
+        raise InputError("--vae and --pose-weight: expected --model tiny, whose pictures they know, got " + c.model)
+    if not math.isfinite(c.pose_weight) or c.pose_weight < 0:
+        raise InputError(f"--pose-weight: expected a number from 0 on, got {c.pose_weight}")
     shards = join(c.device)
     own = shards.share("--batch", c.batch)
     torch.set_num_threads(c.threads)
@@ -80,6 +89,7 @@ def train_dit(c: DiTConfigStage) -> None:
     data, val = (Latents(Path(c.latents) / name, c.model, **window(c)) for name in ("train", "val"))
     if c.batch > len(data):
         raise InputError(f"--batch: expected at most the {len(data)} clips in {c.latents}, got {c.batch}")
+    counted = emphasis(c.latents, c.vae, c.data, c.pose_weight)
     start = first_values(c.model, data.config, c.start, c.start_audio, c.seed)
     if shards.leads and c.model != "tiny":
         print(*(f"dit: {line}" for line in start.said), sep="\n", flush=True)
@@ -102,7 +112,7 @@ def train_dit(c: DiTConfigStage) -> None:
                 torch.manual_seed(seed_of(c.seed, run.step, "share", shards.index))
             z, x = _at(shards.device, z, x)
             t, noise = t[own].to(shards.device), noise.to(shards.device)
-            run.update(velocity_loss(dit, z, x, t, noise, audible, c.forcing, timesteps))
+            run.update(velocity_loss(dit, z, x, t, noise, audible, c.forcing, timesteps, counted))
 
 
 def window(c: DiTConfigStage) -> dict[str, Any]:

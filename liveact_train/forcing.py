@@ -11,6 +11,8 @@ All are flow matching: noisy = (1 - sigma) x0 + sigma noise with sigma = t / 100
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.func import vmap
@@ -56,7 +58,7 @@ def velocity_errors(
     dit: DiT, z: Tensor, x: Conditions, t: Tensor, noise: Tensor, audible: bool, forcing: str = "neighbor",
     timesteps: tuple[float, ...] = (), hidden: tuple[int, ...] = (),
 ) -> Tensor:  # fmt: skip
-    """Squared errors [B, L, 4 * Z] of the velocities of clips z [B, Z, F, Y, X] at timesteps t [B, blocks].
+    """Errors [B, L, 4 * Z] of the velocities of clips z [B, Z, F, Y, X] at timesteps t [B, blocks].
 
     noise is like z. Activations are dit.dtype. `timesteps` are the sampler's, of the rollout that "self" sees; `hidden`
     are memory slots that no block sees.
@@ -73,12 +75,16 @@ def velocity_errors(
         own = clips.rollout(drawn, timesteps, every_step=False)
         given = clips.run(own.entered, torch.full_like(t, timesteps[-1]), True, remember=True).seen
     tokens = clips.run((1 - sigma) * z + sigma * noise, t, audible, given).tokens
-    return (tokens.float() - vmap(tokens_of)(noise - z)).square()
+    return tokens.float() - vmap(tokens_of)(noise - z)
 
 
 def velocity_loss(
     dit: DiT, z: Tensor, x: Conditions, t: Tensor, noise: Tensor, audible: bool, forcing: str = "neighbor",
-    timesteps: tuple[float, ...] = (), hidden: tuple[int, ...] = (),
+    timesteps: tuple[float, ...] = (), counted: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:  # fmt: skip
-    """The mean of `velocity_errors`."""
-    return velocity_errors(dit, z, x, t, noise, audible, forcing, timesteps, hidden).mean()
+    """The mean square of `velocity_errors`, or what `counted` makes of them as latents [B, Z, F, Y, X]."""
+    errors = velocity_errors(dit, z, x, t, noise, audible, forcing, timesteps)
+    if counted is None:
+        return errors.square().mean()
+    frames = blocks_of(z.shape[2], dit.config)[-1].stop
+    return counted(vmap(latents_of, in_dims=(0, None))(errors, z[0, :, :frames].shape))
