@@ -49,6 +49,7 @@ def test_directions_are_those_along_which_latents_tell_the_pose():
     rng = np.random.RandomState(0)
     frames, true = 9, rng.randn(len(BY_ITSELF), Z * 4).astype(np.float32)
     pose = rng.randn(60, 4 * frames + 1, len(POSE) + 3).astype(np.float32)
+    pose += 30 * rng.randn(60, 1, pose.shape[2]).astype(np.float32)  # what a reference picture shows is no news
     pose[:, 1:] = pose[:, 1::4].repeat(4, 1)  # held through a latent frame
     told = pose[:, ::4][..., [POSE.index(n) for n in BY_ITSELF]]
     latents = (told @ true + 0.01 * rng.randn(60, frames + 1, Z * 4)).reshape(60, frames + 1, Z, 2, 2)
