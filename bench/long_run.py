@@ -25,6 +25,7 @@ from rows import Rows
 from liveact_app.cli import answer
 from liveact_app.media.audio import AudioReader, model_audio
 from liveact_app.media.image import load_image
+from liveact_model.config import BLOCK_VIDEO_FRAMES, FIRST_BLOCK_VIDEO_FRAMES
 from liveact_model.errors import InputError
 from liveact_model.loading import load_avatar
 from liveact_model.schedule import blocks_for
@@ -55,7 +56,10 @@ def run(argv: Sequence[str] | None) -> int:
     blocks = blocks_for(round(args.minutes * 60 * avatar.default_fps))
     voice = torch.cat([torch.from_numpy(c) for c in model_audio(AudioReader(str(ROOT / "examples/speech.wav")))])
     session = Session(avatar, load_image(str(ROOT / "examples/face.png"), avatar.default_size), PROMPTS[0])
-    mouth, corner, lids, began = [], [], [], time.process_time()
+    corner, began = np.zeros((blocks, 3)), time.process_time()
+    # whole from the start: what is kept block by block, between large arrays, keeps their memory from going back
+    seen, lids = np.zeros((2, FIRST_BLOCK_VIDEO_FRAMES + (blocks - 1) * BLOCK_VIDEO_FRAMES), np.float32)
+    end = 0
     pictures = np.zeros((10, *avatar.default_size[::-1], 3))  # sums of the blocks of each tenth
     first_rss = 0
     for block in range(blocks):
@@ -64,20 +68,20 @@ def run(argv: Sequence[str] | None) -> int:
         session.set_prompt(PROMPTS[block // 8 % len(PROMPTS)])
         made = session.next_block()
         frames = made.numpy().astype(np.float32)
-        mouth.append((frames[:, 38:54, 22:42].mean(-1) < 90).mean((1, 2)))
+        now = slice(end, end := end + len(frames))
+        seen[now] = (frames[:, 38:54, 22:42].mean(-1) < 90).mean((1, 2))
         if probe is not None:
             with torch.no_grad():
                 read = probe(made.permute(0, 3, 1, 2).float() / 127.5 - 1).numpy()
-            mouth[-1] = read[:, POSE.index("open")]
-            lids.append(read[:, POSE.index("blink")])
-        corner.append(frames[:, :8, :6].mean((0, 1, 2)))
+            seen[now], lids[now] = read[:, POSE.index("open")], read[:, POSE.index("blink")]
+        corner[block] = frames[:, :8, :6].mean((0, 1, 2))
         pictures[block * 10 // blocks] += frames.mean(0)
         if block == min(blocks - 1, ROUND):
             first_rss = _rss()
         if block % ROUND == ROUND - 1:
             print(f"{block + 1} of {blocks} blocks", file=sys.stderr, flush=True)
-    seconds = time.process_time() - began
-    seen = np.concatenate(mouth)
+    seconds, last_rss = time.process_time() - began, _rss()  # before this script looks at an hour at once
+    seen, lids = seen[:end], lids[:end]
     heard = np.tile(voice.numpy(), 2 + len(seen) * 800 // len(voice))
     starts = np.arange(len(seen)) * 800
     loud = np.array([np.log((heard[max(0, s - 400) : s + 1200] ** 2).mean() + 1e-5) for s in starts])
@@ -86,7 +90,7 @@ def run(argv: Sequence[str] | None) -> int:
         return round(float(np.corrcoef(seen[part], loud[part])[0, 1]), 3)
 
     minute, tenths = round(60 * avatar.default_fps), np.array_split(np.arange(len(seen)), 10)
-    colours = [np.mean(c, 0).round(1).tolist() for c in np.array_split(np.stack(corner), 10)]
+    colours = [np.mean(c, 0).round(1).tolist() for c in np.array_split(corner, 10)]
     count = np.bincount(np.arange(blocks) * 10 // blocks, minlength=10).clip(1)
     faces = pictures / count[:, None, None, None]
     like_first = [round(10 * float(np.log10(255**2 / np.square(f - faces[0]).mean())), 1) for f in faces[1:]]
@@ -97,8 +101,8 @@ def run(argv: Sequence[str] | None) -> int:
         "mouth_correlation_first_minute": follows(slice(0, minute)),
         "mouth_correlation_last_minute": follows(slice(max(0, len(seen) - minute), None)),
         "background_by_tenth": colours, "face_psnr_to_first_tenth": like_first,
-        "blinks_per_minute": round(blinks(np.concatenate(lids)) / (len(seen) / minute), 2) if lids else None,
-        "rss_mib_first_round": first_rss, "rss_mib_end": _rss(), "memory_bytes": session.memory_bytes(),
+        "blinks_per_minute": round(blinks(lids) / (len(seen) / minute), 2) if probe is not None else None,
+        "rss_mib_first_round": first_rss, "rss_mib_end": last_rss, "memory_bytes": session.memory_bytes(),
     }  # fmt: skip
     print(json.dumps(rows.add(row)))
     return 0

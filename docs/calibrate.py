@@ -1,6 +1,6 @@
 """Write docs/calibrate.md's tables and docs/calibrate.svg from docs/calibrate.json, which a run of calibrate wrote.
 
-    liveact calibrate --cost floor --bound 0.02 --out docs/calibrate-plan.json --json docs/calibrate.json
+    liveact calibrate --cost floor --bound 0.06 --out docs/calibrate-plan.json --json docs/calibrate.json
     python docs/calibrate.py
 """
 

@@ -11,28 +11,25 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
-from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
+sys.path[:0] = [str(ROOT), str(ROOT / "bench"), str(ROOT / "docs")]
 
+import panels  # noqa: E402
+from panels import Lines, Panel, Section  # noqa: E402
 from rows import read  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 ROWS = ROOT / "bench" / "results" / "cpu" / "recipes.jsonl"
-COLOURS = ("#27548a", "#c8553d", "#5f8d4e", "#8e5ea2", "#d99a2b", "#3a9a9a", "#888888")
-WIDTH, LEFT, RIGHT, GAP, PANEL, TOP = 960, 56, 20, 56, 150, 52
 Row = dict[str, Any]
-Points = list[tuple[float, float]]
-Lines = dict[str, list[Points]]  # label -> the points of every seed
 COLOUR = "colour first seen in"
 NAMES = {"step": "same step", "clean": "finished blocks", "last": "last step"}
 
 
-class Panel(NamedTuple):
-    """One set of axes: what its lines are, by kind of rows."""
+class Plot(NamedTuple):
+    """A panel, and how rows become its lines."""
 
     title: str
     unit: str
@@ -102,20 +99,20 @@ VIDEO = (("mouth", "mouth", "correlation with the truth"), ("corner", "corner", 
          ("sharpness", "sharpness", "of the truth's"))  # fmt: skip
 
 
-def videos(kind: str) -> tuple[Panel, ...]:
+def videos(kind: str) -> tuple[Plot, ...]:
     """Panels of what is measured on videos."""
-    return tuple(Panel(name, f"{unit}; over blocks", by_block(key, kind)) for key, name, unit in VIDEO)
+    return tuple(Plot(name, f"{unit}; over blocks", by_block(key, kind)) for key, name, unit in VIDEO)
 
 
-PANELS: dict[str, tuple[str, tuple[Panel, ...]]] = {
+PANELS: dict[str, tuple[str, tuple[Plot, ...]]] = {
     "forcing": ("What a block sees of the past while it learns", (
         *videos("forcing"),
-        Panel("loss at 850, with the memory it trains with", "over steps", over_steps("850")),
-        Panel("mouth, four blocks", "correlation; over steps", mouths),
+        Plot("loss at 850, with the memory it trains with", "over steps", over_steps("850")),
+        Plot("mouth, four blocks", "correlation; over steps", mouths),
     )),
     "memory": ("Nothing but the long-term slots", (
-        Panel("loss at 850, third block on", "over steps", over_steps("850")),
-        Panel("loss at 550, third block on", "over steps", over_steps("550")),
+        Plot("loss at 850, third block on", "over steps", over_steps("850")),
+        Plot("loss at 550, third block on", "over steps", over_steps("550")),
     )),
     "sizes": ("Memory slots / block latent frames", videos("sizes")),
     "steps": ("Denoise steps", videos("steps")),
@@ -249,78 +246,13 @@ def filled(text: str, rows: list[Row]) -> str:
 # ---- picture --------------------------------------------------------------------------------------------------------
 
 
-def mean(seeds: list[Points]) -> list[tuple[float, float, float, float]]:
-    """(x, mean, least, greatest) of the seeds at each x that all of them have."""
-    common = sorted(set.intersection(*({x for x, _ in points} for points in seeds)))
-    values = [dict(points) for points in seeds]
-    return [(x, sum(v := [p[x] for p in values]) / len(v), min(v), max(v)) for x in common]
-
-
-def axes(panel: Panel, rows: list[Row], colours: dict[str, str], x: float, y: float, width: float) -> list[str]:
-    """One panel with its lines: means, and a band from the least to the greatest seed."""
-    lines = {name: mean(seeds) for name, seeds in panel.lines(rows).items()}
-    points = [p for line in lines.values() for p in line]
-    low, high = min(p[2] for p in points), max(p[3] for p in points)
-    pad = 0.05 * (high - low) or 0.5
-    low, high = low - pad, high + pad
-    left, right_ = min(p[0] for p in points), max(p[0] for p in points)
-    right_ = right_ if right_ > left else left + 1
-
-    def at(px: float, value: float) -> str:
-        return f"{x + (px - left) / (right_ - left) * width:.1f},{y + PANEL - (value - low) / (high - low) * PANEL:.1f}"
-
-    def note(px: float | str, py: float, said: str, anchor: str) -> str:
-        return f'<text x="{px}" y="{py:.0f}" text-anchor="{anchor}" fill="#555" font-size="10">{said}</text>'
-
-    title = f'<tspan font-weight="bold">{escape(panel.title)}</tspan>'
-    unit = f'<tspan fill="#555" font-size="11"> {escape(panel.unit)}</tspan>'
-    out = [f'<text x="{x - 34:.0f}" y="{y - 10:.0f}" font-size="12">{title}{unit}</text>']
-    for share in (0.0, 0.5, 1.0):
-        height, value = y + PANEL * (1 - share), low + share * (high - low)
-        out += [f'<line x1="{x:.1f}" x2="{x + width:.1f}" y1="{height:.1f}" y2="{height:.1f}" stroke="#ddd"/>',
-                note(f"{x - 5:.0f}", height + 4, f"{value:.3g}", "end")]  # fmt: skip
-    for place, anchor in ((left, "start"), (right_, "end")):
-        out.append(note(at(place, low).split(",")[0], y + PANEL + 14, f"{place:g}", anchor))
-    for name, line in lines.items():
-        band = [at(p[0], p[3]) for p in line] + [at(p[0], p[2]) for p in reversed(line)]
-        out += [f'<polygon points="{" ".join(band)}" fill="{colours[name]}" fill-opacity="0.15"/>',
-                f'<polyline points="{" ".join(at(p[0], p[1]) for p in line)}" fill="none" stroke="{colours[name]}" '
-                'stroke-width="2"/>']  # fmt: skip
-    return out
-
-
 def draw(rows: list[Row]) -> str:
-    """The whole picture: a heading, a legend and panels, two abreast, of each kind that has rows."""
-    body, y = [], 30.0
-    column = (WIDTH - 2 * LEFT - RIGHT - GAP + 34) / 2
-    for kind, (title, panels) in PANELS.items():
-        found = of(rows, kind)
-        if not found:
-            continue
-        names = list(dict.fromkeys(name for panel in panels for name in panel.lines(found)))
-        short = [n for n in names if not any(m.startswith(f"{n}, memory") for m in names)]
-        colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(short)}
-        for name in names:  # a recipe that is measured in several contexts has the colour of its first one
-            colours.setdefault(name, next((c for n, c in colours.items() if n.startswith(f"{name},")), COLOURS[-1]))
-        body.append(f'<text x="20" y="{y:.0f}" font-size="14" font-weight="bold">{escape(title)}</text>')
-        x, y = 20.0, y + 20
-        for name in short:
-            wide = 34 + 6.3 * len(name)
-            if x > 20 and x + wide > WIDTH - RIGHT:
-                x, y = 20.0, y + 18
-            stroke = f'stroke-width="3" stroke="{colours[name]}"'
-            body += [f'<line x1="{x:.0f}" x2="{x + 18:.0f}" y1="{y - 4:.0f}" y2="{y - 4:.0f}" {stroke}/>',
-                     f'<text x="{x + 23:.0f}" y="{y:.0f}">{escape(name)}</text>']  # fmt: skip
-            x += wide
-        y += 36
-        for i, panel in enumerate(panels):
-            body += axes(panel, found, colours, LEFT + (i % 2) * (column + GAP), y, column)
-            if i % 2 or i == len(panels) - 1:
-                y += PANEL + 52
-        y += 8
-    box = f'viewBox="0 0 {WIDTH} {y:.0f}" font-family="sans-serif" font-size="11"'
-    return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" {box}>',
-                      f'<rect width="{WIDTH}" height="{y:.0f}" fill="#fff"/>', *body, "</svg>"]) + "\n"  # fmt: skip
+    """The whole picture: a section of each kind that has rows."""
+    sections = []
+    for kind, (title, plots) in PANELS.items():
+        if found := of(rows, kind):
+            sections.append(Section(title, [Panel(p.title, p.unit, p.lines(found)) for p in plots]))
+    return panels.draw(sections)
 
 
 def main() -> None:

@@ -174,9 +174,9 @@ def conditioning(vae: VideoVAE, image: Tensor, slots: int = WINDOW_SLOTS) -> Ten
 def lost_detail(vae: VideoVAE, image: Tensor) -> float:
     """The share of a picture's detail that the VAE does not give back: 0 all of it comes back, 1 and above none.
 
-    image [3, H, W] in [-1, 1]. Detail is what differs from the mean of the 3x3 pixels around, as a root mean square
+    image [3, H, W] in [-1, 1]. Detail is what differs from the mean of the 5x5 pixels around, as a root mean square
     over the picture; colours and slow gradients come back from any VAE and say nothing.
     """
     back = vae.stream().decode(vae.encode(image[:, None]))[:, 0].to(image)
-    wanted, got = (x - F.avg_pool2d(x[None], 3, 1, 1, count_include_pad=False)[0] for x in (image, back))
+    wanted, got = (x - F.avg_pool2d(x[None], 5, 1, 2, count_include_pad=False)[0] for x in (image, back))
     return ((got - wanted).square().mean().sqrt() / wanted.square().mean().sqrt().clamp_min(LEAST_DETAIL)).item()

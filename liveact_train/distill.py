@@ -22,7 +22,7 @@ from liveact_model.dit import DiT
 from liveact_model.errors import InputError
 from liveact_model.schedule import TIMESTEPS
 from liveact_train.clips_at_once import Conditions
-from liveact_train.dit import Latents, load_dit, save_dit
+from liveact_train.dit import Latents, hold_taps, load_dit, save_dit
 from liveact_train.matching import ENDS, Matching, Pair
 from liveact_train.optimiser import optimiser_of
 from liveact_train.passes import Clips, Weaker, teacher_timesteps
@@ -157,6 +157,7 @@ def _regress(c: DistillConfig, teacher: DiT, student: DiT, data: Latents, val: L
     run.export = lambda: save_dit(run.average, Path(c.out) / "dit.safetensors")
     for rng in run:
         run.update(lessons.loss(student, rng, c.batch))
+        hold_taps(student)
 
 
 def _match(c: DistillConfig, teacher: DiT, student: DiT, data: Latents, val: Latents) -> None:
@@ -176,6 +177,7 @@ def _match(c: DistillConfig, teacher: DiT, student: DiT, data: Latents, val: Lat
         else:
             loss = losses.students(x, noise, last)
             run.update(loss if lessons is None else loss + c.keep * lessons.loss(student, rng, c.batch))
+        hold_taps(pair)
 
 
 def _run_of(c: DistillConfig, module: nn.Module, share: int = 1) -> Run:

@@ -166,7 +166,22 @@ class _Watched:
         return video, truth, self.read(video), self.read(truth)
 
 
-def _asked(w: _Watched, rows: list[np.ndarray]) -> dict[str, dict[str, float]]:
+class _Alive:
+    """Readings of generated clips and of their truths, and which of them no action moves."""
+
+    def __init__(self) -> None:
+        self.generated: list[np.ndarray] = []
+        self.truth: list[np.ndarray] = []
+        self.still: list[bool] = []
+
+    def add(self, generated: np.ndarray, truth: np.ndarray, still: bool) -> None:
+        """One clip more."""
+        self.generated.append(generated)
+        self.truth.append(truth)
+        self.still.append(still)
+
+
+def _asked(w: _Watched, rows: list[np.ndarray], alive: _Alive) -> dict[str, dict[str, float]]:
     """Of every prompt in ASKED: how often it is seen, in what is generated and in the truth, and sharpness."""
     out = {}
     for emotion, action in ASKED:
@@ -174,6 +189,7 @@ def _asked(w: _Watched, rows: list[np.ndarray]) -> dict[str, dict[str, float]]:
         for i in range(w.c.asked):
             video, truth, seen, seen_truth = w.make(make_clip(w.c.seed + 1, i, silence=0.0, asked=(emotion, action)))
             which = int(action != "none")
+            alive.add(seen, seen_truth, not which)
             found.append(
                 {
                     "recognised": float(shown(seen)[which] == (emotion, action)[which]),
@@ -194,7 +210,7 @@ def evaluate(c: EvaluateConfig) -> None:
         flag, least, got = ("--clips", 1, c.clips) if c.clips < 1 else ("--blocks", 2, c.blocks)
         raise InputError(f"{flag}: expected at least {least}, got {got}")
     w = _Watched(c, load_avatar(c.model), load_probe(c.probe))
-    rows, asked_rows, results, seen_of, still = [], [], [], {"generated": [], "truth": []}, []
+    rows, asked_rows, results, alive = [], [], [], _Alive()
     for i in range(c.clips):
         clip = make_clip(c.seed, i)
         video, truth, seen, seen_truth = w.make(clip)
@@ -202,13 +218,14 @@ def evaluate(c: EvaluateConfig) -> None:
         results.append(
             found | {"border_step_of_truth": border_step(truth), "latent_step_of_truth": latent_step(_tensor(truth))}
         )
-        seen_of["generated"].append(seen)
-        seen_of["truth"].append(seen_truth)
-        still.append(all(p % 4 == 0 for p in clip.prompt_ids))
+        alive.add(seen, seen_truth, all(p % 4 == 0 for p in clip.prompt_ids))
         rows += [_strip(v) for v in (truth, video)]
     summary = {k: round(float(np.mean([r[k] for r in results])), 4) for k in results[0]}
-    own = {name: {k: round(v, 4) for k, v in by_itself(s, still).items()} for name, s in seen_of.items()}
-    asked = _asked(w, asked_rows) if c.asked else {}
+    asked = _asked(w, asked_rows, alive) if c.asked else {}
+    own = {
+        name: {k: round(v, 4) for k, v in by_itself(getattr(alive, name), alive.still).items()}
+        for name in ("generated", "truth")
+    }
     report = {"config": c.__dict__, "mean": summary, "by_itself": own, "asked": asked}
     print(json.dumps({k: report[k] for k in ("mean", "by_itself", "asked")}, indent=1))
     text = json.dumps(report | {"clips": results}, indent=1) + "\n"

@@ -86,7 +86,7 @@ def test_torchrun_makes_the_video_that_one_process_makes(place):
     assert done.stdout.count("two.mp4") == 1 and done.stderr.count("loading 'tiny'") == 1  # one voice
     one, two = pictures("one.mp4"), pictures("two.mp4")
     assert one.shape == two.shape == (44, 64, 64, 3)
-    assert abs(one - two).max() <= 2  # float32 order of sums, then rounding and H.264
+    assert abs(one - two).max() <= 8 and abs(one - two).mean() < 0.05  # float32 order of sums, rounding and H.264
     assert sorted(p.name for p in place.iterdir()) == ["face.png", "one.mp4", "talk.wav", "two.mp4"]
 
 

@@ -294,7 +294,7 @@ def test_forms_of_the_output(capsys):
     assert first["model_bytes_sum"] == sum(first["model_bytes"].values())
     assert f"{first['model_bytes_sum'] / (1 << 20):.2f}" in table
     assert main([*arguments, "--format", "markdown"]) == 0
-    assert "| denoiser | 19.87 |" in capsys.readouterr().out
+    assert "| denoiser | 20.00 |" in capsys.readouterr().out
     assert main([*arguments, "--precision", "fp8", "--audio-cfg", "1.5", "--ranks", "2", "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [s["flags"] for s in found["settings"]] == ["--dtype fp8 --audio-cfg 1.5"]

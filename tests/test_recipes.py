@@ -194,7 +194,8 @@ def test_made_blocks_use_the_true_past(recipes, data, monkeypatch):
 
 def test_a_bands_edges_are_the_seeds():
     page = load_page()
-    assert page.mean([[(1, 0.0), (2, 1.0)], [(1, 1.0), (2, 5.0), (3, 9.0)]]) == [(1, 0.5, 0.0, 1.0), (2, 3.0, 1.0, 5.0)]
+    seeds = [[(1, 0.0), (2, 1.0)], [(1, 1.0), (2, 5.0), (3, 9.0)]]
+    assert page.panels.mean(seeds) == [(1, 0.5, 0.0, 1.0), (2, 3.0, 1.0, 5.0)]
     assert page.spread([0.5]) == "0.500" and page.spread([1.0, 2.0, 6.0], 1) == "3.0 (1.0 to 6.0)"
     assert page.third([1, 2, 3, 4, 5, 6], False) == 1.5 and page.third([1, 2, 3, 4, 5, 6], True) == 5.5
 

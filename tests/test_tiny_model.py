@@ -78,3 +78,10 @@ def test_prompts_change_the_face(avatar, speech):
 def test_it_fits_in_the_package():
     """How fast it is, bench/tiny.py measures."""
     assert sum(p.stat().st_size for p in (ASSETS / "tiny").iterdir()) <= 20e6
+
+
+def test_its_memory_does_not_grow_without_end():
+    """A long-term slot is folded into itself at the end of every block: by the first tap, which must be below 1."""
+    for block in load_avatar("tiny").dit.blocks:
+        for taps in (block.self_attn.taps, block.self_attn.taps_v):
+            assert 0 < taps.abs().max() < 0.71

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import small
 import torch
+from safetensors.torch import load_file as torch_load
 from test_training_forward import CLIPS, clips, sizes
 
 from liveact_model.dit import DiT
@@ -15,7 +16,7 @@ from liveact_train import distill as stage
 from liveact_train.__main__ import main
 from liveact_train.clips_at_once import AtOnce, blocks_of
 from liveact_train.distill import DistillConfig, regression_loss, teach
-from liveact_train.dit import Latents, load_dit, save_dit
+from liveact_train.dit import HELD, Latents, load_dit, save_dit
 from liveact_train.forcing import latents_of, tokens_of
 from liveact_train.matching import matching_gradient, student_clip
 from liveact_train.passes import Clips, Weaker, teacher_timesteps
@@ -210,6 +211,31 @@ def test_a_run_that_was_cut_off_ends_in_the_same_bits(folder, tmp_path, method):
     assert changed
     if method == "regression":  # the rate of a longer run is another one in its warm-up
         assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+def most_of_taps(path):
+    return max(v.abs().max().item() for k, v in load_dit(str(path)).state_dict().items() if "taps" in k)
+
+
+@pytest.mark.parametrize("method", ["regression", "matching", "dit"])
+def test_taps_that_would_grow_without_end_are_brought_back(folder, tmp_path, method):
+    """A long-term slot is folded into itself by the first tap, in an hour thousands of times."""
+    loud = load_dit(str(folder / "teacher.safetensors"))
+    with torch.no_grad():
+        for name, value in loud.named_parameters():
+            if "taps" in name:
+                value[0].fill_(-1.5)
+    save_dit(loud, tmp_path / "loud.safetensors")
+    assert most_of_taps(tmp_path / "loud.safetensors") == 1.5
+    more = ["--start", str(tmp_path / "loud.safetensors"), "--steps", "3"]
+    if method == "dit":
+        files = ["--latents", str(folder / "latents"), "--out", str(tmp_path / "out"), "--batch", "1"]
+        assert main(["dit", *files, *more]) == 0
+    else:
+        assert main(command(folder, tmp_path / "out", "--method", method, *more)) == 0
+    kept = torch_load(tmp_path / "out/checkpoint.safetensors")
+    taps = [v for k, v in kept.items() if k.startswith("module/") and "taps" in k]
+    assert taps and max(v.abs().max() for v in taps) <= HELD
 
 
 def test_the_teacher_s_clips_are_made_once(folder, tmp_path, monkeypatch, capsys):

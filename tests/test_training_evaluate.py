@@ -1,5 +1,7 @@
 """What `liveact_train evaluate` reads off a face: blinks, sway, and whether what was asked for is to be seen."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -77,6 +79,10 @@ def test_a_report_has_every_measure(tmp_path, capsys, monkeypatch):
     for name in ("mouth_correlation", "latent_step", "blinks_per_minute", "recognised", "edges", "happy", "wave"):
         assert f'"{name}"' in said
     assert out.exists() and sheet.exists()
+    found = json.loads(out.read_text())["by_itself"]
+    assert {"sway_dx", "blinks_per_minute"} <= found["truth"].keys() == found["generated"].keys()  # of "happy", too
+    clip = make_clip(1001, 0)
+    assert any(p % 4 for p in clip.prompt_ids)  # which the first clip could not tell
     assert main(["evaluate", *files[2:], "--probe", str(tmp_path / "no")]) == 2
     assert capsys.readouterr().err.startswith(f"error: --probe: expected {tmp_path / 'no'} to be what the probe stage")
     for flag, value, least in (("--clips", "0", 1), ("--blocks", "1", 2)):

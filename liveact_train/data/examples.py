@@ -13,7 +13,7 @@ from liveact_train.data.speech import speak
 
 SIDE = 256
 # Seeds of `random_identity`, none of which a training clip uses; chosen by eye for clear contrast.
-FACES = {"face.png": "example/23", "faces/second.png": "example/0", "faces/third.png": "example/26"}
+FACES = {"face.png": "example/30", "faces/second.png": "example/0", "faces/third.png": "example/37"}
 TEXT = (
     "Hello! I am a small cartoon face, and every frame you see is made while I speak. "
     "This engine listens to my voice, remembers what I look like, and draws the next second before you need it. "
