@@ -22,7 +22,7 @@ from liveact_train.vae import EYES, face_weight, load_vae
 
 PLAIN = 0.15
 """Share of the plain squared error: directions that the decoder does not see must not fill with noise either."""
-LIDS = 4.0
+LIDS = 1.5
 """How much more the cells count that hold the eyes: lids close in one latent frame of twelve."""
 BY_ITSELF = ("dx", "dy", "roll", "yaw", "pitch", "blink")
 """What counts on its own with `pose_weight`."""
